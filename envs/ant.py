@@ -1,0 +1,138 @@
+"""Ant: move in a direction, at a speed, or to a goal (Finn et al. 2017; Rakelly et al. 2019)."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.family import Array, Mask, State, require, require_range
+from envs.locomotion import Locomotion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ant(Locomotion):
+    """The four-legged body of gymnasium's Ant-v5; subclasses say what its motion is worth.
+
+    Observation [27]: qpos without the global x and y (13), qvel (14). Terminates when the torso's
+    height leaves ``healthy_z``. The paper profile has ``frame_skip`` 1 and ``timestep`` 0.02.
+
+    Args:
+        alive_bonus: added to the reward of every env step.
+        healthy_z: lowest and highest torso height in metres; null: an episode never terminates.
+    """
+
+    control_cost: float = 0.5
+    alive_bonus: float = 1.0
+    healthy_z: tuple[float, float] | None = (0.2, 1.0)
+    xml = "ant.xml"
+    hidden_positions = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.healthy_z is not None:
+            require_range("healthy_z", self.healthy_z)
+
+    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
+        velocity = (after.qpos[:, :2] - before.qpos[:, :2]) / self.dt
+        cost = self.control_cost * np.square(control).sum(axis=1)
+        return self.motion_reward(after.qpos[:, :2], velocity, tasks) - cost + self.alive_bonus
+
+    @abstractmethod
+    def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
+        """Reward [B] of the torso being at ``position`` [B, 2] (m) with ``velocity`` [B, 2] (m/s)."""
+
+    def terminated(self, state: State, tasks: Array) -> Mask:
+        if self.healthy_z is None:
+            return super().terminated(state, tasks)
+        low, high = self.healthy_z
+        z = state.qpos[:, 2]
+        return (z < low) | (z > high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntDirection(Ant):
+    """Move towards an angle in the plane: v . (cos, sin) - control_cost * norm(u)^2 + alive_bonus.
+
+    The task is the angle in radians, uniform in [0, 2 pi).
+    """
+
+    task_fields = ("angle",)
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        return rng.uniform(0.0, 2 * np.pi, (n, 1))
+
+    def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
+        angle = tasks[:, 0]
+        return velocity[:, 0] * np.cos(angle) + velocity[:, 1] * np.sin(angle)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntForwardBackward(Ant):
+    """Move along +x (+1) or -x (-1): d * v_x - control_cost * norm(u)^2 + alive_bonus."""
+
+    task_fields = ("direction",)
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        return rng.choice([-1.0, 1.0], (n, 1))
+
+    def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
+        return tasks[:, 0] * velocity[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntVelocity(Ant):
+    """Move along x at a goal velocity.
+
+    Reward -abs(v_x - v*) + velocity_bonus - control_cost * norm(u)^2 + alive_bonus.
+
+    Args:
+        velocity_range: lowest and highest goal velocity v*, m/s, drawn uniformly.
+        velocity_bonus: added to the velocity's part of the reward.
+    """
+
+    control_cost: float = 0.005
+    alive_bonus: float = 0.05
+    velocity_range: tuple[float, float] = (0.0, 3.0)
+    velocity_bonus: float = 1.0
+    task_fields = ("velocity",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("velocity_range", self.velocity_range)
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        return rng.uniform(*self.velocity_range, (n, 1))
+
+    def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
+        return self.velocity_bonus - np.abs(velocity[:, 0] - tasks[:, 0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntGoal(Ant):
+    """Move to a goal: reward -norm_1(xy - goal) - control_cost * norm(u)^2; never terminates.
+
+    Observation [29]: qpos with x and y (15), qvel (14).
+
+    Args:
+        goal_radius: radius in metres of the disc that goals are drawn from uniformly.
+    """
+
+    control_cost: float = 0.1
+    alive_bonus: float = 0.0
+    healthy_z: tuple[float, float] | None = None
+    goal_radius: float = 3.0
+    task_fields = ("goal_x", "goal_y")
+    hidden_positions = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.goal_radius > 0, f"goal_radius must be positive, got {self.goal_radius}")
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        # The square root makes the density uniform over the area.
+        radius = self.goal_radius * np.sqrt(rng.random(n))
+        angle = rng.uniform(0.0, 2 * np.pi, n)
+        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+    def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
+        return -np.abs(position - tasks).sum(axis=1)

@@ -1,0 +1,136 @@
+"""The interface of a task family: a distribution over tasks that share one body and one action space.
+
+A family is a frozen dataclass whose fields are its constants, so an instance is also the record of
+the settings it was made with. Its methods are pure functions of arrays, written once and used by the
+batched sampler, by the single gymnasium environment and by the vector environment alike.
+
+Shapes: B simulations (any order of tasks and trajectories), ``task_dim`` numbers per task,
+O observation, A action.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+class State(NamedTuple):
+    """Generalised coordinates of B simulations."""
+
+    qpos: Array  # [B, nq]
+    qvel: Array  # [B, nv]
+
+    def copy(self) -> "State":
+        return State(self.qpos.copy(), self.qvel.copy())
+
+
+class Simulator(Protocol):
+    """B simulations of one body, advanced in lock-step."""
+
+    @property
+    def state(self) -> State:
+        """Live views of the current state of all B simulations."""
+
+    def reset(self, ids: NDArray[np.integer], state: State) -> None:
+        """Put the simulations ``ids`` [K] into ``state`` (qpos [K, nq], qvel [K, nv])."""
+
+    def step(self, control: Array, ids: NDArray[np.integer] | None = None) -> Mask:
+        """Advance simulations ``ids`` (None: all) by one env step under ``control`` [B, A].
+
+        Returns a mask [B] of the simulations that diverged; those were put back to the state they had
+        before the call.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFamily(ABC):
+    """A distribution over tasks; see the module docstring.
+
+    Args:
+        horizon: env steps per trajectory, a time limit.
+        action_scale: factor on the policy's action before it is clipped to the actuator limits.
+
+    Raises:
+        ValueError: a constant is out of its range or contradicts another.
+    """
+
+    horizon: int = 200
+    action_scale: float = 1.0
+
+    task_fields: ClassVar[tuple[str, ...]]
+    """Names of the columns of a task array."""
+
+    def __post_init__(self) -> None:
+        require(self.horizon >= 1, f"horizon must be at least 1, got {self.horizon}")
+        require(self.action_scale > 0, f"action_scale must be positive, got {self.action_scale}")
+
+    @property
+    def task_dim(self) -> int:
+        return len(self.task_fields)
+
+    @property
+    @abstractmethod
+    def dt(self) -> float:
+        """Simulated seconds per env step."""
+
+    @property
+    @abstractmethod
+    def observation_dim(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def control_range(self) -> tuple[Array, Array]:
+        """Lowest and highest actuator control, each [A]."""
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.control_range[0])
+
+    def control(self, action: Array) -> Array:
+        """Actuator controls clip(action_scale * a, low, high) of the policy's actions [..., A]."""
+        low, high = self.control_range
+        return np.clip(self.action_scale * action, low, high)
+
+    @abstractmethod
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        """Draw ``n`` tasks, [n, task_dim]."""
+
+    @abstractmethod
+    def initial_state(self, rng: np.random.Generator, n: int) -> State:
+        """Draw ``n`` initial states."""
+
+    @abstractmethod
+    def observe(self, state: State, tasks: Array) -> Array:
+        """Observations [B, O]."""
+
+    @abstractmethod
+    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
+        """Rewards [B] of the env step from ``before`` to ``after`` under actuator ``control`` [B, A]."""
+
+    def terminated(self, state: State, tasks: Array) -> Mask:
+        """Whether the episode ends in ``state``, [B]; by default never."""
+        return np.zeros(len(state.qpos), dtype=bool)
+
+    @abstractmethod
+    def simulator(self, num_sims: int, threads: int = 1) -> Simulator:
+        """``num_sims`` simulations on ``threads`` threads (0: all cores)."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_range(name: str, bounds: tuple[float, float]) -> None:
+    """Raise ``ValueError`` unless ``bounds`` are finite with low < high."""
+    low, high = bounds
+    require(
+        bool(np.isfinite(bounds).all()) and low < high,
+        f"{name} must be [low, high] with low < high, got [{low}, {high}]",
+    )

@@ -1,0 +1,65 @@
+"""Half-cheetah: run at a goal velocity, or forwards or backwards (Finn et al. 2017, section 5.3)."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.family import Array, State, require_range
+from envs.locomotion import Locomotion
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetah(Locomotion):
+    """The planar body of gymnasium's HalfCheetah-v5; subclasses say what its velocity is worth.
+
+    Observation [17]: qpos without the global x (8), qvel (9). Never terminates. The paper profile
+    has ``frame_skip`` 1.
+    """
+
+    control_cost: float = 0.05
+    xml = "half_cheetah.xml"
+    hidden_positions = 1
+
+    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
+        velocity = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt
+        return self.velocity_reward(velocity, tasks) - self.control_cost * np.square(control).sum(1)
+
+    @abstractmethod
+    def velocity_reward(self, velocity: Array, tasks: Array) -> Array:
+        """Reward [B] of moving at ``velocity`` [B], m/s along x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahVelocity(HalfCheetah):
+    """Run at a goal velocity: reward -abs(v - v*) - control_cost * norm(u)^2.
+
+    Args:
+        velocity_range: lowest and highest goal velocity v*, m/s, drawn uniformly.
+    """
+
+    velocity_range: tuple[float, float] = (0.0, 2.0)
+    task_fields = ("velocity",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("velocity_range", self.velocity_range)
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        return rng.uniform(*self.velocity_range, (n, 1))
+
+    def velocity_reward(self, velocity: Array, tasks: Array) -> Array:
+        return -np.abs(velocity - tasks[:, 0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahDirection(HalfCheetah):
+    """Run forwards (+1) or backwards (-1): reward d * v - control_cost * norm(u)^2."""
+
+    task_fields = ("direction",)
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        return rng.choice([-1.0, 1.0], (n, 1))
+
+    def velocity_reward(self, velocity: Array, tasks: Array) -> Array:
+        return tasks[:, 0] * velocity
