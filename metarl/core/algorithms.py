@@ -1,0 +1,94 @@
+"""Inner algorithms as a table of three independent choices over ``adapt``.
+
+Differentiate through the inner step or not; which parameters have a rate; whether the rates are
+learned. Adding an algorithm is adding a row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.core.adapt import Rates
+from metarl.core.params import Params
+
+RATE_PREFIX = "rate:"
+"""Learned inner rates travel with the meta-parameters under this prefix (no module may use it)."""
+
+
+@dataclass(frozen=True)
+class InnerAlgorithm:
+    """One row of the table.
+
+    Args:
+        first_order: do not differentiate through the inner gradient.
+        head_only: adapt only the parameters of the last layer.
+        learned_rates: one learned rate per parameter element, part of the meta-parameters.
+        source: paper.
+    """
+
+    first_order: bool = False
+    head_only: bool = False
+    learned_rates: bool = False
+    source: str = ""
+
+
+ALGORITHMS: dict[str, InnerAlgorithm] = {
+    "maml": InnerAlgorithm(source="Finn et al. 2017"),
+    "fomaml": InnerAlgorithm(first_order=True, source="Finn et al. 2017, section 5.2"),
+    "anil": InnerAlgorithm(head_only=True, source="Raghu et al. 2020"),
+    "meta-sgd": InnerAlgorithm(learned_rates=True, source="Li et al. 2017"),
+}
+
+
+def adapted_names(
+    algorithm: InnerAlgorithm, names: Sequence[str], head: Sequence[str]
+) -> tuple[str, ...]:
+    """Names of the parameters that the algorithm adapts.
+
+    Args:
+        names: all parameters of the model.
+        head: those of its last layer, by prefix (``head.`` matches ``head.weight``).
+
+    Raises:
+        ValueError: the algorithm adapts only the head and no parameter matches.
+    """
+    if not algorithm.head_only:
+        return tuple(names)
+    selected = tuple(n for n in names if any(n.startswith(prefix) for prefix in head))
+    if not selected:
+        raise ValueError(f"no parameter starts with {' or '.join(head)}; there are {list(names)}")
+    return selected
+
+
+def with_rates(
+    algorithm: InnerAlgorithm, params: Params, names: Sequence[str], rate: float
+) -> Params:
+    """Initial meta-parameters: ``params``, and a learned rate for each of ``names`` if it has them."""
+    if not algorithm.learned_rates:
+        return dict(params)
+    return params | {RATE_PREFIX + n: torch.full_like(params[n], rate) for n in names}
+
+
+def split_rates(meta: Mapping[str, Tensor]) -> tuple[Params, Params]:
+    """Split meta-parameters into the model's theta and the learned rates by parameter name."""
+    theta = {n: p for n, p in meta.items() if not n.startswith(RATE_PREFIX)}
+    learned = {n.removeprefix(RATE_PREFIX): p for n, p in meta.items() if n.startswith(RATE_PREFIX)}
+    return theta, learned
+
+
+def inner_rates(
+    names: Sequence[str], alphas: Sequence[float], learned: Params, initial: float
+) -> list[Rates]:
+    """Rates of every inner step.
+
+    Args:
+        names: adapted parameters.
+        alphas: inner rate of every inner step.
+        learned: learned rates (Meta-SGD), scaled by alpha / ``initial``. Empty: plain numbers.
+        initial: what the learned rates started from.
+    """
+    if not learned:
+        return [dict.fromkeys(names, alpha) for alpha in alphas]
+    return [{n: learned[n] * (alpha / initial) for n in names} for alpha in alphas]

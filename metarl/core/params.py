@@ -1,0 +1,79 @@
+"""Parameters in flight: plain dictionaries of tensors, and a module as a pure function of them."""
+
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Params: TypeAlias = dict[str, Tensor]
+
+Tree = TypeVar("Tree")
+
+
+class Functional:
+    """A module as a pure function ``f(params, *args)``, safe to call from several threads.
+
+    ``torch.func.functional_call`` swaps the tensors of the module for the time of the call, so two
+    threads must never share one: each gets a skeleton of its own.
+    """
+
+    def __init__(self, module: nn.Module):
+        self._module = module
+        self._skeletons = threading.local()
+
+    def __call__(self, params: Mapping[str, Tensor], *args: Any) -> Any:
+        skeleton = getattr(self._skeletons, "module", None)
+        if skeleton is None:
+            skeleton = self._skeletons.module = copy.deepcopy(self._module)
+        return torch.func.functional_call(skeleton, dict(params), args)
+
+
+def parameters_of(module: nn.Module) -> Params:
+    """Detached copies of a module's parameters, by name."""
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def flatten(params: Mapping[str, Tensor]) -> Tensor:
+    """One vector [P] of all entries, in the dictionary's order."""
+    return torch.cat([p.reshape(-1) for p in params.values()])
+
+
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
+    """The inverse of ``flatten``: views of ``vector`` [P] with the names and shapes of ``like``.
+
+    Raises:
+        RuntimeError: the number of elements differs.
+    """
+    parts = vector.split([p.numel() for p in like.values()])
+    return {name: part.view_as(p) for (name, p), part in zip(like.items(), parts, strict=True)}
+
+
+def stack(params: Sequence[Params]) -> Params:
+    """Parameters of M tasks as one dictionary with a leading axis, [M, ...]."""
+    return {name: torch.stack([p[name] for p in params]) for name in params[0]}
+
+
+def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """Apply ``fn`` to every tensor of nested tuples, named tuples, lists and dictionaries.
+
+    Raises:
+        TypeError: a leaf is not a tensor.
+    """
+    if isinstance(tree, Tensor):
+        return fn(tree)  # type: ignore[return-value]
+    if isinstance(tree, dict):
+        return type(tree)({key: tree_map(fn, value) for key, value in tree.items()})
+    if isinstance(tree, tuple | list):
+        values = [tree_map(fn, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    raise TypeError(f"expected tensors in tuples, lists or dictionaries, got {type(tree).__name__}")
+
+
+def leading_size(tree: Any) -> int:
+    """Length of the first axis of the tensors in ``tree``, the number of tasks M."""
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
+    return len(tree)

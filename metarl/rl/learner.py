@@ -1,0 +1,339 @@
+"""Meta-reinforcement learning: algorithm 3 of Finn et al. 2017 with a TRPO outer step."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, cast
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.core.adapt import Rates, adapt
+from metarl.core.algorithms import InnerAlgorithm, inner_rates, split_rates
+from metarl.core.outer import TaskMap
+from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_step
+from metarl.evaluation import Evaluation, EvaluationConfig
+from metarl.rl.losses import INNER_LOSSES, Batch, Policy, mean_kl, surrogate_and_kl
+from metarl.rl.returns import masked_mean
+from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch, summarize
+from metarl.rl.sampler import Sampler, Stream
+from metarl.seeding import Purpose, generator
+
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+class Tasks(Protocol):
+    """What the learner needs of a task family."""
+
+    @property
+    def task_fields(self) -> Sequence[str]: ...
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array: ...
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """The inner loop.
+
+    Args:
+        algorithm: a row of ``metarl.core.algorithms``.
+        rate: inner rate alpha (initial value of learned rates).
+        rates: inner rate of every inner step in training; null: ``rate`` for all.
+        steps: inner steps in training.
+        loss: inner policy-gradient estimator.
+    """
+
+    algorithm: Literal["maml", "fomaml", "anil", "meta-sgd"] = "maml"
+    rate: Annotated[float, Gt(0)] = 0.1
+    rates: list[Annotated[float, Gt(0)]] | None = None
+    steps: Annotated[int, Ge(1)] = 1
+    loss: Literal["reinforce", "lvc"] = "reinforce"
+
+    def __post_init__(self) -> None:
+        if self.rates is not None and len(self.rates) != self.steps:
+            raise ValueError(
+                f"inner.rates has {len(self.rates)} entries for {self.steps} inner steps"
+            )
+
+    @property
+    def alphas(self) -> list[float]:
+        return self.rates or [self.rate] * self.steps
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Everything that one meta-update depends on.
+
+    Args:
+        tasks: M, tasks per iteration.
+        trajectories: N, trajectories per task and inner step (the paper's K).
+        inner: the inner loop.
+        advantage: baseline and advantages.
+        outer: the outer step.
+    """
+
+    tasks: Annotated[int, Ge(1)] = 20
+    trajectories: Annotated[int, Ge(1)] = 20
+    inner: InnerConfig = field(default_factory=InnerConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    outer: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+
+
+class Sampled(NamedTuple):
+    """One round of sampling with every task's own policy."""
+
+    phi: Params  # [M, ...], the policies
+    trajectories: Trajectories
+    batch: Batch  # the trajectories with advantages, as losses see them
+    explained_variance: Tensor  # [M], of the baseline
+
+
+class MetaRLLearner:
+    """Owns the meta-parameters and turns iterations into better ones.
+
+    Args:
+        config: settings of the meta-update.
+        evaluation: settings of ``evaluate``.
+        family: the task distribution.
+        policy: the policy as a function of its parameters.
+        meta: initial meta-parameters: theta, and learned rates if the algorithm has them.
+        algorithm: choices of the inner loop.
+        adapted: names of the parameters that the inner loop moves.
+        sampler: collects trajectories.
+        task_map: evaluates per-task functions over all tasks.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: LearnerConfig,
+        evaluation: EvaluationConfig,
+        family: Tasks,
+        policy: Policy,
+        meta: Params,
+        algorithm: InnerAlgorithm,
+        adapted: Sequence[str],
+        sampler: Sampler,
+        task_map: TaskMap,
+        seed: int,
+    ):
+        self.config = config
+        self.meta = meta
+        self.env_steps = 0
+        self.rejected_updates = 0
+        self._evaluation = evaluation
+        self._family = family
+        self._policy = policy
+        self._algorithm = algorithm
+        self._adapted = adapted
+        self._inner_loss = partial(INNER_LOSSES[config.inner.loss], policy)
+        self._sampler = sampler
+        self._task_map = task_map
+        self._seed = seed
+        self._clock = Clock()
+
+    # --- the paper's algorithm box, top to bottom
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """One meta-update (Finn et al. 2017, algorithm 3); returns its metrics."""
+        self._clock.start()
+        config = self.config
+        rng = generator(self._seed, Purpose.TRAIN_TASKS, iteration)
+        tasks = self._family.sample_tasks(rng, config.tasks)
+        stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration)
+        *support, query = self._adapt(tasks, config.inner.alphas, config.trajectories, stream)
+        collected = self.env_steps
+        metrics = self._sampling_metrics([*support, query])
+        metrics |= self._update(support, query, iteration)
+        return metrics | self._clock.metrics(self.env_steps - collected)
+
+    def _adapt(
+        self, tasks: Array, alphas: Sequence[float], trajectories: int, stream: Stream
+    ) -> list[Sampled]:
+        """Sample with theta, adapt every task, sample with phi: one round more than inner steps."""
+        phi = self._theta_of_every_task(len(tasks))
+        rounds = [self._sample(phi, tasks, trajectories, stream)]
+        for k, rate in enumerate(self._rates(self.meta, alphas), start=1):
+            phi = self._inner_step(phi, rate, rounds[-1].batch)
+            rounds.append(self._sample(phi, tasks, trajectories, stream._replace(inner_step=k)))
+        return rounds
+
+    def _update(
+        self, support: Sequence[Sampled], query: Sampled, iteration: int
+    ) -> dict[str, float]:
+        """Move theta so that the policies adapted from it do better on the query trajectories."""
+        config = self.config.outer
+        due = config.hvp_check_every > 0 and iteration % config.hvp_check_every == 0
+        with self._clock("update"):
+            problem = self.outer_problem([s.batch for s in support], query.batch)
+            theta, stats = trust_region_step(problem, flatten(self.meta), config, check_hvp=due)
+            self.meta = {name: p.clone() for name, p in unflatten(theta, self.meta).items()}
+        self.rejected_updates += int(not stats["accepted"])
+        metrics = {f"outer/{name}": value for name, value in stats.items()}
+        return metrics | {"outer/rejected_total": float(self.rejected_updates)}
+
+    # --- its parts
+
+    def _sample(self, phi: Params, tasks: Array, trajectories: int, stream: Stream) -> Sampled:
+        """Trajectories of every task's own policy, with advantages."""
+        with self._clock("sampling"):
+            sampled = self._sampler.collect(phi, tasks, trajectories, stream)
+        with self._clock("adaptation"):
+            batch, explained = make_batch(sampled, self.config.advantage, self._task_map.map)
+        return Sampled(phi, sampled, batch, explained)
+
+    def _inner_step(self, phi: Params, rate: Rates, support: Batch) -> Params:
+        """One inner step of every task, [M, ...] -> [M, ...]; no graph."""
+
+        def one_task(data: tuple[Params, Batch]) -> Params:
+            params, batch = data
+            return adapt(self._inner_loss, params, [rate], [batch], first_order=True)
+
+        with self._clock("adaptation"):
+            return cast(Params, self._task_map.map(one_task, (phi, support)))
+
+    def _adapted_policy(self, meta: Params, support: Sequence[Batch]) -> Params:
+        """phi of one task as a differentiable function of the meta-parameters."""
+        theta, _ = split_rates(meta)
+        rates = self._rates(meta, self.config.inner.alphas)
+        return adapt(self._inner_loss, theta, rates, support, self._algorithm.first_order)
+
+    def outer_problem(self, support: Sequence[Batch], query: Batch) -> Problem:
+        """The outer step's problem over the flat meta-parameters [P].
+
+        Mean over tasks of the surrogate of phi(theta) on the query trajectories, subject to the mean
+        KL(pi_sampling || pi_phi(theta)).
+        """
+        task_map, like = self._task_map, self.meta
+        kept = max(1, round(self.config.outer.curvature_fraction * query.mask.shape[1]))
+        data = (tuple(support), query)
+        curvature_data = (tuple(support), tree_map(lambda x: x[:, :kept], query))
+
+        def objective(meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+            phi = self._adapted_policy(meta, task[0])
+            return surrogate_and_kl(self._policy, phi, task[1])
+
+        def kl(meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+            return mean_kl(self._policy, self._adapted_policy(meta, task[0]), task[1])
+
+        def loss_and_kl(theta: Tensor) -> tuple[float, float]:
+            surrogate, divergence = task_map.mean(objective, unflatten(theta, like), data)
+            return float(surrogate), float(divergence)
+
+        def loss_gradient(theta: Tensor) -> Tensor:
+            return flatten(task_map.mean_and_grad(objective, unflatten(theta, like), data)[1])
+
+        def kl_gradient(theta: Tensor) -> Tensor:
+            return flatten(task_map.mean_and_grad(kl, unflatten(theta, like), curvature_data)[1])
+
+        def kl_hvp(theta: Tensor, v: Tensor) -> Tensor:
+            at, along = unflatten(theta, like), unflatten(v, like)
+            return flatten(task_map.hvp(kl, at, curvature_data, along))
+
+        return Problem(loss_and_kl, loss_gradient, kl_gradient, kl_hvp)
+
+    def _rates(self, meta: Params, alphas: Sequence[float]) -> list[Rates]:
+        _, learned = split_rates(meta)
+        return inner_rates(self._adapted, alphas, learned, self.config.inner.rate)
+
+    def _theta_of_every_task(self, tasks: int) -> Params:
+        theta, _ = split_rates(self.meta)
+        return {name: p.expand(tasks, *p.shape) for name, p in theta.items()}
+
+    # --- what the trainer asks for
+
+    def evaluate(self, iteration: int) -> Evaluation:
+        """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
+        config = self._evaluation
+        tasks = self._family.sample_tasks(
+            generator(config.seed, Purpose.EVALUATION_TASKS), config.tasks
+        )
+        alphas = config.rates(self.config.inner.rate)
+        trajectories = config.trajectories or self.config.trajectories
+        stream = Stream(config.seed, Purpose.EVALUATION_ROLLOUT)
+        rounds = [r.trajectories for r in self._adapt(tasks, alphas, trajectories, stream)]
+        return Evaluation(
+            tasks=tasks,
+            task_fields=self._family.task_fields,
+            returns=_numpy([r.returns.mean(1) for r in rounds]),
+            lengths=_numpy([r.lengths.mean(1) for r in rounds]),
+            diverged=_numpy([r.diverged.sum() for r in rounds]),
+            inner_rates=alphas,
+            trajectories=trajectories,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs besides its settings."""
+        return {
+            "meta": {name: p.cpu() for name, p in self.meta.items()},
+            "env_steps": self.env_steps,
+            "rejected_updates": self.rejected_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError when the parameters are not those of this policy."""
+        shapes = {name: tuple(p.shape) for name, p in self.meta.items()}
+        found = {name: tuple(p.shape) for name, p in state["meta"].items()}
+        if found != shapes:
+            raise ValueError(f"the checkpoint's parameters are {found}, expected {shapes}")
+        self.meta = {name: state["meta"][name].to(p) for name, p in self.meta.items()}
+        self.env_steps = int(state["env_steps"])
+        self.rejected_updates = int(state["rejected_updates"])
+
+    def _inner_gradient_norm(self, theta: Params, phi: Params) -> float:
+        """Norm of the first inner gradient, recovered from the step; mean over tasks."""
+        (rate,) = self._rates(self.meta, self.config.inner.alphas[:1])
+        gradients = [(theta[n] - phi[n]) / rate[n] for n in self._adapted]
+        squares = sum(g.flatten(1).square().sum(1) for g in gradients)
+        return float(torch.as_tensor(squares).sqrt().mean())
+
+    def _sampling_metrics(self, rounds: Sequence[Sampled]) -> dict[str, float]:
+        first, last = rounds[0], rounds[-1]
+        self.env_steps += int(sum(r.trajectories.mask.sum() for r in rounds))
+        std = torch.exp(first.trajectories.sampling.log_std).mean(-1)
+        return {
+            **summarize(first.trajectories, "before"),
+            **summarize(last.trajectories, "after"),
+            "episodes/diverged": float(sum(r.trajectories.diverged.sum() for r in rounds)),
+            "policy/std": float(masked_mean(std, first.trajectories.mask)),
+            "inner/gradient_norm": self._inner_gradient_norm(first.phi, rounds[1].phi),
+            "baseline/explained_variance_before": float(first.explained_variance.mean()),
+            "baseline/explained_variance_after": float(last.explained_variance.mean()),
+            "env_steps": float(self.env_steps),
+        }
+
+
+class Clock:
+    """Wall-clock seconds of an iteration's parts."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+        self._seconds = {"sampling": 0.0, "adaptation": 0.0, "update": 0.0}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[part] += time.perf_counter() - started
+
+    def metrics(self, env_steps: int) -> dict[str, float]:
+        """Seconds by part and of the whole, and env steps per second of sampling."""
+        return {
+            **{f"seconds/{part}": seconds for part, seconds in self._seconds.items()},
+            "seconds/iteration": time.perf_counter() - self._started,
+            "env_steps_per_second": env_steps / self._seconds["sampling"],
+        }
+
+
+def _numpy(rows: Sequence[Tensor]) -> Array:
+    return torch.stack(list(rows)).double().cpu().numpy()

@@ -1,0 +1,68 @@
+"""Inner and outer losses of ONE task.
+
+Every mean is over the task's valid env steps; log-probabilities and KL are summed over actions.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from metarl.core.params import Params
+from metarl.rl.distributions import Gaussian
+from metarl.rl.returns import masked_mean
+
+Policy: TypeAlias = Callable[[Params, Tensor], Gaussian]
+"""A policy as a function of its parameters and observations."""
+
+
+class Batch(NamedTuple):
+    """Env steps of one task, N trajectories padded to T; [M, ...] in front when stacked over tasks."""
+
+    observations: Tensor  # [N, T, O]
+    actions: Tensor  # [N, T, A]
+    advantages: Tensor  # [N, T], standardised over the task's valid env steps
+    sampling: Gaussian  # [N, T, A], the distribution the actions were drawn from
+    log_probs: Tensor  # [N, T], log-probabilities of the actions under it
+    mask: Tensor  # [N, T], 1 for valid env steps, 0 for padding
+
+
+def reinforce_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
+    """Vanilla policy gradient: -mean log pi(a|s) A (Williams 1992)."""
+    log_probs = policy(params, batch.observations).log_prob(batch.actions)
+    return -masked_mean(log_probs * batch.advantages, batch.mask)
+
+
+def lvc_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
+    """Low-variance curvature: -mean pi / stop(pi) A (Rothfuss et al. 2019, equation 9).
+
+    Same gradient as ``reinforce_loss``; its derivative also sees that the data came from pi_theta.
+    """
+    log_probs = policy(params, batch.observations).log_prob(batch.actions)
+    ratio = torch.exp(log_probs - log_probs.detach())
+    return -masked_mean(ratio * batch.advantages, batch.mask)
+
+
+INNER_LOSSES: dict[str, Callable[[Policy, Params, Batch], Tensor]] = {
+    "reinforce": reinforce_loss,
+    "lvc": lvc_loss,
+}
+
+
+def surrogate_and_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
+    """Outer objective and constraint of one task, [2] (Schulman et al. 2015, equation 14).
+
+    -mean pi_phi / pi_sampling A  and  mean KL(pi_sampling || pi_phi), with the log-probabilities
+    stored while sampling.
+    """
+    new = policy(params, batch.observations)
+    ratio = torch.exp(new.log_prob(batch.actions) - batch.log_probs)
+    surrogate = -masked_mean(ratio * batch.advantages, batch.mask)
+    return torch.stack([surrogate, masked_mean(batch.sampling.kl(new), batch.mask)])
+
+
+def mean_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
+    """mean KL(pi_sampling || pi_phi) of one task, a scalar in nats."""
+    return masked_mean(batch.sampling.kl(policy(params, batch.observations)), batch.mask)
+
