@@ -1,0 +1,145 @@
+"""Checkpoints that are whole or absent: written aside, synced, then renamed; checked when read.
+
+``iteration-000050.pt`` is the state after 50 iterations; ``iteration-000050.json`` beside it holds its
+SHA-256 and score. Nothing is ever unpickled (``weights_only``).
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from annotated_types import Ge, Gt
+
+from metarl.errors import UserError, warn
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save and what to keep.
+
+    Args:
+        every: iterations between checkpoints; the last iteration is always saved.
+        keep: how many of the newest to keep; the best one is kept as well.
+    """
+
+    every: Annotated[int, Gt(0)] = 10
+    keep: Annotated[int, Ge(1)] = 3
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint on disk: state after ``iteration`` iterations."""
+
+    path: Path
+    iteration: int
+    score: float
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``: after a crash at any moment it holds the old bytes or the new ones."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself
+    finally:
+        os.close(directory)
+
+
+class CheckpointFolder:
+    """The checkpoints of one run.
+
+    Args:
+        folder: created when the first checkpoint is saved.
+        keep: newest ones to keep beside the best.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3):
+        self.folder = folder
+        self._keep = keep
+
+    def save(self, iteration: int, state: dict[str, Any], score: float) -> Path:
+        """Save ``state`` (tensors, numbers, strings, lists, dictionaries) after ``iteration`` iterations.
+
+        Args:
+            score: higher is better; decides which one is kept as the best.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; older checkpoints are intact.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+        path = self.folder / f"iteration-{iteration:06d}.pt"
+        note = {"iteration": iteration, "score": score, "sha256": hashlib.sha256(data).hexdigest()}
+        # The note first: a .pt without its note would look damaged, a note without its .pt is not seen.
+        write_atomically(path.with_suffix(".json"), json.dumps(note).encode())
+        write_atomically(path, data)
+        self._prune()
+        return path
+
+    def all(self) -> list[Checkpoint]:
+        """Checkpoints with a readable note, newest first; others are reported and left out."""
+        found = []
+        for path in sorted(self.folder.glob("iteration-*.pt"), reverse=True):
+            try:
+                note = json.loads(path.with_suffix(".json").read_text())
+                found.append(Checkpoint(path, int(note["iteration"]), float(note["score"])))
+            except (OSError, ValueError, KeyError, TypeError):
+                warn(f"{path} has no readable note beside it; leaving it out")
+        return found
+
+    def load(self, which: str = "last") -> tuple[Checkpoint, dict[str, Any]]:
+        """Load a checkpoint: ``last``, ``best`` or the number of iterations.
+
+        A damaged one is reported, and the next older (for ``best``: the next best) intact one is taken.
+
+        Raises:
+            UserError: there is no such checkpoint, or none is intact.
+        """
+        candidates = self.all()
+        if which == "best":
+            candidates.sort(key=lambda c: c.score, reverse=True)
+        elif which != "last":
+            candidates = [c for c in candidates if str(c.iteration) == which]
+        if not candidates:
+            available = ", ".join(str(c.iteration) for c in self.all()) or "none"
+            raise UserError(f"{self.folder} has no checkpoint {which!r} (iterations there: {available})")
+        for checkpoint in candidates:
+            state = self._read(checkpoint)
+            if state is not None:
+                return checkpoint, state
+        raise UserError(f"no checkpoint in {self.folder} is intact")
+
+    def _read(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        try:
+            data = checkpoint.path.read_bytes()
+            note = json.loads(checkpoint.path.with_suffix(".json").read_text())
+            if hashlib.sha256(data).hexdigest() != note["sha256"]:
+                raise ValueError("its bytes do not match its SHA-256")
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError("it does not hold a state dictionary")
+        except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warn(f"{checkpoint.path} is damaged ({reason}); trying another")
+            return None
+        return state
+
+    def _prune(self) -> None:
+        checkpoints = self.all()
+        best = max(checkpoints, key=lambda c: c.score)
+        for checkpoint in checkpoints[self._keep :]:
+            if checkpoint != best:
+                checkpoint.path.unlink(missing_ok=True)
+                checkpoint.path.with_suffix(".json").unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""The folder of a run: settings, versions, metrics, checkpoints.
+
+runs/<name>/
+    config.yaml      every setting, resolved
+    run.json         versions, git commit, command line, wandb run id
+    metrics.jsonl    one line per iteration
+    checkpoints/     the newest few and the best
+    evaluation.json  returns after every inner step on held-out tasks
+    wandb/ tensorboard/   if switched on
+"""
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from metarl.checkpoint import CheckpointFolder, write_atomically
+from metarl.errors import UserError
+
+PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
+
+
+class RunFolder:
+    """An existing run; see ``create`` and ``open``."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.evaluation_file = path / "evaluation.json"
+
+    @classmethod
+    def create(cls, path: Path, config_yaml: str) -> "RunFolder":
+        """Make the folder of a new run.
+
+        Raises:
+            UserError: it already holds a run, or cannot be written.
+        """
+        run = cls(path)
+        if run.config_file.exists():
+            raise UserError(
+                f"{path} already holds a run; choose another --name, or go on with --resume {path}"
+            )
+        info = {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "git_commit": _git_commit(),
+            "tracking_id": secrets.token_hex(4),
+        }
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "run.json", json.dumps(info, indent=2).encode())
+            # Last: it is what makes the folder a run.
+            write_atomically(run.config_file, config_yaml.encode())
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run.
+
+        Raises:
+            UserError: there is no run in ``path``.
+        """
+        if not path.is_dir():
+            raise UserError(f"there is no run folder {path}")
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise UserError(f"{path} holds no run: config.yaml is missing")
+        return run
+
+    def checkpoints(self, keep: int = 3) -> CheckpointFolder:
+        return CheckpointFolder(self.path / "checkpoints", keep)
+
+    def info(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty when it is missing or damaged."""
+        try:
+            info = json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return info if isinstance(info, dict) else {}
+
+    def require_writable(self) -> None:
+        """Raises UserError unless files can be written here."""
+        if not os.access(self.path, os.W_OK):
+            raise UserError(f"cannot write the run folder {self.path}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree, with ``-dirty`` when it differs; None outside a repository."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
