@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from metarl.checkpoint import write_atomically
 from metarl.errors import warn
 
 Metrics = Mapping[str, float]
@@ -81,8 +82,6 @@ class JsonlSink:
     """
 
     def __init__(self, path: Path, start: int = 0):
-        from metarl.checkpoint import write_atomically
-
         if path.exists():
             kept = [row for row in read_metrics(path) if row["iteration"] < start]
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
@@ -246,6 +245,3 @@ class TensorboardSink:
 def _one_line(error: BaseException, limit: int = 200) -> str:
     return " ".join(str(error).split())[:limit]
 
-
-def parse_columns(columns: Sequence[tuple[str, str, str]]) -> dict[str, tuple[str, str]]:
-    return {name: (label, spec) for name, label, spec in columns}

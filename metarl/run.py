@@ -90,6 +90,10 @@ class RunFolder:
             return {}
         return info if isinstance(info, dict) else {}
 
+    def update_config(self, config_yaml: str) -> None:
+        """Write the settings that a resumed run goes on with."""
+        write_atomically(self.config_file, config_yaml.encode())
+
     def require_writable(self) -> None:
         """Raises UserError unless files can be written here."""
         if not os.access(self.path, os.W_OK):

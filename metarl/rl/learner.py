@@ -110,6 +110,8 @@ class MetaRLLearner:
         seed: of everything random.
     """
 
+    score = "return/after"
+
     def __init__(
         self,
         *,

@@ -1,0 +1,8 @@
+"""Score a trained policy after every inner step: ``python scripts/evaluate.py runs/NAME``."""
+
+import sys
+
+from metarl.cli import evaluate
+
+if __name__ == "__main__":
+    sys.exit(evaluate())

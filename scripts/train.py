@@ -1,0 +1,8 @@
+"""Meta-train a policy: ``python scripts/train.py --config configs/point_navigation.yaml``."""
+
+import sys
+
+from metarl.cli import train
+
+if __name__ == "__main__":
+    sys.exit(train())
