@@ -15,11 +15,6 @@ TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 
-# pip builds metarl in an environment of its own, which -c does not reach. Two names:
-# pip before 25.3 reads the first one there, later versions the second.
-export PIP_CONSTRAINT := constraints.txt
-export PIP_BUILD_CONSTRAINT := constraints.txt
-
 .PHONY: help install train test lint check clean
 
 help:  ## this list (the default)
@@ -44,12 +39,17 @@ clean:  ## remove the virtual environment, caches and built packages; keeps runs
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# pip builds metarl in an environment of its own, which -c does not reach: pip before 25.3 reads
+# the first of these there, later versions the second.
+$(STAMP): export PIP_CONSTRAINT := constraints.txt
+$(STAMP): export PIP_BUILD_CONSTRAINT := constraints.txt
+
 # The stamp goes first and comes last, so that an install cut short is never taken for a whole one.
 # --no-deps: the torch index has other versions of torch's dependencies.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'metarl needs Python 3.11 or newer: make PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo 'Python has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)

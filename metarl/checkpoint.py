@@ -114,7 +114,9 @@ class CheckpointFolder:
             candidates = [c for c in candidates if str(c.iteration) == which]
         if not candidates:
             available = ", ".join(str(c.iteration) for c in self.all()) or "none"
-            raise UserError(f"{self.folder} has no checkpoint {which!r} (iterations there: {available})")
+            raise UserError(
+                f"{self.folder} has no checkpoint {which!r} (iterations there: {available})"
+            )
         for checkpoint in candidates:
             state = self._read(checkpoint)
             if state is not None:
@@ -130,7 +132,14 @@ class CheckpointFolder:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             if not isinstance(state, dict):
                 raise ValueError("it does not hold a state dictionary")
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+        ) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warn(f"{checkpoint.path} is damaged ({reason}); trying another")
             return None

@@ -42,13 +42,13 @@ COLUMNS = {
 }
 
 
-def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str] | None], int]:
+def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
     """Turn a UserError into one line and exit code 2."""
 
     @wraps(function)
-    def run(argv: Sequence[str] | None = None) -> int:
+    def run(argv: Sequence[str]) -> int:
         try:
-            return function(sys.argv[1:] if argv is None else argv)
+            return function(argv)
         except UserError as error:
             print(f"metarl {function.__name__}: error: {error}", file=sys.stderr)
             return 2

@@ -244,4 +244,3 @@ class TensorboardSink:
 
 def _one_line(error: BaseException, limit: int = 200) -> str:
     return " ".join(str(error).split())[:limit]
-

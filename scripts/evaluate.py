@@ -5,4 +5,4 @@ import sys
 from metarl.cli import evaluate
 
 if __name__ == "__main__":
-    sys.exit(evaluate())
+    sys.exit(evaluate(sys.argv[1:]))

@@ -5,4 +5,4 @@ import sys
 from metarl.cli import train
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(train(sys.argv[1:]))

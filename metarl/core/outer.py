@@ -9,6 +9,7 @@ tasks. Sums run in the order of the tasks: results do not depend on the number o
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -71,7 +72,8 @@ class TaskMap:
         def run(chunk: Any) -> Tensor:
             return self._sum(objective, meta, chunk)
 
-        return _add(self._over_chunks(run, data)) / leading_size(data)
+        total: Tensor = _add(self._over_chunks(run, data))
+        return total / leading_size(data)
 
     def mean_and_grad(self, objective: Objective, meta: Params, data: Any) -> tuple[Tensor, Params]:
         """Mean of ``objective`` over tasks, [K], and the meta-gradient of its first entry."""
@@ -105,7 +107,7 @@ class TaskMap:
     def _over_chunks(self, fn: Callable[[Any], Result], data: Any) -> Iterator[Result]:
         size = self.chunk_size
         chunks = (
-            tree_map(lambda x, start=start: x[start : start + size], data)
+            tree_map(itemgetter(slice(start, start + size)), data)
             for start in range(0, leading_size(data), size)
         )
         return map(fn, chunks) if self._pool is None else self._pool.map(fn, chunks)

@@ -47,7 +47,7 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     Raises:
         RuntimeError: the number of elements differs.
     """
-    parts = vector.split([p.numel() for p in like.values()])
+    parts = torch.split(vector, [p.numel() for p in like.values()])
     return {name: part.view_as(p) for (name, p), part in zip(like.items(), parts, strict=True)}
 
 

@@ -16,7 +16,7 @@ class Problem(NamedTuple):
     """Minimise ``loss`` subject to ``kl <= max_kl`` over a flat vector theta [P]."""
 
     loss_and_kl: Callable[[Tensor], tuple[float, float]]
-    loss_gradient: Callable[[Tensor], Tensor]
+    loss_gradient: Callable[[Tensor], tuple[tuple[float, float], Tensor]]  # (loss, kl), gradient
     kl_gradient: Callable[[Tensor], Tensor]
     kl_hvp: Callable[[Tensor, Tensor], Tensor]  # exact: (theta, vector) -> Hessian @ vector
 
@@ -133,11 +133,10 @@ def trust_region_step(
     approximate = finite_difference_hvp(
         problem.kl_gradient, theta, config.hvp_epsilon, config.hvp_symmetric
     )
-    product = approximate if config.hvp == "finite-difference" else (
-        lambda v: problem.kl_hvp(theta, v)
+    product = (
+        approximate if config.hvp == "finite-difference" else (lambda v: problem.kl_hvp(theta, v))
     )
-    loss_before, kl_before = problem.loss_and_kl(theta)
-    g = problem.loss_gradient(theta)
+    (loss_before, kl_before), g = problem.loss_gradient(theta)
     norm = math.sqrt(dot(g, g))
     stats = {
         "loss_before": loss_before,

@@ -229,8 +229,9 @@ class MetaRLLearner:
             surrogate, divergence = task_map.mean(objective, unflatten(theta, like), data)
             return float(surrogate), float(divergence)
 
-        def loss_gradient(theta: Tensor) -> Tensor:
-            return flatten(task_map.mean_and_grad(objective, unflatten(theta, like), data)[1])
+        def loss_gradient(theta: Tensor) -> tuple[tuple[float, float], Tensor]:
+            value, gradient = task_map.mean_and_grad(objective, unflatten(theta, like), data)
+            return (float(value[0]), float(value[1])), flatten(gradient)
 
         def kl_gradient(theta: Tensor) -> Tensor:
             return flatten(task_map.mean_and_grad(kl, unflatten(theta, like), curvature_data)[1])

@@ -65,4 +65,3 @@ def surrogate_and_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
 def mean_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
     """mean KL(pi_sampling || pi_phi) of one task, a scalar in nats."""
     return masked_mean(batch.sampling.kl(policy(params, batch.observations)), batch.mask)
-

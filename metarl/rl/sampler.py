@@ -18,10 +18,14 @@ from metarl.seeding import Purpose, generator
 class Step(Protocol):
     """What one env step of M x N environments gives."""
 
-    observation: Any  # [M, N, O]
-    reward: Any  # [M, N]
-    terminated: Any  # [M, N]
-    diverged: Any  # [M, N]
+    @property
+    def observation(self) -> NDArray[np.floating]: ...  # [M, N, O]
+    @property
+    def reward(self) -> NDArray[np.floating]: ...  # [M, N]
+    @property
+    def terminated(self) -> NDArray[np.bool_]: ...  # [M, N]
+    @property
+    def diverged(self) -> NDArray[np.bool_]: ...  # [M, N]
 
 
 class Env(Protocol):

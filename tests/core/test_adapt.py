@@ -1,0 +1,164 @@
+"""The inner loop: its gradient, its variants, and a problem whose meta-gradient is known."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metarl.core.adapt import Rates, adapt
+from metarl.core.algorithms import (
+    ALGORITHMS,
+    RATE_PREFIX,
+    adapted_names,
+    inner_rates,
+    split_rates,
+    with_rates,
+)
+from metarl.core.params import Functional, Params, flatten, parameters_of, unflatten
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(previous)
+
+
+def small_problem(inner_steps: int):
+    """A two-layer regression network with support batches and a query batch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    forward = Functional(model)
+    support = [(torch.randn(6, 3), torch.randn(6, 2)) for _ in range(inner_steps)]
+    query = (torch.randn(7, 3), torch.randn(7, 2))
+
+    def loss(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        return (forward(params, x) - y).square().mean()
+
+    return loss, parameters_of(model), support, query
+
+
+def judge(loss, theta: Params, rates: list[Rates], support, query, first_order=False) -> Tensor:
+    return loss(adapt(loss, theta, rates, support, first_order), query)
+
+
+def numerical_gradient(fn, x: Tensor, epsilon: float = 1e-6) -> Tensor:
+    units = torch.eye(len(x)) * epsilon
+    return torch.stack([(fn(x + u) - fn(x - u)) / (2 * epsilon) for u in units])
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2, 3])
+@pytest.mark.parametrize("rate", ["scalar", "per-step", "per-parameter", "partial"])
+def test_meta_gradient_equals_finite_differences(inner_steps: int, rate: str) -> None:
+    loss, theta, support, query = small_problem(inner_steps)
+    generator = torch.Generator().manual_seed(1)
+    names = [n for n in theta if rate != "partial" or n.startswith("2.")]
+    rates: list[Rates] = []
+    for k in range(inner_steps):
+        alpha = 0.3 / (k + 1) if rate == "per-step" else 0.3
+        if rate == "per-parameter":
+            rates.append(
+                {n: alpha * torch.rand(theta[n].shape, generator=generator) for n in names}
+            )
+        else:
+            rates.append(dict.fromkeys(names, alpha))
+
+    def objective(vector: Tensor) -> Tensor:
+        return judge(loss, unflatten(vector, theta), rates, support, query)
+
+    vector = flatten(theta).requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(vector), vector)
+    torch.testing.assert_close(
+        gradient, numerical_gradient(objective, vector.detach()), rtol=1e-6, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("inner_steps", [1, 3])
+def test_gradient_of_learned_rates_equals_finite_differences(inner_steps: int) -> None:
+    loss, theta, support, query = small_problem(inner_steps)
+    meta_sgd = ALGORITHMS["meta-sgd"]
+    meta = with_rates(meta_sgd, theta, list(theta), rate=0.2)
+    assert len(flatten(meta)) == 2 * len(flatten(theta))
+
+    def objective(vector: Tensor) -> Tensor:
+        params, learned = split_rates(unflatten(vector, meta))
+        rates = inner_rates(list(theta), [0.2, 0.1, 0.1][:inner_steps], learned, initial=0.2)
+        return judge(loss, params, rates, support, query)
+
+    vector = flatten(meta).requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(vector), vector)
+    torch.testing.assert_close(
+        gradient, numerical_gradient(objective, vector.detach()), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_learned_rates_start_as_maml_and_later_steps_keep_their_ratio() -> None:
+    loss, theta, support, query = small_problem(2)
+    meta = with_rates(ALGORITHMS["meta-sgd"], theta, list(theta), rate=0.2)
+    params, learned = split_rates(meta)
+    alphas = [0.2, 0.1]
+    sgd = adapt(loss, params, inner_rates(list(theta), alphas, learned, 0.2), support)
+    maml = adapt(loss, theta, inner_rates(list(theta), alphas, {}, 0.2), support)
+    for name in theta:
+        torch.testing.assert_close(sgd[name], maml[name])
+    assert all(name.startswith(RATE_PREFIX) for name in set(meta) - set(theta))
+
+
+def test_first_order_is_the_plain_gradient_at_phi() -> None:
+    loss, theta, support, query = small_problem(2)
+    rates: list[Rates] = [dict.fromkeys(theta, 0.3)] * 2
+    leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
+    fomaml = torch.autograd.grad(
+        judge(loss, leaves, rates, support, query, first_order=True), list(leaves.values())
+    )
+    phi = {n: p.detach().requires_grad_() for n, p in adapt(loss, theta, rates, support).items()}
+    plain = torch.autograd.grad(loss(phi, query), list(phi.values()))
+    second = torch.autograd.grad(judge(loss, leaves, rates, support, query), list(leaves.values()))
+    for a, b, c in zip(fomaml, plain, second, strict=True):
+        torch.testing.assert_close(a, b)
+        assert not torch.allclose(a, c, rtol=1e-3)
+
+
+def test_anil_leaves_the_body_bit_identical() -> None:
+    loss, theta, support, _ = small_problem(2)
+    names = adapted_names(ALGORITHMS["anil"], list(theta), head=("2.",))
+    assert names == ("2.weight", "2.bias")
+    phi = adapt(loss, theta, inner_rates(names, [0.1, 0.1], {}, 0.1), support)
+    assert torch.equal(phi["0.weight"], theta["0.weight"])
+    assert torch.equal(phi["0.bias"], theta["0.bias"])
+    assert not torch.equal(phi["2.weight"], theta["2.weight"])
+    assert list(phi) == list(theta), "flatten relies on the order"
+
+
+def test_anil_refuses_a_model_without_the_named_head() -> None:
+    with pytest.raises(ValueError, match="no parameter starts with last"):
+        adapted_names(ALGORITHMS["anil"], ["0.weight"], head=("last",))
+
+
+def test_rates_and_batches_must_match() -> None:
+    loss, theta, support, _ = small_problem(2)
+    with pytest.raises(ValueError, match="zip"):
+        adapt(loss, theta, [dict.fromkeys(theta, 0.1)], support)
+    with pytest.raises(KeyError):
+        adapt(loss, theta, [{"nonsense": 0.1}] * 2, support)
+
+
+def test_linear_gaussian_problem_with_known_meta_gradient() -> None:
+    """A Gaussian bandit: everything about its adaptation is known in closed form.
+
+    Policy N(theta, 1), reward -(a - g)^2 / 2. The expected inner loss is J(theta) =
+    ((theta - g)^2 + 1) / 2, so phi = theta - alpha (theta - g), and the expected outer loss
+    ((phi - g)^2 + 1) / 2 has the meta-gradient (1 - alpha)^2 (theta - g): the factor (1 - alpha) twice,
+    once for phi and once for d phi / d theta, which first order drops.
+    """
+    theta, goal, alpha = torch.tensor(1.7), torch.tensor(-0.4), 0.3
+
+    def expected_loss(params: Params, goal: Tensor) -> Tensor:
+        return ((params["mean"] - goal).square() + 1) / 2
+
+    for first_order, power in ((False, 2), (True, 1)):
+        leaf = theta.clone().requires_grad_()
+        outer = judge(expected_loss, {"mean": leaf}, [{"mean": alpha}], [goal], goal, first_order)
+        (gradient,) = torch.autograd.grad(outer, leaf)
+        torch.testing.assert_close(gradient, (1 - alpha) ** power * (theta - goal))

@@ -1,0 +1,73 @@
+"""Parameter dictionaries and modules as functions."""
+
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from metarl.core.params import (
+    Functional,
+    flatten,
+    leading_size,
+    parameters_of,
+    stack,
+    tree_map,
+    unflatten,
+)
+
+Pair = namedtuple("Pair", "a b")
+
+
+def test_flatten_and_unflatten_are_inverse() -> None:
+    params = {"w": torch.randn(3, 2), "b": torch.randn(2), "s": torch.tensor(1.5)}
+    vector = flatten(params)
+    assert vector.shape == (9,)
+    back = unflatten(vector, params)
+    assert list(back) == list(params)
+    assert all(torch.equal(back[n], params[n]) for n in params)
+    with pytest.raises(RuntimeError):
+        unflatten(vector[:-1], params)
+
+
+def test_functional_call_equals_the_module_and_leaves_it_alone() -> None:
+    module = nn.Linear(3, 2)
+    params = parameters_of(module)
+    x = torch.randn(4, 3)
+    assert torch.equal(Functional(module)(params, x), module(x))
+    doubled = {n: 2 * p for n, p in params.items()}
+    torch.testing.assert_close(Functional(module)(doubled, x), 2 * module(x))
+    assert all(torch.equal(p, params[n]) for n, p in module.named_parameters())
+
+
+def test_functional_is_safe_on_threads() -> None:
+    """Two threads calling with different parameters must not see each other's."""
+    module = nn.Sequential(*[nn.Linear(16, 16) for _ in range(6)])
+    forward, params, x = Functional(module), parameters_of(module), torch.randn(8, 16)
+    scaled = [{n: p * (1 + k / 10) for n, p in params.items()} for k in range(40)]
+    expected = [forward(p, x) for p in scaled]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            results = list(pool.map(lambda p: forward(p, x), scaled))
+            assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+def test_parameters_of_are_copies() -> None:
+    module = nn.Linear(2, 2)
+    params = parameters_of(module)
+    params["weight"].zero_()
+    assert module.weight.abs().sum() > 0
+    assert not params["weight"].requires_grad
+
+
+def test_stack_and_tree_map() -> None:
+    stacked = stack([{"w": torch.ones(2)}, {"w": torch.zeros(2)}])
+    assert stacked["w"].shape == (2, 2)
+    tree = {"p": Pair(torch.ones(3, 2), [torch.zeros(3)])}
+    mapped = tree_map(lambda x: x + 1, tree)
+    assert isinstance(mapped["p"], Pair)
+    assert torch.equal(mapped["p"].b[0], torch.ones(3))
+    assert leading_size(tree) == 3
+    with pytest.raises(TypeError, match="int"):
+        tree_map(lambda x: x, (1, 2))

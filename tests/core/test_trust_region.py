@@ -1,0 +1,155 @@
+"""Conjugate gradient, Hessian-vector products, and the guarded step."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from metarl.core.trust_region import (
+    Problem,
+    TrustRegionConfig,
+    conjugate_gradient,
+    finite_difference_hvp,
+    trust_region_step,
+)
+
+
+def positive_definite(size: int, seed: int = 0) -> Tensor:
+    a = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return a @ a.T + torch.eye(size, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [1, 4, 12])
+def test_conjugate_gradient_solves_the_system(size: int) -> None:
+    h = positive_definite(size)
+    b = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    kept = b.clone()
+    x, residual = conjugate_gradient(lambda v: h @ v, b, iterations=3 * size)
+    torch.testing.assert_close(x, torch.linalg.solve(h, b))
+    torch.testing.assert_close(residual, b - h @ x, atol=1e-8, rtol=0)
+    assert torch.equal(b, kept), "the right-hand side must not be aliased"
+
+
+def test_conjugate_gradient_reports_the_residual_when_cut_short() -> None:
+    h, b = positive_definite(12), torch.ones(12, dtype=torch.float64)
+    x, residual = conjugate_gradient(lambda v: h @ v, b, iterations=3)
+    torch.testing.assert_close(residual, b - h @ x)
+    assert float(residual.norm()) > 1e-3
+
+
+def test_conjugate_gradient_stops_at_negative_curvature() -> None:
+    h = torch.diag(torch.tensor([1.0, -2.0]))
+    x, residual = conjugate_gradient(lambda v: h @ v, torch.tensor([1.0, 1.0]), iterations=5)
+    assert torch.isfinite(x).all()
+    assert torch.isfinite(residual).all()
+
+
+def gaussian_problem(dtype: torch.dtype = torch.float64) -> tuple[Problem, Tensor, Tensor]:
+    """Linear loss; KL between N(f(theta), 1) and itself at theta0 for a nonlinear f; dense Hessian."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(30, 4, generator=generator, dtype=torch.float64).to(dtype)
+    theta = torch.randn(4, generator=generator, dtype=torch.float64).to(dtype)
+    slope = torch.randn(4, generator=generator, dtype=torch.float64).to(dtype)
+
+    def kl(vector: Tensor) -> Tensor:
+        return (torch.tanh(inputs @ vector) - torch.tanh(inputs @ theta)).square().mean() / 2
+
+    def gradient(vector: Tensor) -> Tensor:
+        leaf = vector.detach().requires_grad_()
+        return torch.autograd.grad(kl(leaf), leaf)[0]
+
+    def hvp(vector: Tensor, v: Tensor) -> Tensor:
+        return torch.autograd.functional.hvp(kl, vector, v)[1]
+
+    def loss_and_kl(vector: Tensor) -> tuple[float, float]:
+        return float(slope @ vector), float(kl(vector))
+
+    problem = Problem(loss_and_kl, lambda v: (loss_and_kl(v), slope), gradient, hvp)
+    return problem, theta, torch.autograd.functional.hessian(kl, theta)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "epsilon", "tolerance"),
+    [(torch.float64, 1e-5, 1e-4), (torch.float32, 1e-3, 2e-2)],
+)
+def test_finite_difference_product_equals_the_dense_hessian(
+    dtype, epsilon: float, tolerance: float, symmetric: bool
+) -> None:
+    problem, theta, hessian = gaussian_problem(dtype)
+    product = finite_difference_hvp(problem.kl_gradient, theta, epsilon, symmetric)
+    for scale in (1e-4, 1.0, 1e4):  # the perturbation must not depend on the length of v
+        v = scale * torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=dtype)
+        expected = hessian @ v
+        assert float((product(v) - expected).norm() / expected.norm()) < tolerance
+        torch.testing.assert_close(problem.kl_hvp(theta, v), expected)
+    assert torch.equal(product(torch.zeros(4, dtype=dtype)), torch.zeros(4, dtype=dtype))
+
+
+@pytest.mark.parametrize("hvp", ["finite-difference", "exact"])
+def test_step_is_the_constrained_optimum_of_the_model(hvp: str) -> None:
+    """For a tiny trust region the step is the minimiser of the linear loss on the KL ellipsoid."""
+    problem, theta, hessian = gaussian_problem()
+    config = TrustRegionConfig(max_kl=1e-8, cg_damping=0.0, hvp=hvp, hvp_epsilon=1e-6)
+    new, stats = trust_region_step(problem, theta, config, check_hvp=True)
+    slope = problem.loss_gradient(theta)[1]
+    slope, h = slope.numpy(), hessian.numpy()
+    unit = math.sqrt(config.max_kl)  # the optimum in units of which everything is of order one
+    result = scipy.optimize.minimize(
+        lambda s: slope @ s,
+        x0=-0.1 * slope,
+        constraints={"type": "ineq", "fun": lambda s: 1 - s @ h @ s / 2},
+        options={"ftol": 1e-12},
+    )
+    assert result.success
+    step = (new - theta) / config.backtrack_ratio ** stats["backtrack"]
+    torch.testing.assert_close(step / unit, torch.from_numpy(result.x), rtol=2e-3, atol=2e-3)
+    assert stats["accepted"] == 1
+    assert stats["kl"] <= config.max_kl
+    assert stats["loss_after"] < stats["loss_before"]
+    assert stats["hvp_error"] < 1e-3
+
+
+def changed(problem: Problem, **fields) -> Problem:
+    return problem._replace(**fields)
+
+
+def broken_problems(problem: Problem) -> dict[str, Problem]:
+    nan = torch.full((4,), math.nan, dtype=torch.float64)
+    zero = torch.zeros(4, dtype=torch.float64)
+    return {
+        "nan-gradient": changed(problem, loss_gradient=lambda v: ((0.0, 0.0), nan)),
+        "zero-gradient": changed(problem, loss_gradient=lambda v: ((0.0, 0.0), zero)),
+        "nan-curvature": changed(problem, kl_gradient=lambda v: nan),
+        "negative-curvature": changed(problem, kl_gradient=lambda v, g=problem.kl_gradient: -g(v)),
+        "nan-loss": changed(problem, loss_and_kl=lambda v: (math.nan, 0.0)),
+        "nan-kl": changed(problem, loss_and_kl=lambda v: (-1e9, math.nan)),
+        "kl-always-too-large": changed(problem, loss_and_kl=lambda v: (-1e9, 1.0)),
+        "loss-never-better": changed(problem, loss_and_kl=lambda v: (1e9, 0.0)),
+    }
+
+
+@pytest.mark.parametrize("case", list(broken_problems(gaussian_problem()[0])))
+def test_guards_keep_theta(case: str) -> None:
+    problem, theta, _ = gaussian_problem()
+    new, stats = trust_region_step(broken_problems(problem)[case], theta, TrustRegionConfig())
+    assert torch.equal(new, theta)
+    assert stats["accepted"] == 0
+
+
+def test_line_search_takes_the_first_acceptable_backtrack() -> None:
+    problem, theta, _ = gaussian_problem()
+    tried: list[float] = []
+
+    def loss_and_kl(vector: Tensor) -> tuple[float, float]:
+        tried.append(float((vector - theta).norm()))
+        return -1e9, 0.0 if len(tried) == 4 else 1.0
+
+    config = TrustRegionConfig(backtrack_ratio=0.5)
+    _, stats = trust_region_step(problem._replace(loss_and_kl=loss_and_kl), theta, config)
+    assert stats["backtrack"] == 3
+    ratios = [b / a for a, b in pairwise(tried)]
+    assert ratios == pytest.approx([0.5, 0.5, 0.5], rel=1e-6)

@@ -1,0 +1,400 @@
+"""Sampling, losses and the learner, on the real families at toy size."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from envs import FAMILIES, BatchedEnv
+from metarl.config import Config, PolicyConfig
+from metarl.core.adapt import adapt
+from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.trust_region import TrustRegionConfig
+from metarl.build import make_learner
+from metarl.rl.learner import InnerConfig, MetaRLLearner
+from metarl.rl.losses import Batch, lvc_loss, mean_kl, reinforce_loss, surrogate_and_kl
+from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
+from metarl.rl.sampler import Sampler, Stream
+from metarl.seeding import Purpose
+
+STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
+
+
+def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings) -> MetaRLLearner:
+    defaults = {
+        "env": {"family": family, "horizon": horizon},
+        "policy": PolicyConfig(hidden_sizes=[8, 8]),
+        "tasks": 4,
+        "trajectories": 5,
+        "threads": 1,
+    }
+    return make_learner(Config(**(defaults | settings)))
+
+
+def sampled(learner: MetaRLLearner, tasks: int = 4, trajectories: int = 5):
+    config = learner.config
+    rows = learner._family.sample_tasks(np.random.default_rng(0), tasks)
+    return learner._adapt(rows, config.inner.alphas, trajectories, STREAM)
+
+
+def double(tree):
+    return tree_map(lambda x: x.double(), tree)
+
+
+def task(tree, index: int):
+    return tree_map(lambda x: x[index], tree)
+
+
+# --- sampler
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_task_gets_exactly_n_trajectories_of_its_own_policy(family: str) -> None:
+    learner = toy_learner(family)
+    support, _ = sampled(learner)
+    trajectories: Trajectories = support.trajectories
+    assert trajectories.mask.shape == (4, 5, 12)
+    assert (trajectories.lengths >= 1).all()
+    # an episode is one block of valid env steps from the start
+    assert (trajectories.mask.diff(dim=-1) <= 0).all()
+    for x in trajectories:
+        for leaf in x if isinstance(x, tuple) else (x,):
+            assert torch.isfinite(leaf).all()
+    padding = trajectories.mask == 0
+    assert (trajectories.rewards[padding] == 0).all()
+    ended_early = trajectories.lengths < 12
+    terminated = (trajectories.discounts * trajectories.mask + (1 - trajectories.mask) == 0).any(-1)
+    assert torch.equal(terminated & ended_early, ended_early), "only termination ends it early"
+
+
+def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads() -> None:
+    learner = toy_learner("half-cheetah-velocity")
+    family, policy = learner._family, learner._policy
+    tasks = family.sample_tasks(np.random.default_rng(0), 3)
+    phi = {n: torch.stack([p, 2 * p, 3 * p]) for n, p in learner.meta.items()}
+
+    def collect(count: int, threads: int) -> Trajectories:
+        sampler = Sampler(
+            lambda m, n: BatchedEnv(family, m, n, threads), policy, family.action_dim, 12
+        )
+        return sampler.collect(task_slice(phi, count), tasks[:count], 4, STREAM)
+
+    def task_slice(params: Params, count: int) -> Params:
+        return {n: p[:count] for n, p in params.items()}
+
+    everything = collect(3, 1)
+    assert torch.equal(everything.rewards, collect(3, 2).rewards)
+    torch.testing.assert_close(everything.rewards[:2], collect(2, 1).rewards)
+    assert not torch.allclose(everything.rewards[0], everything.rewards[1])
+
+
+def test_streams_are_repeatable_and_differ() -> None:
+    learner = toy_learner()
+    phi = learner._theta_of_every_task(2)
+    tasks = np.zeros((2, 2)) + 0.3
+
+    def rewards(stream: Stream) -> Tensor:
+        return learner._sampler.collect(phi, tasks, 3, stream).rewards
+
+    base = rewards(STREAM)
+    assert torch.equal(base, rewards(STREAM))
+    for other in (
+        STREAM._replace(seed=1),
+        STREAM._replace(iteration=1),
+        STREAM._replace(inner_step=1),
+        STREAM._replace(purpose=Purpose.EVALUATION_ROLLOUT),
+    ):
+        assert not torch.equal(base, rewards(other))
+    assert not torch.equal(base[0], base[1]), "tasks draw different noise"
+
+
+def test_actions_follow_the_sampling_distribution() -> None:
+    learner = toy_learner(policy=PolicyConfig(hidden_sizes=[8], init_std=0.3))
+    trajectories = learner._sampler.collect(
+        learner._theta_of_every_task(2), np.full((2, 2), 0.4), 200, STREAM
+    )
+    z = (trajectories.actions - trajectories.sampling.mean) / 0.3
+    z = z[trajectories.mask.bool()]
+    assert abs(float(z.mean())) < 4 / np.sqrt(z.numel())
+    assert float(z.std()) == pytest.approx(1, abs=0.02)
+
+
+# --- batches
+
+
+def test_advantages_are_standardised_per_task_over_valid_env_steps() -> None:
+    learner = toy_learner("ant-direction", horizon=60)
+    support, _ = sampled(learner)
+    for m in range(4):
+        valid = support.batch.advantages[m][support.batch.mask[m].bool()]
+        assert float(valid.mean()) == pytest.approx(0, abs=1e-5)
+        assert float(valid.std(unbiased=False)) == pytest.approx(1, abs=1e-4)
+
+
+def padded(trajectories: Trajectories, extra: int) -> Trajectories:
+    def pad(x: Tensor) -> Tensor:  # the time axis is the third
+        return torch.cat([x, torch.zeros_like(x[:, :, :1]).expand(-1, -1, extra, *x.shape[3:])], 2)
+
+    return Trajectories(*(tree_map(pad, field) for field in trajectories[:7]), *trajectories[7:])
+
+
+def test_padding_changes_nothing() -> None:
+    """Advantages, losses and gradients of a batch with 7 more columns of padding are the same."""
+    learner = toy_learner("ant-direction", horizon=60)
+    _, query = sampled(learner)
+    trajectories = double(query.trajectories)
+    assert (trajectories.mask == 0).any(), "episodes of different lengths"
+    config = AdvantageConfig(bootstrap=True, gae_lambda=0.9)
+    plain, explained = make_batch(trajectories, config, learner._task_map.map)
+    more, explained_more = make_batch(padded(trajectories, 7), config, learner._task_map.map)
+    torch.testing.assert_close(more.advantages[:, :, :60], plain.advantages)
+    assert (more.advantages[:, :, 60:] == 0).all()
+    torch.testing.assert_close(explained, explained_more)
+    params = double(learner.meta)
+    for loss in (reinforce_loss, lvc_loss, mean_kl):
+        values = []
+        for batch in (plain, more):
+            leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
+            value = loss(learner._policy, leaves, task(batch, 1))
+            grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+            values.append((value, torch.cat([g.flatten() for g in grads])))
+        torch.testing.assert_close(values[0], values[1])
+
+
+def test_bootstrap_adds_the_value_of_the_last_state_only_where_the_horizon_cut() -> None:
+    learner = toy_learner("ant-direction", horizon=60)
+    trajectories = double(sampled(learner)[0].trajectories)
+    without, with_ = (
+        make_batch(
+            trajectories, AdvantageConfig(bootstrap=b, gae_lambda=0.0), learner._task_map.map
+        )
+        for b in (False, True)
+    )
+    ended_early = trajectories.lengths < 60
+    assert ended_early.any() and not ended_early.all()
+    difference = with_[0].advantages != without[0].advantages
+    # standardisation spreads a change over the task, so compare tasks without any cut episode
+    for m in range(4):
+        assert bool(difference[m].any()) == bool((~ended_early[m]).any())
+
+
+# --- losses
+
+
+def test_ratio_is_one_and_kl_zero_at_the_sampling_policy() -> None:
+    learner = toy_learner("half-cheetah-velocity")
+    support, query = sampled(learner)
+    problem = learner.outer_problem([support.batch], query.batch)
+    (surrogate, kl), gradient = problem.loss_gradient(flatten(learner.meta))
+    assert abs(kl) < 1e-10
+    assert abs(surrogate) < 1e-6, "the mean of standardised advantages at ratio one"
+    assert float(problem.kl_gradient(flatten(learner.meta)).norm()) < 1e-4 * float(gradient.norm())
+    new = learner._policy(task(query.phi, 0), query.batch.observations[0])
+    ratio = torch.exp(new.log_prob(query.batch.actions[0]) - query.batch.log_probs[0])
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
+
+
+def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> None:
+    learner = toy_learner()
+    support, _ = sampled(learner)
+    batch: Batch = task(double(support.batch), 0)
+    theta = double(learner.meta)
+    batch = batch._replace(
+        log_probs=learner._policy(theta, batch.observations).log_prob(batch.actions)
+    )
+
+    def gradient(loss) -> Tensor:
+        leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
+        value = loss(learner._policy, leaves, batch)
+        value = value[0] if value.ndim else value
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(leaves.values()))])
+
+    torch.testing.assert_close(gradient(surrogate_and_kl), gradient(reinforce_loss))
+    torch.testing.assert_close(gradient(lvc_loss), gradient(reinforce_loss))
+
+
+def test_lvc_differs_from_reinforce_in_the_meta_gradient_only() -> None:
+    problems = {}
+    for loss in ("reinforce", "lvc"):
+        learner = toy_learner(inner=InnerConfig(loss=loss))
+        support, query = sampled(learner)
+        problem = learner.outer_problem([support.batch], query.batch)
+        problems[loss] = (query.phi, problem.loss_gradient(flatten(learner.meta))[1])
+    for name, p in problems["lvc"][0].items():
+        torch.testing.assert_close(p, problems["reinforce"][0][name], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(problems["lvc"][1], problems["reinforce"][1], rtol=1e-2)
+
+
+# --- the outer problem
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "anil", "meta-sgd"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_outer_gradient_equals_finite_differences_in_float64(algorithm: str, steps: int) -> None:
+    """Through sampling data, the inner loss, adapt, the surrogate and the mean over tasks."""
+    learner = toy_learner(inner=InnerConfig(algorithm=algorithm, steps=steps, rate=0.5))
+    *support, query = sampled(learner)
+    learner.meta = double(learner.meta)
+    problem = learner.outer_problem([double(s.batch) for s in support], double(query.batch))
+    theta = flatten(learner.meta)
+    # away from the sampling policy, so that the KL's gradient is not zero
+    theta = theta + 0.05 * torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(5, len(theta), generator=torch.Generator().manual_seed(1)).double()
+    epsilon = 1e-6
+    gradients = (problem.loss_gradient(theta)[1], problem.kl_gradient(theta))
+    for v in direction:
+        high, low = (
+            problem.loss_and_kl(theta + epsilon * v),
+            problem.loss_and_kl(theta - epsilon * v),
+        )
+        for index, gradient in enumerate(gradients):
+            numerical = (high[index] - low[index]) / (2 * epsilon)
+            agrees = float(gradient @ v) == pytest.approx(numerical, rel=1e-5, abs=1e-8)
+            assert agrees == (algorithm != "fomaml"), "FOMAML alone drops the second-order term"
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmetric: bool) -> None:
+    from metarl.core.trust_region import finite_difference_hvp, relative_difference
+
+    learner = toy_learner(policy=PolicyConfig(hidden_sizes=[4]))
+    support, query = sampled(learner)
+    learner.meta = double(learner.meta)
+    data = (double(support.batch), double(query.batch))
+    theta = flatten(learner.meta)
+    # the KL's gradient is exactly zero where the sampling distribution is recomputed in float64
+    phi = [learner._adapted_policy(learner.meta, [task(data[0], m)]) for m in range(4)]
+    dists = [learner._policy(p, data[1].observations[m]) for m, p in enumerate(phi)]
+    exact_sampling = type(dists[0])(
+        torch.stack([d.mean for d in dists]), torch.stack([d.log_std for d in dists])
+    )
+    problem = learner.outer_problem([data[0]], data[1]._replace(sampling=exact_sampling))
+
+    def mean_kl_of(vector: Tensor) -> Tensor:
+        meta = unflatten(vector, learner.meta)
+        batch = data[1]._replace(sampling=exact_sampling)
+        kls = [
+            mean_kl(
+                learner._policy, learner._adapted_policy(meta, [task(data[0], m)]), task(batch, m)
+            )
+            for m in range(4)
+        ]
+        return torch.stack(kls).mean()
+
+    hessian = torch.autograd.functional.hessian(mean_kl_of, theta)
+    v = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(problem.kl_hvp(theta, v), hessian @ v)
+    approximate = finite_difference_hvp(problem.kl_gradient, theta, 1e-5, symmetric)
+    assert relative_difference(approximate(v), hessian @ v) < 1e-3
+
+
+@pytest.mark.parametrize(("chunk_size", "threads"), [(1, 2), (2, 1), (4, 2)])
+def test_loop_vmap_and_threads_agree(chunk_size: int, threads: int) -> None:
+    results = []
+    for arrangement in ({"threads": 1}, {"chunk_size": chunk_size, "threads": threads}):
+        learner = toy_learner("ant-direction", **arrangement)
+        metrics = learner.iterate(0)
+        results.append((flatten(learner.meta), metrics["outer/kl"]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
+
+
+def test_curvature_fraction_uses_that_part_of_the_query_trajectories() -> None:
+    learner = toy_learner(outer=TrustRegionConfig(curvature_fraction=0.4))
+    support, query = sampled(learner)
+    part = learner.outer_problem([support.batch], query.batch)
+    cut = tree_map(lambda x: x[:, :2], query.batch)
+    expected = toy_learner().outer_problem([support.batch], cut)
+    theta = flatten(learner.meta) + 0.01
+    torch.testing.assert_close(part.kl_gradient(theta), expected.kl_gradient(theta))
+    assert part.loss_and_kl(theta) != pytest.approx(expected.loss_and_kl(theta))
+
+
+# --- iterating
+
+
+def test_update_stays_in_the_trust_region_and_improves_the_surrogate() -> None:
+    learner = toy_learner(tasks=8, trajectories=10)
+    before = flatten(learner.meta)
+    metrics = learner.iterate(0)
+    assert metrics["outer/accepted"] == 1
+    assert metrics["outer/kl"] <= 0.01
+    assert metrics["outer/loss_after"] < metrics["outer/loss_before"]
+    assert not torch.equal(flatten(learner.meta), before)
+
+
+def test_iterations_depend_on_nothing_but_state_and_settings() -> None:
+    a, b = toy_learner(), toy_learner()
+    for iteration in range(3):
+        a.iterate(iteration)
+    b.iterate(0)
+    b.evaluate(1)  # evaluation leaves no trace
+    other = toy_learner()
+    other.load_state_dict(b.state_dict())
+    for iteration in (1, 2):
+        other.iterate(iteration)
+    assert torch.equal(flatten(a.meta), flatten(other.meta))
+    assert a.env_steps == other.env_steps
+
+
+def test_state_of_another_policy_is_refused() -> None:
+    state = toy_learner(policy=PolicyConfig(hidden_sizes=[9])).state_dict()
+    with pytest.raises(ValueError, match="expected"):
+        toy_learner().load_state_dict(state)
+
+
+def test_a_nan_policy_does_not_move_theta_and_is_counted() -> None:
+    learner = toy_learner()
+    learner.meta["head.bias"] = torch.full_like(learner.meta["head.bias"], torch.nan)
+    metrics = learner.iterate(0)
+    assert metrics["outer/accepted"] == 0
+    assert metrics["outer/rejected_total"] == 1
+    assert metrics["episodes/diverged"] == 2 * 4 * 5
+    assert torch.isnan(learner.meta["head.bias"]).all()
+    assert torch.isfinite(learner.meta["head.weight"]).all()
+
+
+def test_evaluation_rounds_use_fresh_trajectories_and_halved_rates() -> None:
+    learner = toy_learner()
+    evaluation = learner.evaluate(0)
+    assert evaluation.inner_rates == [0.1, 0.05, 0.05]
+    assert evaluation.returns.shape == (4, 40)
+    assert len(np.unique(evaluation.returns[:, 0])) == 4
+    again = learner.evaluate(7)
+    np.testing.assert_array_equal(evaluation.returns, again.returns)
+
+
+def test_meta_training_beats_a_broken_gradient_by_far() -> None:
+    """Point navigation, 15 small iterations: adaptation must gain what an untrained policy cannot."""
+    learner = toy_learner(
+        horizon=30,
+        policy=PolicyConfig(hidden_sizes=[32, 32]),
+        tasks=10,
+        trajectories=10,
+        threads=2,
+        inner=InnerConfig(rate=0.1),
+        outer=TrustRegionConfig(max_kl=0.02),
+    )
+    first = learner.evaluate(0).returns.mean(1)
+    for iteration in range(25):
+        learner.iterate(iteration)
+    last = learner.evaluate(25).returns.mean(1)
+    assert last[1] - last[0] > 3 * abs(first[1] - first[0]), (first, last)
+    assert last[1] > first[1] + 2, (first, last)
+
+
+def test_config_of_rates_must_match_the_steps() -> None:
+    with pytest.raises(ValueError, match="2 entries for 1 inner steps"):
+        InnerConfig(rates=[0.1, 0.2])
+    assert InnerConfig(rates=[0.1, 0.2], steps=2).alphas == [0.1, 0.2]
+    assert dataclasses.replace(InnerConfig(), rate=0.3, steps=2).alphas == [0.3, 0.3]
+
+
+def test_adapting_on_own_data_improves_the_surrogate() -> None:
+    learner = toy_learner()
+    support, _ = sampled(learner)
+    batch = task(support.batch, 0)
+    rates = [dict.fromkeys(learner.meta, 0.05)]
+    phi = adapt(learner._inner_loss, learner.meta, rates, [batch])
+    assert surrogate_and_kl(learner._policy, phi, batch)[0] < -1e-4

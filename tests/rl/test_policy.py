@@ -1,0 +1,40 @@
+"""Distributions and the policy network, with torch.distributions as the judge."""
+
+import math
+
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from metarl.core.params import Functional, parameters_of
+from metarl.rl.distributions import Gaussian
+from metarl.rl.policy import GaussianMLP
+
+
+def reference(gaussian: Gaussian) -> Independent:
+    return Independent(Normal(gaussian.mean, gaussian.log_std.exp()), 1)
+
+
+def test_log_prob_and_kl_equal_torch_distributions() -> None:
+    torch.manual_seed(0)
+    a, b = (Gaussian(torch.randn(7, 3).double(), torch.randn(7, 3).double()) for _ in range(2))
+    action = torch.randn(7, 3).double()
+    torch.testing.assert_close(a.log_prob(action), reference(a).log_prob(action))
+    torch.testing.assert_close(a.kl(b), kl_divergence(reference(a), reference(b)))
+    assert torch.equal(a.kl(a), torch.zeros(7).double())
+
+
+def test_policy_starts_with_the_given_std_and_weights_of_the_seed() -> None:
+    policy, same, other = (GaussianMLP(4, 2, (8, 8), init_std=0.5, seed=s) for s in (1, 1, 2))
+    gaussian = policy(torch.randn(5, 6, 4))
+    assert gaussian.mean.shape == gaussian.log_std.shape == (5, 6, 2)
+    torch.testing.assert_close(gaussian.log_std.exp(), torch.full((5, 6, 2), 0.5))
+    assert torch.equal(policy.head.weight, same.head.weight)
+    assert not torch.equal(policy.head.weight, other.head.weight)
+    assert all(p.abs().sum() == 0 for n, p in policy.named_parameters() if n.endswith("bias"))
+
+
+def test_std_is_clamped_inside_the_forward_pass() -> None:
+    module = GaussianMLP(4, 2, min_std=1e-3)
+    params = parameters_of(module) | {"log_std": torch.full((2,), -50.0)}
+    gaussian = Functional(module)(params, torch.randn(3, 4))
+    torch.testing.assert_close(gaussian.log_std, torch.full((3, 2), math.log(1e-3)))
