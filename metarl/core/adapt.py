@@ -32,7 +32,7 @@ def adapt(
         params: meta-parameters theta; the result is differentiable with respect to them.
         rates: alpha_k, one entry per inner step.
         batches: support data, one per inner step.
-        first_order: treat the gradients as constants (FOMAML), so that d phi / d theta is the identity.
+        first_order: treat the gradients as constants (FOMAML): d phi / d theta is the identity.
 
     Raises:
         ValueError: ``rates`` and ``batches`` differ in length.

@@ -65,7 +65,7 @@ def adapted_names(
 def with_rates(
     algorithm: InnerAlgorithm, params: Params, names: Sequence[str], rate: float
 ) -> Params:
-    """Initial meta-parameters: ``params``, and a learned rate for each of ``names`` if it has them."""
+    """Initial meta-parameters: ``params``, and the learned rates of ``names`` if it has any."""
     if not algorithm.learned_rates:
         return dict(params)
     return params | {RATE_PREFIX + n: torch.full_like(params[n], rate) for n in names}

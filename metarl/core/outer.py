@@ -1,9 +1,10 @@
 """The task axis: means, meta-gradients and curvature products of a per-task objective.
 
 Everything else in the core is written for ONE task. Here tasks are cut into chunks; a chunk of one
-task is a plain call, a larger one is ``vmap``; chunks run on threads. A chunk's gradient is taken and
-added before its graph is dropped, so peak memory is one chunk per thread, whatever the number of
-tasks. Sums run in the order of the tasks: results do not depend on the number of threads.
+task is a plain call, a larger one is ``vmap``; chunks run on threads. A chunk's gradient is taken
+and its graph dropped before the next one is built, so peak memory is one chunk per thread, whatever
+the number of tasks. Sums run in the order of the tasks: results do not depend on the number of
+threads.
 """
 
 import os
@@ -18,7 +19,7 @@ from torch import Tensor
 from metarl.core.params import Params, leading_size, tree_map
 
 Objective: TypeAlias = Callable[[Params, Any], Tensor]
-"""``objective(meta, task_data) -> [K]`` (or a scalar) for ONE task; gradients are of its first entry."""
+"""``objective(meta, task_data) -> [K]`` or a scalar, for ONE task; gradients are of entry 0."""
 
 Result = TypeVar("Result")
 
@@ -38,8 +39,8 @@ class TaskMap:
 
     Args:
         chunk_size: tasks per ``vmap`` call.
-        threads: chunks in flight; 0 for one per core. Callers should set PyTorch's own threads to one,
-            which also makes every result independent of the number of cores.
+        threads: chunks in flight; 0 for one per core. Callers should set PyTorch's own threads to
+            one, which also makes every result independent of the number of cores.
 
     Raises:
         ValueError: an argument is out of range.

@@ -1,4 +1,4 @@
-"""The outer step: a natural-gradient step inside a trust region (Schulman et al. 2015, appendix C)."""
+"""The outer step: natural gradient in a trust region (Schulman et al. 2015, appendix C)."""
 
 import math
 from collections.abc import Callable
@@ -32,11 +32,11 @@ class TrustRegionConfig:
         cg_tolerance: stop when the residual is this fraction of the gradient's norm.
         backtracks: step sizes that the line search tries at most.
         backtrack_ratio: factor between them.
-        hvp: Hessian-vector products of the KL: finite differences of its gradient, or exact ones by
-            double backward (slower, more memory).
+        hvp: Hessian-vector products of the KL: finite differences of its gradient, or exact ones
+            by double backward (slower, more memory).
         hvp_epsilon: length of the finite difference in parameter space.
-        hvp_symmetric: use central differences; the one-sided default saves half of the gradients and
-            is allowed because the KL's gradient is zero at the sampling policy.
+        hvp_symmetric: use central differences; the one-sided default saves half of the gradients
+            and is allowed because the KL's gradient is zero at the sampling policy.
         hvp_check_every: log the relative difference of the two products every so many iterations;
             0: never.
         curvature_fraction: fraction of the query trajectories that the curvature is estimated from.
@@ -72,8 +72,8 @@ def conjugate_gradient(
         tolerance: stop when norm(b - H x) <= tolerance * norm(b).
 
     Returns:
-        x [P] and the residual b - H x [P], as the recursion sees it. Stops early where the curvature
-        along the direction is not positive.
+        x [P] and the residual b - H x [P], as the recursion sees it. Stops early where the
+        curvature along the direction is not positive.
     """
     x, r, p = torch.zeros_like(b), b, b
     rr = bb = dot(b, b)
@@ -121,8 +121,8 @@ def trust_region_step(
     """One TRPO step from theta [P], where the KL and its gradient are zero.
 
     Direction x = H^-1 g by conjugate gradient, first step length sqrt(2 max_kl / x'Hx), then
-    backtracking until the loss improves and kl <= max_kl. When something is not finite, the curvature
-    is not positive, or no backtrack is accepted, theta is kept.
+    backtracking until the loss improves and kl <= max_kl. When something is not finite, the
+    curvature is not positive, or no backtrack is accepted, theta is kept.
 
     Args:
         check_hvp: also measure the relative difference of the two Hessian-vector products along g.

@@ -25,7 +25,6 @@ from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch, summari
 from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose, generator
 
-
 Array: TypeAlias = NDArray[np.float64]
 
 
@@ -210,8 +209,8 @@ class MetaRLLearner:
     def outer_problem(self, support: Sequence[Batch], query: Batch) -> Problem:
         """The outer step's problem over the flat meta-parameters [P].
 
-        Mean over tasks of the surrogate of phi(theta) on the query trajectories, subject to the mean
-        KL(pi_sampling || pi_phi(theta)).
+        Mean over tasks of the surrogate of phi(theta) on the query trajectories, subject to the
+        mean KL(pi_sampling || pi_phi(theta)).
         """
         task_map, like = self._task_map, self.meta
         kept = max(1, round(self.config.outer.curvature_fraction * query.mask.shape[1]))

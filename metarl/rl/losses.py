@@ -18,7 +18,7 @@ Policy: TypeAlias = Callable[[Params, Tensor], Gaussian]
 
 
 class Batch(NamedTuple):
-    """Env steps of one task, N trajectories padded to T; [M, ...] in front when stacked over tasks."""
+    """Env steps of one task, N trajectories padded to T; stacked over tasks with M in front."""
 
     observations: Tensor  # [N, T, O]
     actions: Tensor  # [N, T, A]

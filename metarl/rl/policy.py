@@ -1,6 +1,7 @@
 """The policy: observations to a diagonal Gaussian over actions."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -41,7 +42,7 @@ class GaussianMLP(nn.Module):
         super().__init__()
         sizes = [observation_dim, *hidden_sizes]
         layers: list[nn.Module] = []
-        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+        for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(sizes[-1], action_dim)

@@ -10,7 +10,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def standardize(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """``x`` of one task shifted and scaled to mean 0 and standard deviation 1 over ``mask``; 0 elsewhere."""
+    """``x`` of one task with mean 0 and standard deviation 1 over ``mask``; 0 elsewhere."""
     return (x - masked_mean(x, mask)) * mask / (variance(x, mask).sqrt() + epsilon)
 
 
@@ -47,7 +47,7 @@ def generalized_advantages(
 
 
 def explained_variance(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(target - prediction) / Var(target) over ``mask``; 1: perfect, 0: as good as the mean."""
+    """1 - Var(target - prediction) / Var(target) over ``mask``; 1 is perfect, 0 is the mean."""
     return 1 - variance(target - prediction, mask) / variance(target, mask).clamp(min=1e-12)
 
 

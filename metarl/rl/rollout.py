@@ -54,8 +54,8 @@ class AdvantageConfig:
     Args:
         discount: gamma.
         gae_lambda: lambda of generalised advantage estimation.
-        bootstrap: add the baseline's value of the state in which the horizon cut an episode off; the
-            papers do not.
+        bootstrap: add the baseline's value of the state in which the horizon cut an episode off;
+            the papers do not.
         baseline_ridge: ridge coefficient of the linear feature baseline.
     """
 
@@ -119,8 +119,8 @@ def _bootstrap(task: Trajectories, weights: Tensor, discounts: Tensor) -> Tensor
 def summarize(trajectories: Trajectories, suffix: str) -> dict[str, float]:
     """Undiscounted returns and episode lengths as metrics named ``.../{suffix}``.
 
-    The standard deviation is over all trajectories, the 95 % interval (half-width, Student's t) over
-    the means of the tasks.
+    The standard deviation is over all trajectories, the 95 % interval (half-width, Student's t)
+    over the means of the tasks.
     """
     returns = trajectories.returns.double().cpu()
     return {

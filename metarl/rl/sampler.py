@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metarl.core.params import Params, tree_map
 from metarl.rl.distributions import Gaussian
@@ -38,7 +37,7 @@ class Env(Protocol):
 
 
 class Stream(NamedTuple):
-    """Which random numbers a call draws: those of (seed, purpose, iteration, each task, inner step)."""
+    """The random numbers of a call: of (seed, purpose, iteration, each task, inner step)."""
 
     seed: int
     purpose: Purpose

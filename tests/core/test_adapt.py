@@ -94,7 +94,7 @@ def test_gradient_of_learned_rates_equals_finite_differences(inner_steps: int) -
 
 
 def test_learned_rates_start_as_maml_and_later_steps_keep_their_ratio() -> None:
-    loss, theta, support, query = small_problem(2)
+    loss, theta, support, _ = small_problem(2)
     meta = with_rates(ALGORITHMS["meta-sgd"], theta, list(theta), rate=0.2)
     params, learned = split_rates(meta)
     alphas = [0.2, 0.1]
@@ -149,8 +149,8 @@ def test_linear_gaussian_problem_with_known_meta_gradient() -> None:
 
     Policy N(theta, 1), reward -(a - g)^2 / 2. The expected inner loss is J(theta) =
     ((theta - g)^2 + 1) / 2, so phi = theta - alpha (theta - g), and the expected outer loss
-    ((phi - g)^2 + 1) / 2 has the meta-gradient (1 - alpha)^2 (theta - g): the factor (1 - alpha) twice,
-    once for phi and once for d phi / d theta, which first order drops.
+    ((phi - g)^2 + 1) / 2 has the meta-gradient (1 - alpha)^2 (theta - g): the factor (1 - alpha)
+    once for phi and once more for d phi / d theta, which first order drops.
     """
     theta, goal, alpha = torch.tensor(1.7), torch.tensor(-0.4), 0.3
 

@@ -113,7 +113,7 @@ def test_arguments_are_checked(arguments: tuple[int, int]) -> None:
 
 def test_peak_graph_is_one_chunk(problem) -> None:
     """Saved tensors of a graph are freed before the next chunk's are made."""
-    objective, meta, data = problem
+    _, meta, data = problem
     alive = peak = 0
 
     class Token:

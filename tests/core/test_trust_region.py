@@ -48,7 +48,7 @@ def test_conjugate_gradient_stops_at_negative_curvature() -> None:
 
 
 def gaussian_problem(dtype: torch.dtype = torch.float64) -> tuple[Problem, Tensor, Tensor]:
-    """Linear loss; KL between N(f(theta), 1) and itself at theta0 for a nonlinear f; dense Hessian."""
+    """Linear loss, KL of N(f(theta), 1) from itself at theta0 for a nonlinear f, its Hessian."""
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(30, 4, generator=generator, dtype=torch.float64).to(dtype)
     theta = torch.randn(4, generator=generator, dtype=torch.float64).to(dtype)

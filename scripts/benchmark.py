@@ -1,0 +1,239 @@
+"""How close to the machine's limits: physics, sampler, meta-gradient, whole iterations.
+
+    python scripts/benchmark.py [--cases half-cheetah-velocity ...] [--repeats 5] [--json out.json]
+
+Every case runs in a process of its own. A limit and what is compared with it are measured in turn,
+``repeats`` times; the table shows medians, the JSON every measurement as well.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from envs import BatchedEnv
+from metarl.build import make_family, make_learner
+from metarl.config import Config, PolicyConfig
+from metarl.core.outer import cores
+from metarl.core.params import flatten, tree_map
+from metarl.core.trust_region import TrustRegionConfig
+from metarl.rl.learner import MetaRLLearner, Sampled
+from metarl.rl.sampler import Stream
+from metarl.seeding import Purpose
+
+STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family at a published size."""
+
+    family: str
+    tasks: int
+    trajectories: int
+    activation: str
+
+
+CASES = {
+    case.family: case
+    for case in (
+        Case("point-navigation", 20, 20, "tanh"),
+        Case("half-cheetah-velocity", 40, 20, "relu"),
+        Case("ant-direction", 40, 20, "relu"),
+    )
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--repeats", type=int, default=5, help="measurements per number")
+    parser.add_argument("--threads", type=int, default=0, help="0: one per core")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--chunk-size", type=int, help="tasks per vectorised call of the update")
+    parser.add_argument("--json", help="also write every measurement to this file")
+    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.in_process:
+        print(json.dumps(run_case(CASES[args.cases[0]], args)))
+        return 0
+    results = []
+    for name in args.cases:
+        command = [sys.executable, __file__, "--in-process", "--cases", name]
+        command += ["--repeats", str(args.repeats), "--threads", str(args.threads)]
+        command += ["--device", args.device]
+        command += ["--chunk-size", str(args.chunk_size)] if args.chunk_size else []
+        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        results.append(json.loads(output.splitlines()[-1]))
+        show(results[-1])
+    if args.json:
+        report = {
+            "machine": f"{platform.processor() or platform.machine()}, {cores()} cores",
+            "torch": torch.__version__,
+            "cases": results,
+        }
+        with open(args.json, "w") as file:
+            json.dump(report, file, indent=2)
+    return 0
+
+
+def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
+    """All measurements of one case; lists of one number per repeat."""
+    threads = args.threads or cores()
+    config = Config(
+        env={"family": case.family},
+        policy=PolicyConfig(activation=case.activation),  # type: ignore[arg-type]
+        tasks=case.tasks,
+        trajectories=case.trajectories,
+        threads=threads,
+        device=args.device,
+        chunk_size=args.chunk_size,
+        outer=TrustRegionConfig(hvp_check_every=0),
+    )
+    learner = make_learner(config)
+    family = make_family(config.env)
+    tasks = family.sample_tasks(np.random.default_rng(0), case.tasks)
+    numbers: dict[str, list[float]] = {}
+
+    def record(name: str, value: float) -> None:
+        numbers.setdefault(name, []).append(value)
+
+    limit = physics_limit(config)
+    phi = learner._theta_of_every_task(case.tasks)
+    for _ in range(args.repeats):
+        if limit is not None:
+            record("physics limit, env steps/s", limit())
+        record("sampler, env steps/s", sampler_speed(learner, phi, tasks, case.trajectories))
+
+    support, query = learner._adapt(tasks, config.inner.alphas, case.trajectories, STREAM)
+    gradient = partial(outer_gradient, learner, support, query)
+    # The counter does not see other threads.
+    flop = meta_gradient_flop(make_learner(replace(config, threads=1)), support, query)
+    peak = partial(matrix_peak, threads, args.device)
+    gradient()
+    for _ in range(args.repeats):
+        record("matrix peak, GFLOP/s", peak())
+        seconds = timed(gradient)
+        record("meta-gradient, s", seconds)
+        record("meta-gradient, GFLOP/s", flop / seconds / 1e9)
+
+    learner.iterate(0)
+    for iteration in range(1, args.repeats + 1):
+        metrics = learner.iterate(iteration)
+        for part in ("sampling", "adaptation", "update", "iteration"):
+            record(f"{part}, s", metrics[f"seconds/{part}"])
+    return {
+        "case": f"{case.family}, M {case.tasks}, N {case.trajectories}, {case.activation}",
+        "threads": threads,
+        "device": args.device,
+        "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "numbers": numbers,
+    }
+
+
+def physics_limit(config: Config) -> Callable[[], float] | None:
+    """Env steps per second of the bare simulator under random controls; None without physics."""
+    family = make_family(config.env)
+    sims = config.tasks * config.trajectories
+    simulator = BatchedEnv(family, config.tasks, config.trajectories, config.threads).simulator
+    batch = getattr(simulator, "batch", None)
+    if batch is None:
+        return None
+    rng = np.random.default_rng(0)
+    low, high = family.control_range
+    controls = rng.uniform(low, high, (family.horizon, sims, family.action_dim))
+    ctrl = batch.bind("ctrl")
+
+    def measure() -> float:
+        simulator.reset(np.arange(sims), family.initial_state(rng, sims))
+        began = time.perf_counter()
+        for control in controls:
+            ctrl[:] = control
+            batch.step(nstep=family.frame_skip)  # type: ignore[attr-defined]
+        return sims * family.horizon / (time.perf_counter() - began)
+
+    return measure
+
+
+def sampler_speed(learner: MetaRLLearner, phi: Any, tasks: Any, trajectories: int) -> float:
+    """Env steps per second of the training sampler, from call to finished trajectories."""
+    began = time.perf_counter()
+    sampled = learner._sampler.collect(phi, tasks, trajectories, STREAM)
+    return float(sampled.mask.sum()) / (time.perf_counter() - began)
+
+
+def outer_gradient(learner: MetaRLLearner, support: Sampled, query: Sampled) -> Any:
+    """One second-order meta-gradient of the surrogate."""
+    problem = learner.outer_problem([support.batch], query.batch)
+    return problem.loss_gradient(flatten(learner.meta))
+
+
+def meta_gradient_flop(learner: MetaRLLearner, support: Sampled, query: Sampled) -> int:
+    """Its floating-point operations: those of one task times the number of tasks."""
+    first = [s._replace(batch=tree_map(lambda x: x[:1], s.batch)) for s in (support, query)]
+    with FlopCounterMode(display=False) as counter:
+        outer_gradient(learner, *first)
+    return int(counter.get_total_flops() * len(query.batch.mask))
+
+
+def matrix_peak(threads: int, device: str, size: int = 2048, products: int = 6) -> float:
+    """GFLOP/s of float32 matrix products, one product per thread at a time."""
+    a, b = torch.randn(2, size, size, device=device)
+
+    def multiply(_: int) -> None:
+        for _ in range(products):
+            a @ b
+
+    workers = threads if device == "cpu" else 1
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(multiply, range(workers)))  # warm
+        seconds = timed(lambda: list(pool.map(multiply, range(workers))))
+    return workers * products * 2 * size**3 / seconds / 1e9
+
+
+def timed(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def show(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['case']}; {result['threads']} threads, {result['device']}")
+    for name in ("", "median", "range", "of the limit"):
+        table.add_column(name, justify="left" if not name else "right")
+    median = {name: statistics.median(values) for name, values in result["numbers"].items()}
+    limits = {
+        "sampler, env steps/s": "physics limit, env steps/s",
+        "meta-gradient, GFLOP/s": "matrix peak, GFLOP/s",
+    }
+    for name, values in result["numbers"].items():
+        limit = median.get(limits.get(name, ""))
+        share = f"{median[name] / limit:.0%}" if limit else ""
+        digits = ",.0f" if median[name] > 100 else ".3f"
+        spread = f"{format(min(values), digits)} - {format(max(values), digits)}"
+        table.add_row(name, format(median[name], digits), spread, share)
+    table.add_row("peak memory, MB", f"{result['peak memory, MB']:,.0f}", "", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())
