@@ -39,7 +39,7 @@ class Ant(Locomotion):
 
     @abstractmethod
     def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
-        """Reward [B] of the torso being at ``position`` [B, 2] (m) with ``velocity`` [B, 2] (m/s)."""
+        """Reward [B] of the torso's ``position`` [B, 2] (m) and ``velocity`` [B, 2] (m/s)."""
 
     def terminated(self, state: State, tasks: Array) -> Mask:
         if self.healthy_z is None:

@@ -15,7 +15,7 @@ class EnvStep(NamedTuple):
     reward: Array  # [M, N]
     terminated: Mask  # [M, N], the family ended the episode
     truncated: Mask  # [M, N], the horizon ended the episode
-    diverged: Mask  # [M, N], the simulation broke: this env step does not count, the episode is over
+    diverged: Mask  # [M, N], the simulation broke: the episode is over, this step does not count
 
 
 class BatchedEnv:
@@ -39,7 +39,12 @@ class BatchedEnv:
     @property
     def alive(self) -> Mask:
         """Which episodes are still running, [M, N]."""
-        return self._alive.reshape(self.shape)
+        return self._alive.reshape(self.shape).copy()
+
+    @property
+    def tasks(self) -> Array:
+        """The M tasks of the current episodes, [M, task_dim]."""
+        return self._tasks[:: self.shape[1]].copy()
 
     def reset(
         self, tasks: Array, rngs: Sequence[np.random.Generator], mask: Mask | None = None
@@ -55,7 +60,7 @@ class BatchedEnv:
             Observations of all environments, [M, N, O].
 
         Raises:
-            ValueError: ``tasks`` has the wrong shape or is not finite.
+            ValueError: ``tasks`` has the wrong shape or is not finite, or ``rngs`` is not M long.
         """
         num_tasks, num_envs = self.shape
         expected = (num_tasks, self.family.task_dim)
@@ -64,7 +69,10 @@ class BatchedEnv:
                 f"tasks must be finite with shape {expected} "
                 f"({', '.join(self.family.task_fields)}), got shape {tasks.shape}"
             )
-        for m in range(num_tasks) if mask is None else np.flatnonzero(mask):
+        if len(rngs) != num_tasks:
+            raise ValueError(f"expected one generator per task, {num_tasks}, got {len(rngs)}")
+        resetting = np.arange(num_tasks) if mask is None else np.flatnonzero(mask)
+        for m in resetting.tolist():
             ids = np.arange(m * num_envs, (m + 1) * num_envs)
             self.simulator.reset(ids, self.family.initial_state(rngs[m], num_envs))
             self._tasks[ids] = tasks[m]
@@ -73,25 +81,34 @@ class BatchedEnv:
         return self._observe()
 
     def step(self, action: Array) -> EnvStep:
-        """One env step of the running episodes under the policy's ``action`` [M, N, A]."""
+        """One env step of the running episodes under the policy's ``action`` [M, N, A].
+
+        Raises:
+            ValueError: ``action`` has the wrong shape.
+        """
+        expected = (*self.shape, self.family.action_dim)
+        if action.shape != expected:
+            raise ValueError(f"action must have shape {expected}, got {action.shape}")
         alive = self._alive.copy()
         ids = None if alive.all() else np.flatnonzero(alive)
-        control = self.family.control(action.reshape(len(alive), -1))
+        # As float64 first, so that an action has one control and one cost whatever its dtype.
+        control = self.family.control(action.astype(np.float64).reshape(len(alive), -1))
         before = self.simulator.state.copy()
         diverged = self.simulator.step(control, ids)
         after = self.simulator.state
         self._elapsed[alive] += 1
 
         counts = alive & ~diverged
-        reward = np.where(
-            counts, self.family.reward(before, after, control, self._tasks), 0.0
-        )
+        reward = np.where(counts, self.family.reward(before, after, control, self._tasks), 0.0)
         terminated = counts & self.family.terminated(after, self._tasks)
         truncated = counts & (self._elapsed >= self.family.horizon)
         self._alive = counts & ~terminated & ~truncated
         return EnvStep(
             self._observe(),
-            *(x.reshape(self.shape) for x in (reward, terminated, truncated, diverged)),
+            reward.reshape(self.shape),
+            terminated.reshape(self.shape),
+            truncated.reshape(self.shape),
+            diverged.reshape(self.shape),
         )
 
     def _observe(self) -> Array:

@@ -1,15 +1,15 @@
-"""The interface of a task family: a distribution over tasks that share one body and one action space.
+"""The interface of a task family: a distribution over tasks that share a body and its actions.
 
 A family is a frozen dataclass whose fields are its constants, so an instance is also the record of
-the settings it was made with. Its methods are pure functions of arrays, written once and used by the
-batched sampler, by the single gymnasium environment and by the vector environment alike.
+the settings it was made with. Its methods are pure functions of arrays, written once and used by
+the batched sampler, by the single gymnasium environment and by the vector environment alike.
 
 Shapes: B simulations (any order of tasks and trajectories), ``task_dim`` numbers per task,
 O observation, A action.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -42,8 +42,8 @@ class Simulator(Protocol):
     def step(self, control: Array, ids: NDArray[np.integer] | None = None) -> Mask:
         """Advance simulations ``ids`` (None: all) by one env step under ``control`` [B, A].
 
-        Returns a mask [B] of the simulations that diverged; those were put back to the state they had
-        before the call.
+        Returns a mask [B] of the simulations that diverged; those were put back to the state they
+        had before the call.
         """
 
 
@@ -66,7 +66,13 @@ class TaskFamily(ABC):
     """Names of the columns of a task array."""
 
     def __post_init__(self) -> None:
-        require(self.horizon >= 1, f"horizon must be at least 1, got {self.horizon}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            require(
+                value is None or _is_finite(value),
+                f"{field.name} must hold finite numbers, got {value!r}",
+            )
+        require_count("horizon", self.horizon)
         require(self.action_scale > 0, f"action_scale must be positive, got {self.action_scale}")
 
     @property
@@ -77,6 +83,11 @@ class TaskFamily(ABC):
     @abstractmethod
     def dt(self) -> float:
         """Simulated seconds per env step."""
+
+    @property
+    def render_fps(self) -> int:
+        """Frames per second of a video in real time, one frame per env step."""
+        return round(1 / self.dt)
 
     @property
     @abstractmethod
@@ -110,7 +121,7 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
-        """Rewards [B] of the env step from ``before`` to ``after`` under actuator ``control`` [B, A]."""
+        """Rewards [B] of the env step from ``before`` to ``after`` under ``control`` [B, A]."""
 
     def terminated(self, state: State, tasks: Array) -> Mask:
         """Whether the episode ends in ``state``, [B]; by default never."""
@@ -127,10 +138,23 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_count(name: str, value: int) -> None:
+    """Raise ``ValueError`` unless ``value`` is an integer of at least 1."""
+    require(
+        isinstance(value, int | np.integer) and value >= 1,
+        f"{name} must be an integer of at least 1, got {value!r}",
+    )
+
+
 def require_range(name: str, bounds: tuple[float, float]) -> None:
     """Raise ``ValueError`` unless ``bounds`` are finite with low < high."""
-    low, high = bounds
     require(
-        bool(np.isfinite(bounds).all()) and low < high,
-        f"{name} must be [low, high] with low < high, got [{low}, {high}]",
+        np.shape(bounds) == (2,) and _is_finite(bounds) and bounds[0] < bounds[1],
+        f"{name} must be [low, high] with low < high, got {bounds}",
     )
+
+
+def _is_finite(value: object) -> bool:
+    """Whether ``value`` is a finite number, or a sequence of them."""
+    array = np.asarray(value)
+    return array.dtype.kind in "biuf" and bool(np.isfinite(array).all())

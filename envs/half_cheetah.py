@@ -1,4 +1,4 @@
-"""Half-cheetah: run at a goal velocity, or forwards or backwards (Finn et al. 2017, section 5.3)."""
+"""Half-cheetah: run at a goal velocity, forwards or backwards (Finn et al. 2017, section 5.3)."""
 
 from abc import abstractmethod
 from dataclasses import dataclass

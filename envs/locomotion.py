@@ -1,4 +1,4 @@
-"""What all families on gymnasium's MuJoCo bodies share: the physics, its clock and the reset noise."""
+"""What families on gymnasium's MuJoCo bodies share: the physics, its clock, the reset noise."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +7,7 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 
-from envs.family import Array, State, TaskFamily, require
+from envs.family import Array, State, TaskFamily, require, require_count
 from envs.simulator import MujocoSimulator, load_model
 
 
@@ -19,7 +19,7 @@ class Locomotion(TaskFamily):
         frame_skip: physics steps per env step (5: gymnasium profile, 1: paper profile).
         timestep: physics time step in seconds; null keeps the body's own.
         control_cost: factor on the squared norm of the actuator control.
-        reset_noise: half-width of the uniform noise on qpos and standard deviation of qvel at reset.
+        reset_noise: at reset, half-width of the uniform noise on qpos and std of the noise on qvel.
     """
 
     frame_skip: int = 5
@@ -34,7 +34,7 @@ class Locomotion(TaskFamily):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.frame_skip >= 1, f"frame_skip must be at least 1, got {self.frame_skip}")
+        require_count("frame_skip", self.frame_skip)
         require(
             self.timestep is None or self.timestep > 0,
             f"timestep must be positive or null, got {self.timestep}",

@@ -4,19 +4,19 @@ import torch
 from torch import Tensor
 
 
-def features(observations: Tensor) -> Tensor:
+def features(observations: Tensor, steps: Tensor) -> Tensor:
     """(s, s^2, t/100, (t/100)^2, (t/100)^3, 1) with s clipped to +-10.
 
     Args:
-        observations: [N, T, O] of one task.
+        observations: [..., O].
+        steps: t of each, broadcasts to [...].
 
     Returns:
-        [N, T, 2 O + 4] in float64.
+        [..., 2 O + 4] in float64.
     """
     s = observations.double().clamp(-10, 10)
-    steps = torch.arange(s.shape[-2], dtype=s.dtype, device=s.device)[:, None] / 100
-    time = torch.cat([steps, steps**2, steps**3, torch.ones_like(steps)], dim=-1)
-    return torch.cat([s, s.square(), time.expand(*s.shape[:-1], 4)], dim=-1)
+    t = (steps.double() / 100).expand(s.shape[:-1])[..., None]
+    return torch.cat([s, s.square(), t, t**2, t**3, torch.ones_like(t)], dim=-1)
 
 
 def fit(x: Tensor, targets: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:

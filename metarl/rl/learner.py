@@ -187,7 +187,7 @@ class MetaRLLearner:
         with self._clock("sampling"):
             sampled = self._sampler.collect(phi, tasks, trajectories, stream)
         with self._clock("adaptation"):
-            batch, explained = make_batch(sampled, self.config.advantage, self._task_map.map)
+            batch, explained = make_batch(sampled, self.config.advantage, self._task_map)
         return Sampled(phi, sampled, batch, explained)
 
     def _inner_step(self, phi: Params, rate: Rates, support: Batch) -> Params:

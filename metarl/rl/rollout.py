@@ -1,6 +1,5 @@
 """Trajectories as they were sampled, and the batches that losses see."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
+from metarl.core.outer import TaskMap
 from metarl.evaluation import half_width
 from metarl.rl import baseline
 from metarl.rl.distributions import Gaussian
@@ -66,54 +66,45 @@ class AdvantageConfig:
 
 
 def make_batch(
-    trajectories: Trajectories,
-    config: AdvantageConfig,
-    map_tasks: Callable[[Callable[[Trajectories], Tensor], Trajectories], Tensor],
+    trajectories: Trajectories, config: AdvantageConfig, task_map: TaskMap
 ) -> tuple[Batch, Tensor]:
     """Fit the baseline of every task once and turn returns into standardised advantages.
-
-    Args:
-        map_tasks: evaluates a function of one task's trajectories for every task.
 
     Returns:
         The batch of all tasks, and the explained variance of the baseline, [M].
     """
-    advantages = map_tasks(lambda task: _advantages(task, config), trajectories)
+    mask, discounts = trajectories.mask, config.discount * trajectories.discounts
+    rewards = trajectories.rewards
+    targets = discounted_returns(rewards, discounts)
+
+    def values_of_task(task: tuple[Trajectories, Tensor]) -> tuple[Tensor, Tensor]:
+        return fitted_values(*task, config.baseline_ridge)
+
+    values, final_values = task_map.map(values_of_task, (trajectories, targets))
+    if config.bootstrap:
+        steps = torch.arange(mask.shape[-1], device=mask.device)
+        at_end = steps == trajectories.lengths[..., None] - 1
+        rewards = rewards + at_end * discounts * final_values[..., None]
+    following = torch.nn.functional.pad(values, (0, 1))
+    advantages = generalized_advantages(rewards, discounts, following, config.gae_lambda)
     batch = Batch(
         trajectories.observations,
         trajectories.actions,
-        advantages[:, 0],
+        torch.func.vmap(standardize)(advantages, mask),
         trajectories.sampling,
         trajectories.log_probs,
-        trajectories.mask,
+        mask,
     )
-    return batch, advantages[:, 1, 0, 0]
+    return batch, torch.func.vmap(explained_variance)(values, targets, mask)
 
 
-def _advantages(task: Trajectories, config: AdvantageConfig) -> Tensor:
-    """Advantages [N, T] of one task, stacked with the explained variance of its baseline."""
-    mask, discounts = task.mask, config.discount * task.discounts
-    x = baseline.features(task.observations)
-    targets = discounted_returns(task.rewards, discounts)
-    weights = baseline.fit(x, targets, mask, config.baseline_ridge)
-    values = (x @ weights).to(mask.dtype) * mask
-    rewards = task.rewards
-    if config.bootstrap:
-        rewards = rewards + _bootstrap(task, weights, discounts)
-    following = torch.nn.functional.pad(values, (0, 1))
-    advantages = generalized_advantages(rewards, discounts, following, config.gae_lambda)
-    explained = explained_variance(values, targets, mask)
-    return torch.stack([standardize(advantages, mask), explained.expand_as(mask)])
-
-
-def _bootstrap(task: Trajectories, weights: Tensor, discounts: Tensor) -> Tensor:
-    """discount * V(s_T) at the last env step of every episode that did not terminate, [N, T]."""
-    horizon = task.mask.shape[-1]
-    last = task.lengths.long() - 1  # -1: an episode without env steps
-    padded = task.final_observations[:, None].expand(-1, horizon + 1, -1)
-    values = (baseline.features(padded) @ weights).gather(1, last[:, None] + 1).to(discounts.dtype)
-    at_end = torch.arange(horizon, device=last.device) == last[:, None]
-    return at_end * discounts * values
+def fitted_values(task: Trajectories, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Baseline values of one task's states, [N, T] (0 in the padding), and final states, [N]."""
+    steps = torch.arange(task.mask.shape[-1], device=task.mask.device)
+    x = baseline.features(task.observations, steps)
+    weights = baseline.fit(x, targets, task.mask, ridge)
+    final = baseline.features(task.final_observations, task.lengths) @ weights
+    return (x @ weights).to(targets.dtype) * task.mask, final.to(targets.dtype)
 
 
 def summarize(trajectories: Trajectories, suffix: str) -> dict[str, float]:

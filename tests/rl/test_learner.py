@@ -147,8 +147,8 @@ def test_padding_changes_nothing() -> None:
     trajectories = double(query.trajectories)
     assert (trajectories.mask == 0).any(), "episodes of different lengths"
     config = AdvantageConfig(bootstrap=True, gae_lambda=0.9)
-    plain, explained = make_batch(trajectories, config, learner._task_map.map)
-    more, explained_more = make_batch(padded(trajectories, 7), config, learner._task_map.map)
+    plain, explained = make_batch(trajectories, config, learner._task_map)
+    more, explained_more = make_batch(padded(trajectories, 7), config, learner._task_map)
     torch.testing.assert_close(more.advantages[:, :, :60], plain.advantages)
     assert (more.advantages[:, :, 60:] == 0).all()
     torch.testing.assert_close(explained, explained_more)
