@@ -15,7 +15,8 @@ from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.trust_region import TrustRegionConfig
 from metarl.rl.learner import InnerConfig, MetaRLLearner
 from metarl.rl.losses import Batch, lvc_loss, mean_kl, reinforce_loss, surrogate_and_kl
-from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
+from metarl.rl.returns import discounted_returns, generalized_advantages
+from metarl.rl.rollout import AdvantageConfig, Trajectories, fitted_values, make_batch
 from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose
 
@@ -168,7 +169,7 @@ def test_bootstrap_adds_the_value_of_the_last_state_only_where_the_horizon_cut()
     trajectories = double(sampled(learner)[0].trajectories)
     without, with_ = (
         make_batch(
-            trajectories, AdvantageConfig(bootstrap=b, gae_lambda=0.0), learner._task_map.map
+            trajectories, AdvantageConfig(bootstrap=b, gae_lambda=0.0), learner._task_map
         )
         for b in (False, True)
     )
@@ -179,6 +180,24 @@ def test_bootstrap_adds_the_value_of_the_last_state_only_where_the_horizon_cut()
     # standardisation spreads a change over the task, so compare tasks without any cut episode
     for m in range(4):
         assert bool(difference[m].any()) == bool((~ended_early[m]).any())
+
+
+def test_bootstrap_is_the_value_of_the_last_observation() -> None:
+    learner = toy_learner("half-cheetah-velocity")  # never terminates: every episode is cut off
+    trajectories = double(sampled(learner)[0].trajectories)
+    config = AdvantageConfig(bootstrap=True, gae_lambda=0.8)
+    batch, _ = make_batch(trajectories, config, learner._task_map)
+    discounts = config.discount * trajectories.discounts
+    targets = discounted_returns(trajectories.rewards, discounts)
+    for m in range(4):
+        values, final = fitted_values(task(trajectories, m), targets[m], config.baseline_ridge)
+        following = torch.cat([values, final[:, None]], dim=1)
+        raw = generalized_advantages(
+            trajectories.rewards[m], discounts[m], following, config.gae_lambda
+        )
+        torch.testing.assert_close(
+            batch.advantages[m], (raw - raw.mean()) / raw.std(unbiased=False), rtol=1e-6, atol=1e-6
+        )
 
 
 # --- losses
