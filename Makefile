@@ -1,6 +1,6 @@
 # Every target first makes the virtual environment, if it is missing or out of date.
 #
-#   make train CONFIG=configs/sinusoid.yaml ARGS="--seed 3"
+#   make train CONFIG=configs/half_cheetah_velocity.yaml ARGS="--seed 3"
 #   make test TESTS=tests/core
 #
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu avoids the CUDA libraries.
