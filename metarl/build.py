@@ -8,7 +8,7 @@ import torch
 from envs import FAMILIES, BatchedEnv, TaskFamily
 from metarl.config import Config, parse_object, suggestion
 from metarl.core.algorithms import ALGORITHMS, adapted_names, with_rates
-from metarl.core.outer import TaskMap
+from metarl.core.outer import TaskMap, cores
 from metarl.core.params import Functional, parameters_of
 from metarl.errors import UserError
 from metarl.rl.learner import MetaRLLearner
@@ -25,7 +25,7 @@ def make_family(env: dict[str, Any]) -> TaskFamily:
     """
     settings = dict(env)
     name = settings.pop("family", None)
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
             f"env.family {name!r} is unknown{suggestion(str(name), list(FAMILIES))}; "
             f"there are {', '.join(FAMILIES)}"
@@ -75,7 +75,7 @@ def make_learner(config: Config) -> MetaRLLearner:
         algorithm=algorithm,
         adapted=adapted,
         sampler=Sampler(
-            lambda tasks, envs: BatchedEnv(family, tasks, envs, config.threads),
+            lambda tasks, envs: BatchedEnv(family, tasks, envs, config.threads or cores()),
             policy,
             family.action_dim,
             family.horizon,

@@ -1,14 +1,13 @@
 """Checkpoints that are whole or absent: written aside, synced, then renamed; checked when read.
 
-``iteration-000050.pt`` is the state after 50 iterations; ``iteration-000050.json`` beside it holds its
-SHA-256 and score. Nothing is ever unpickled (``weights_only``).
+``iteration-000050.pt`` is the state after 50 iterations; ``iteration-000050.json`` beside it holds
+its SHA-256 and score. Nothing is ever unpickled (``weights_only``).
 """
 
 import hashlib
 import io
 import json
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -41,7 +40,7 @@ class Checkpoint(NamedTuple):
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: after a crash at any moment it holds the old bytes or the new ones."""
+    """Replace ``path`` by ``data``: after a crash at any moment it holds the old or the new."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(data)
@@ -68,9 +67,10 @@ class CheckpointFolder:
         self._keep = keep
 
     def save(self, iteration: int, state: dict[str, Any], score: float) -> Path:
-        """Save ``state`` (tensors, numbers, strings, lists, dictionaries) after ``iteration`` iterations.
+        """Save the state after ``iteration`` iterations.
 
         Args:
+            state: tensors, numbers, strings, lists and dictionaries only.
             score: higher is better; decides which one is kept as the best.
 
         Raises:
@@ -80,29 +80,37 @@ class CheckpointFolder:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()
-        path = self.folder / f"iteration-{iteration:06d}.pt"
+        path = self.folder / _file_name(iteration)
         note = {"iteration": iteration, "score": score, "sha256": hashlib.sha256(data).hexdigest()}
-        # The note first: a .pt without its note would look damaged, a note without its .pt is not seen.
+        # The note first: a .pt without its note would look damaged; a note alone is not seen.
         write_atomically(path.with_suffix(".json"), json.dumps(note).encode())
         write_atomically(path, data)
-        self._prune()
+        self._prune(iteration)
         return path
+
+    def is_empty(self) -> bool:
+        """Whether nothing was saved yet."""
+        return not any(self.folder.glob("iteration-*.pt"))
 
     def all(self) -> list[Checkpoint]:
         """Checkpoints with a readable note, newest first; others are reported and left out."""
         found = []
-        for path in sorted(self.folder.glob("iteration-*.pt"), reverse=True):
+        for path in self.folder.glob("iteration-*.pt"):
             try:
                 note = json.loads(path.with_suffix(".json").read_text())
-                found.append(Checkpoint(path, int(note["iteration"]), float(note["score"])))
-            except (OSError, ValueError, KeyError, TypeError):
+                checkpoint = Checkpoint(path, int(note["iteration"]), float(note["score"]))
+                if path.name != _file_name(checkpoint.iteration):
+                    raise ValueError("the note is of another iteration")
+                found.append(checkpoint)
+            except Exception:  # whatever a damaged file leads to
                 warn(f"{path} has no readable note beside it; leaving it out")
+        found.sort(key=lambda c: c.iteration, reverse=True)
         return found
 
     def load(self, which: str = "last") -> tuple[Checkpoint, dict[str, Any]]:
         """Load a checkpoint: ``last``, ``best`` or the number of iterations.
 
-        A damaged one is reported, and the next older (for ``best``: the next best) intact one is taken.
+        A damaged one is reported, and the next older (``best``: the next best) intact one is taken.
 
         Raises:
             UserError: there is no such checkpoint, or none is intact.
@@ -114,9 +122,7 @@ class CheckpointFolder:
             candidates = [c for c in candidates if str(c.iteration) == which]
         if not candidates:
             available = ", ".join(str(c.iteration) for c in self.all()) or "none"
-            raise UserError(
-                f"{self.folder} has no checkpoint {which!r} (iterations there: {available})"
-            )
+            raise UserError(f"{self.folder} has no checkpoint {which}; there are: {available}")
         for checkpoint in candidates:
             state = self._read(checkpoint)
             if state is not None:
@@ -132,23 +138,22 @@ class CheckpointFolder:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             if not isinstance(state, dict):
                 raise ValueError("it does not hold a state dictionary")
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+        except Exception as error:  # whatever a damaged file leads to
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warn(f"{checkpoint.path} is damaged ({reason}); trying another")
             return None
         return state
 
-    def _prune(self) -> None:
+    def _prune(self, newest: int) -> None:
+        """Keep the newest and the best; later ones were damaged, or left behind by a resume."""
         checkpoints = self.all()
-        best = max(checkpoints, key=lambda c: c.score)
-        for checkpoint in checkpoints[self._keep :]:
-            if checkpoint != best:
+        valid = [c for c in checkpoints if c.iteration <= newest]
+        kept = [*valid[: self._keep], max(valid, key=lambda c: c.score)]
+        for checkpoint in checkpoints:
+            if checkpoint not in kept:
                 checkpoint.path.unlink(missing_ok=True)
                 checkpoint.path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _file_name(iteration: int) -> str:
+    return f"iteration-{iteration:06d}.pt"

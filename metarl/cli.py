@@ -2,35 +2,37 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from metarl import __version__, build
 from metarl.checkpoint import write_atomically
 from metarl.config import (
-    FIXED,
     Config,
     Parser,
     config_parser,
     find_config,
     fixed_settings,
     plain,
+    require_mapping,
     to_yaml,
 )
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation, PublishedConfig
 from metarl.metrics import ConsoleSink, JsonlSink, Sink, Sinks, TensorboardSink, WandbSink
 from metarl.run import RunFolder
-from metarl.trainer import Trainer, load_into
+from metarl.trainer import Trainer, first_difference, load_into
 
 COLUMNS = {
     "return/before": ("before", ".1f"),
@@ -43,7 +45,7 @@ COLUMNS = {
 
 
 def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """Turn a UserError into one line and exit code 2."""
+    """Turn a UserError into one line and exit code 2, Ctrl-C into one line and its usual 130."""
 
     @wraps(function)
     def run(argv: Sequence[str]) -> int:
@@ -52,6 +54,9 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
         except UserError as error:
             print(f"metarl {function.__name__}: error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print(f"metarl {function.__name__}: interrupted", file=sys.stderr)
+            return 130
 
     return run
 
@@ -95,6 +100,7 @@ class EvaluateOptions:
         inner_rates: inner rate of every inner step.
         seed: of the held-out tasks and their noise.
         threads: CPU threads, 0 for one per core.
+        device: where adaptation runs; null: where training ran.
         output: JSON file; null: evaluation.json in the run folder.
     """
 
@@ -105,6 +111,7 @@ class EvaluateOptions:
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
     seed: Annotated[int, Ge(0)] | None = None
     threads: Annotated[int, Ge(0)] = 0
+    device: Literal["cpu", "cuda"] | None = None
     output: str | None = None
 
 
@@ -114,23 +121,27 @@ def evaluate(argv: Sequence[str]) -> int:
     parser = Parser(prog="metarl evaluate", description=evaluate.__doc__, allow_abbrev=False)
     parser.add_argument("run", help="run folder.")
     parser.add_class_arguments(EvaluateOptions)
-    values = vars(parser.instantiate(parser.parse_args(list(argv))))
+    values = vars(parser.instantiate(parser.parse_settings(argv)))
     run = RunFolder.open(Path(values.pop("run")))
     options = EvaluateOptions(**values)
+    output = Path(options.output) if options.output else run.evaluation_file
+    _require_writable(output)
 
     config = _read_config(run)
     protocol = ("tasks", "trajectories", "inner_steps", "inner_rates", "seed")
     given = {n: getattr(options, n) for n in protocol if getattr(options, n) is not None}
     config = _checked(
         lambda: replace(
-            config, threads=options.threads, evaluation=replace(config.evaluation, **given)
+            config,
+            threads=options.threads,
+            device=options.device or config.device,
+            evaluation=replace(config.evaluation, **given),
         )
     )
     learner = build.make_learner(config)
     checkpoint, state = run.checkpoints().load(options.checkpoint)
     load_into(learner, state, fixed_settings(config), str(checkpoint.path))
     print(f"{run.path} after {checkpoint.iteration} iterations")
-    output = Path(options.output) if options.output else run.evaluation_file
     _show(learner.evaluate(checkpoint.iteration), config, output)
     return 0
 
@@ -140,9 +151,8 @@ COMMANDS = {"train": train, "evaluate": evaluate}
 
 def main() -> int:
     """The ``metarl`` command."""
-    parser = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning.")
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("command", choices=COMMANDS, help="see metarl COMMAND --help")
+    parser = Parser(prog="metarl", description="Meta-reinforcement learning.", version=__version__)
+    parser.add_argument("command", choices=list(COMMANDS), help="see metarl COMMAND --help")
     known = parser.parse_args(sys.argv[1:2] or ["--help"])
     return COMMANDS[known.command](sys.argv[2:])
 
@@ -153,10 +163,13 @@ def main() -> int:
 def _read_settings(argv: Sequence[str]) -> tuple[Config, RunFolder | None]:
     """The resolved config, and the run to resume if one was named."""
     parser = config_parser("metarl train")
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--resume")
     early.add_argument("--config", action="append", default=[])
-    known, overrides = early.parse_known_args(argv)
+    try:
+        known, overrides = early.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
     files = [find_config(name) for name in known.config]
     run = None if known.resume is None else RunFolder.open(Path(known.resume))
     if run is not None:
@@ -180,8 +193,12 @@ def _parse(
     overrides: Sequence[str],
     resumed: Config | None = None,
 ) -> Config:
+    for path in files:
+        require_mapping(path)
     arguments = [a for path in files for a in ("--config", str(path))]
-    namespace = parser.parse_args([*arguments, *overrides])
+    namespace = parser.parse_settings([*arguments, *overrides])
+    if "resume" in namespace:
+        raise UserError("resume is no setting for a file; say --resume on the command line")
     family = namespace.env.get("family")
     if resumed and family != resumed.env["family"]:
         raise UserError(f"the run to resume is of {resumed.env['family']}, not {family}")
@@ -192,14 +209,15 @@ def _parse(
         return build.resolve(Config(**values))
 
     config = _checked(make)
-    before, after = fixed_settings(resumed or config), fixed_settings(config)
-    for key in FIXED:
-        if before[key] != after[key]:
-            raise UserError(
-                f"a resumed run keeps its settings: {key} is {before[key]}, not {after[key]}; "
-                "start a new run instead"
-            )
+    difference = first_difference(_kept(resumed or config), _kept(config))
+    if difference:
+        raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     return config
+
+
+def _kept(config: Config) -> dict[str, Any]:
+    """What ``--resume`` may not change: the experiment, and where its run is kept."""
+    return {**fixed_settings(config), "folder": config.folder, "name": config.name}
 
 
 def _checked(make: Callable[[], Config]) -> Config:
@@ -237,21 +255,35 @@ def _show(evaluation: Evaluation, config: Config, output: Path) -> None:
         "published": plain(config.evaluation.published),
     }
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, json.dumps(result, indent=2).encode())
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}") from error
     print(f"written to {output}")
 
 
+def _require_writable(output: Path) -> None:
+    """Raises UserError when ``output`` cannot be written; better before the work than after it."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise UserError(f"cannot write {output}")
+
+
 def _table(evaluation: Evaluation, published: PublishedConfig) -> Table:
     table = Table(
         title=f"{len(evaluation.tasks)} held-out tasks, {evaluation.trajectories} trajectories "
-        "per task and inner step; mean return with 95 % interval"
+        "per task and inner step;\nmean return with 95 % interval",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,  # this and no edges: to fit 80 columns
+        pad_edge=False,
+        show_edge=False,
     )
-    names = ["inner steps", "rate", "return", "median", "length", "diverged"]
-    for name in names + ([published.source] if published.returns else []):
-        table.add_column(name, justify="right")
+    for name in ("inner steps", "rate", "return", "median", "length", "diverged"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if published.returns:
+        table.add_column(published.source, justify="right")
     for row in evaluation.rows():
         k = int(row["inner_steps"])
         cells = [

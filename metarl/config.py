@@ -7,6 +7,7 @@ them from files and command lines.
 import dataclasses
 import difflib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import yaml
 from annotated_types import Ge, Gt, MinLen
-from jsonargparse import ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from metarl.checkpoint import CheckpointConfig
 from metarl.errors import UserError
@@ -77,6 +78,22 @@ class Config(LearnerConfig):
     folder: str = "runs"
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        _require_finite("", dataclasses.asdict(self))
+        if self.name and (Path(self.name).name != self.name or self.name == ".."):
+            raise ValueError(f"name should be one folder's name, got {self.name}; see also folder")
+
+
+def _require_finite(where: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _require_finite(f"{where}.{key}".lstrip("."), entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _require_finite(where, entry)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} should be finite, got {value}")
+
 
 FIXED = ("env", "policy", "tasks", "trajectories", "inner", "advantage", "outer", "seed")
 """Settings that make a run what it is: a resumed run keeps them."""
@@ -84,7 +101,8 @@ FIXED = ("env", "policy", "tasks", "trajectories", "inner", "advantage", "outer"
 
 def plain(config: Any) -> dict[str, Any]:
     """A dataclass as dictionaries, lists, strings and numbers only."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values
 
 
 def fixed_settings(config: Config) -> dict[str, Any]:
@@ -104,15 +122,31 @@ class Parser(ArgumentParser):
         self.exit(2, f"{self.prog}: error: {one_line(message)}{self._did_you_mean(message)}\n")
         raise AssertionError("exit() does not return")
 
+    def parse_settings(self, arguments: Sequence[str]) -> Namespace:
+        """``parse_args`` that also refuses null, and a value in the place of a group."""
+        namespace = self.parse_args(list(arguments))
+        self._require_groups(self.get_defaults(), namespace)
+        try:
+            self.validate(namespace, skip_unset=False)
+        except TypeError as error:
+            self.error(str(error))
+        return namespace
+
+    def _require_groups(self, default: Namespace, found: Namespace, where: str = "") -> None:
+        for key, value in vars(default).items():
+            if isinstance(value, Namespace):
+                if not isinstance(found[key], Namespace):
+                    self.error(f"{where}{key} should be a mapping, got {found[key]}")
+                self._require_groups(value, found[key], f"{where}{key}.")
+
     def _did_you_mean(self, message: str) -> str:
-        known = [o.lstrip("-") for a in self._actions for o in a.option_strings]
-        unknown = re.search(r"--([\w.-]+)|option '([\w.-]+)'|[Kk]ey '([\w.-]+)'", message)
-        if unknown is None or not re.search("unrecognized|not accept|not expected", message):
-            return ""
-        group = re.search(r"[Gg]roup '([\w.]+)'", message)
-        word = next(g for g in unknown.groups() if g)
-        word = f"{group[1]}.{word}" if group and "." not in word else word
-        return suggestion(word, known)
+        """For an unknown option of the command line, or an unknown key of a file."""
+        known = [o for action in self._actions for o in action.option_strings]
+        if option := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
+            return suggestion(option[1], known)
+        if key := re.search(r"(?:Group '([\w.]+)' .*)?[Oo]ption '([\w.-]+)'", message):
+            return suggestion(".".join(filter(None, key.groups())), [o.lstrip("-") for o in known])
+        return ""
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
@@ -121,21 +155,51 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+}
+
+MESSAGES = (
+    (r"\s+", " "),
+    (r"\d+ validation errors? for \S+ (\d+ )?", ""),
+    (r"(than|to)( \[type=.*Given value: (\S+))$", r"\1 \3\2"),  # a bound equal to the value is cut
+    (r" \[type=.*?/v/\w+", ""),
+    (r"Does not validate against .*? Errors: - ", ""),  # of "... | None" only the first is wanted
+    (r"(\. Got value: .*?)? - Expected a <class 'NoneType'>.*Given value: ", ". Got value: "),
+    (r'Parser key "([\w.]+)":', r"\1"),
+    (r"Unable to load config .* Unable to load config \"(.*)\"", r"should be a mapping, got \1"),
+    (r"(Input|List) should", "should"),
+    (r", unable to parse string as an? \w+| after validation, not 0", ""),
+    (r"Expected a typing\.Literal\[(.*?)\]", r"should be one of \1"),
+    (r"Expected a <class '(\w+)'>", lambda found: f"should be {TYPES.get(found[1], found[1])}"),
+    (r"Expected a tuple", "should be a list"),
+    (r"\. Got value:", ", got"),
+)
+"""What jsonargparse and pydantic say, and how to say it without their internals."""
+
+
 def one_line(message: str) -> str:
-    """A parser's message without the parts that only its authors can read."""
-    message = re.sub(r"\d+ validation errors? for [\w\[\]\-., ]+\n", "", message)
-    message = re.sub(r"\[type=.*?\]\n", "", message)
-    message = re.sub(r"For further information visit \S+?(?=\.? Got|\s|$)", "", message)
-    return re.sub(r"\s*\. (?=Got value)", ". ", " ".join(message.split())).rstrip(" .")
+    """A parser's message as one line."""
+    for pattern, replacement in MESSAGES:
+        message = re.sub(pattern, replacement, message)
+    return message.strip(" .")
 
 
 def config_parser(prog: str) -> Parser:
-    """The parser of ``train``: ``--config FILE``, ``--resume RUN`` and every setting by its path."""
+    """The parser of ``train``: ``--config FILE``, ``--resume RUN``, every setting by its path."""
     parser = Parser(prog=prog, description="Meta-train a policy.", allow_abbrev=False)
     parser.add_argument(
         "--config", action="config", help="YAML file; a path, or a name from configs/."
     )
-    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder.")
+    parser.add_argument(
+        "--resume", metavar="RUN", default=SUPPRESS, help="continue the run in this folder."
+    )
     parser.add_class_arguments(Config)
     return parser
 
@@ -150,15 +214,28 @@ def parse_object(schema: type[Schema], values: dict[str, Any], where: str) -> Sc
     for key in values:
         if key not in known:
             raise UserError(
-                f"{where}.{key} is not a setting{suggestion(key, known)}; "
+                f"{where}.{key} is not a setting{suggestion(str(key), known)}; "
                 f"there are {', '.join(known)}"
             )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(schema)
     try:
-        return schema(**vars(parser.instantiate(parser.parse_object(values))))
+        namespace = parser.parse_object(values)
+        parser.validate(namespace, skip_unset=False)  # parse_object lets null pass
+        return schema(**vars(parser.instantiate(namespace)))
     except Exception as error:
         raise UserError(f"{where}: {one_line(str(error))}") from error
+
+
+def require_mapping(path: Path) -> None:
+    """Raises UserError unless ``path`` holds a YAML mapping."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {one_line(str(error))}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold settings, one `key: value` per line")
 
 
 def find_config(name: str) -> Path:

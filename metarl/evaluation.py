@@ -1,4 +1,4 @@
-"""How well a meta-policy adapts: scores after every inner step on held-out tasks, with intervals."""
+"""How well a policy adapts: scores after every inner step on held-out tasks, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -8,14 +8,18 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from metarl.checkpoint import write_atomically
 from metarl.errors import warn
@@ -51,22 +55,23 @@ class Sinks:
     def __init__(self, factories: Mapping[str, Callable[[], Sink]]):
         self._sinks: dict[str, Sink] = {}
         for name, factory in factories.items():
-            self._guard(name, lambda name=name, factory=factory: self._open(name, factory))
+            with self._guard(name):
+                self._sinks[name] = factory()
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         for name, sink in list(self._sinks.items()):
-            self._guard(name, lambda sink=sink: sink.log(iteration, metrics))
+            with self._guard(name):
+                sink.log(iteration, metrics)
 
     def close(self) -> None:
         for name, sink in list(self._sinks.items()):
-            self._guard(name, sink.close)
+            with self._guard(name):
+                sink.close()
 
-    def _open(self, name: str, factory: Callable[[], Sink]) -> None:
-        self._sinks[name] = factory()
-
-    def _guard(self, name: str, action: Callable[[], None]) -> None:
+    @contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
         try:
-            action()
+            yield
         except Exception as error:
             self._sinks.pop(name, None)
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -74,7 +79,7 @@ class Sinks:
 
 
 class JsonlSink:
-    """One JSON object per line and iteration, flushed at once; numbers that are not finite are null.
+    """One JSON object per line and iteration, flushed at once; null for what is not finite.
 
     Args:
         path: the file.
@@ -99,7 +104,7 @@ class JsonlSink:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Rows of a ``metrics.jsonl``; a line that a crash cut off is left out."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -125,19 +130,15 @@ class ConsoleSink:
     def __init__(self, total: int, start: int, columns: Mapping[str, tuple[str, str]]):
         self._total, self._start, self._columns = total, start, columns
         self._began = time.monotonic()
-        self._progress: Progress | None = None
+        self._live: Live | None = None
         console = Console(file=sys.stdout)
         if console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console,
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
             )
-            self._progress.start()
-            self._task = self._progress.add_task("training", total=total, completed=start)
+            self._task = self._progress.add_task("", total=total, completed=start)
+            self._live = Live(self._progress, console=console)
+            self._live.start()
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         text = "  ".join(
@@ -145,17 +146,18 @@ class ConsoleSink:
             for name, (label, spec) in self._columns.items()
             if name in metrics
         )
-        if self._progress is not None:
-            self._progress.update(self._task, completed=iteration + 1, description=text)
-            return
         done = iteration + 1
-        left = (time.monotonic() - self._began) / (done - self._start) * (self._total - done)
-        minutes, seconds = divmod(round(left), 60)
-        print(f"{done}/{self._total}  {text}  left {minutes}:{seconds:02d}", flush=True)
+        seconds = (time.monotonic() - self._began) / (done - self._start) * (self._total - done)
+        left = f"left {timedelta(seconds=round(seconds))}"
+        if self._live is None:
+            print(f"{done}/{self._total}  {text}  {left}", flush=True)
+            return
+        self._progress.update(self._task, completed=done, description=left)
+        self._live.update(Group(self._progress, Text(text, no_wrap=True, overflow="ellipsis")))
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
 
 
 class WandbSink:
@@ -192,11 +194,11 @@ class WandbSink:
             "resume": "allow" if start else None,
             "settings": wandb.Settings(init_timeout=self.INIT_TIMEOUT, silent=True),
         }
-        mode = self._mode(settings.wandb)
         try:
-            self._run = wandb.init(**arguments, **({"mode": mode} if mode else {}))
+            self._run = wandb.init(**arguments, mode=self._mode(settings.wandb))
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-            warn(f"wandb cannot go online, so this run is logged offline: {_one_line(error)}")
+            reason = str(error).partition("\n")[0]
+            warn(f"wandb cannot go online, so this run is logged offline: {reason}")
             wandb.teardown()
             self._run = wandb.init(**arguments, mode="offline")
 
@@ -240,7 +242,3 @@ class TensorboardSink:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _one_line(error: BaseException, limit: int = 200) -> str:
-    return " ".join(str(error).split())[:limit]

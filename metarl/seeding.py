@@ -1,8 +1,8 @@
 """The one place that makes randomness.
 
-Every random number comes from a generator that is derived from (seed, iteration, task, purpose), never
-carried along. A resumed run needs no generator state, and no result depends on how tasks are split
-over threads or processes.
+Every random number comes from a generator that is derived from (seed, iteration, task, purpose),
+never carried along. A resumed run needs no generator state, and no result depends on how tasks are
+split over threads or processes.
 """
 
 from enum import IntEnum

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol
@@ -50,12 +49,16 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        # os.write, not print: a signal may arrive in the middle of one, and it does not reenter.
+        terminal = os.isatty(2)
         if self.requested:
+            if terminal:
+                os.write(2, b"\x1b[?25h\n")  # the cursor, which the progress display hides
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.requested = True
-        # Not print(): a signal may arrive in the middle of one, and it does not reenter.
-        os.write(sys.stderr.fileno(), b"metarl: stopping after this iteration; again to stop now\n")
+        gap = b"\n" if terminal else b""  # the progress display redraws its own two lines
+        os.write(2, gap + b"metarl: stopping after this iteration; again to stop now\n" + gap)
 
 
 class Trainer:
@@ -87,12 +90,18 @@ class Trainer:
         self.start = 0
 
     def resume(self, which: str = "last") -> None:
-        """Continue from a checkpoint.
+        """Continue from a checkpoint; from the start if the run was stopped before its first one.
 
         Raises:
-            UserError: there is none that is intact and of these settings.
+            UserError: none is intact, or it is of other settings or beyond the run's iterations.
         """
+        if self._checkpoints.is_empty():
+            return
         checkpoint, state = self._checkpoints.load(which)
+        if checkpoint.iteration > self._iterations:
+            raise UserError(
+                f"the run has done {checkpoint.iteration} iterations, more than {self._iterations}"
+            )
         load_into(self._learner, state, self._settings, str(checkpoint.path))
         self.start = checkpoint.iteration
 
@@ -136,12 +145,21 @@ def load_into(
     Raises:
         UserError: it was made with other settings.
     """
-    saved = state.get("settings")
-    for key, value in settings.items():
-        if not isinstance(saved, dict) or saved.get(key) != value:
-            found = saved.get(key) if isinstance(saved, dict) else None
-            raise UserError(f"{origin} was made with {key}={found}, this run has {key}={value}")
+    difference = first_difference(state.get("settings"), dict(settings), "settings")
+    if difference:
+        raise UserError(f"{origin} was made with other settings: {difference}")
     try:
         learner.load_state_dict(state["learner"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{origin} does not fit this run: {error}") from error
+
+
+def first_difference(found: Any, wanted: Any, where: str = "") -> str:
+    """Where nested dictionaries differ first: ``outer.max_kl is 0.01, not 0.02``; else nothing."""
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return "" if found == wanted else f"{where} is {found}, not {wanted}"
+    differences = (
+        first_difference(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
+        for key in {**wanted, **found}
+    )
+    return next(filter(None, differences), "")

@@ -32,8 +32,8 @@ from metarl.build import make_family, make_learner
 from metarl.config import Config, PolicyConfig
 from metarl.core.outer import cores
 from metarl.core.params import flatten, tree_map
-from metarl.core.trust_region import TrustRegionConfig
-from metarl.rl.learner import MetaRLLearner, Sampled
+from metarl.rl.diagnostics import Sampled
+from metarl.rl.learner import MetaRLLearner, OuterConfig
 from metarl.rl.sampler import Stream
 from metarl.seeding import Purpose
 
@@ -104,7 +104,7 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         threads=threads,
         device=args.device,
         chunk_size=args.chunk_size,
-        outer=TrustRegionConfig(hvp_check_every=0),
+        outer=OuterConfig(hvp_check_every=0),
     )
     learner = make_learner(config)
     family = make_family(config.env)
@@ -115,13 +115,13 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         numbers.setdefault(name, []).append(value)
 
     limit = physics_limit(config)
-    phi = learner._theta_of_every_task(case.tasks)
+    phi = learner.theta_of_every_task(case.tasks)
     for _ in range(args.repeats):
         if limit is not None:
             record("physics limit, env steps/s", limit())
         record("sampler, env steps/s", sampler_speed(learner, phi, tasks, case.trajectories))
 
-    support, query = learner._adapt(tasks, config.inner.alphas, case.trajectories, STREAM)
+    support, query = learner.adapt_and_sample(tasks, config.inner.alphas, case.trajectories, STREAM)
     gradient = partial(outer_gradient, learner, support, query)
     # The counter does not see other threads.
     flop = meta_gradient_flop(make_learner(replace(config, threads=1)), support, query)
@@ -174,7 +174,7 @@ def physics_limit(config: Config) -> Callable[[], float] | None:
 def sampler_speed(learner: MetaRLLearner, phi: Any, tasks: Any, trajectories: int) -> float:
     """Env steps per second of the training sampler, from call to finished trajectories."""
     began = time.perf_counter()
-    sampled = learner._sampler.collect(phi, tasks, trajectories, STREAM)
+    sampled = learner.sampler.collect(phi, tasks, trajectories, STREAM)
     return float(sampled.mask.sum()) / (time.perf_counter() - began)
 
 

@@ -25,20 +25,18 @@ class InnerAlgorithm:
         first_order: do not differentiate through the inner gradient.
         head_only: adapt only the parameters of the last layer.
         learned_rates: one learned rate per parameter element, part of the meta-parameters.
-        source: paper.
     """
 
     first_order: bool = False
     head_only: bool = False
     learned_rates: bool = False
-    source: str = ""
 
 
 ALGORITHMS: dict[str, InnerAlgorithm] = {
-    "maml": InnerAlgorithm(source="Finn et al. 2017"),
-    "fomaml": InnerAlgorithm(first_order=True, source="Finn et al. 2017, section 5.2"),
-    "anil": InnerAlgorithm(head_only=True, source="Raghu et al. 2020"),
-    "meta-sgd": InnerAlgorithm(learned_rates=True, source="Li et al. 2017"),
+    "maml": InnerAlgorithm(),  # Finn et al. 2017
+    "fomaml": InnerAlgorithm(first_order=True),  # Finn et al. 2017, section 5.2
+    "anil": InnerAlgorithm(head_only=True),  # Raghu et al. 2020
+    "meta-sgd": InnerAlgorithm(learned_rates=True),  # Li et al. 2017
 }
 
 

@@ -79,6 +79,7 @@ class TaskMap:
     def mean_and_grad(self, objective: Objective, meta: Params, data: Any) -> tuple[Tensor, Params]:
         """Mean of ``objective`` over tasks, [K], and the meta-gradient of its first entry."""
 
+        @torch.enable_grad()
         def run(chunk: Any) -> tuple[Tensor, Params]:
             leaves = _leaves(meta)
             value = self._sum(objective, leaves, chunk)
@@ -91,6 +92,7 @@ class TaskMap:
     def hvp(self, objective: Objective, meta: Params, data: Any, vector: Params) -> Params:
         """Exact product of the mean objective's Hessian with ``vector``, by double backward."""
 
+        @torch.enable_grad()
         def run(chunk: Any) -> Params:
             leaves = _leaves(meta)
             gradient = _grad(self._sum(objective, leaves, chunk)[0], leaves, create_graph=True)

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -28,7 +28,7 @@ class Functional:
         skeleton = getattr(self._skeletons, "module", None)
         if skeleton is None:
             skeleton = self._skeletons.module = copy.deepcopy(self._module)
-        return torch.func.functional_call(skeleton, dict(params), args)
+        return torch.func.functional_call(skeleton, dict(params), args, strict=True)
 
 
 def parameters_of(module: nn.Module) -> Params:
@@ -49,11 +49,6 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     """
     parts = torch.split(vector, [p.numel() for p in like.values()])
     return {name: part.view_as(p) for (name, p), part in zip(like.items(), parts, strict=True)}
-
-
-def stack(params: Sequence[Params]) -> Params:
-    """Parameters of M tasks as one dictionary with a leading axis, [M, ...]."""
-    return {name: torch.stack([p[name] for p in params]) for name in params[0]}
 
 
 def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:

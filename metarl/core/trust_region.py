@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
-from annotated_types import Ge, Gt, Interval, Le
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 HessianVectorProduct: TypeAlias = Callable[[Tensor], Tensor]
@@ -37,9 +37,6 @@ class TrustRegionConfig:
         hvp_epsilon: length of the finite difference in parameter space.
         hvp_symmetric: use central differences; the one-sided default saves half of the gradients
             and is allowed because the KL's gradient is zero at the sampling policy.
-        hvp_check_every: log the relative difference of the two products every so many iterations;
-            0: never.
-        curvature_fraction: fraction of the query trajectories that the curvature is estimated from.
     """
 
     max_kl: Annotated[float, Gt(0)] = 0.01
@@ -51,8 +48,6 @@ class TrustRegionConfig:
     hvp: Literal["finite-difference", "exact"] = "finite-difference"
     hvp_epsilon: Annotated[float, Gt(0)] = 1e-3
     hvp_symmetric: bool = False
-    hvp_check_every: Annotated[int, Ge(0)] = 10
-    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
 
 
 def dot(a: Tensor, b: Tensor) -> float:

@@ -1,15 +1,13 @@
 """Meta-reinforcement learning: algorithm 3 of Finn et al. 2017 with a TRPO outer step."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, cast
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,9 +17,9 @@ from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_step
 from metarl.evaluation import Evaluation, EvaluationConfig
+from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
 from metarl.rl.losses import INNER_LOSSES, Batch, Policy, mean_kl, surrogate_and_kl
-from metarl.rl.returns import masked_mean
-from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch, summarize
+from metarl.rl.rollout import AdvantageConfig, make_batch
 from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose, generator
 
@@ -66,6 +64,20 @@ class InnerConfig:
 
 
 @dataclass(frozen=True)
+class OuterConfig(TrustRegionConfig):
+    """The outer TRPO step.
+
+    Args:
+        hvp_check_every: log the relative difference of the finite-difference and the exact
+            Hessian-vector product every so many iterations; 0: never.
+        curvature_fraction: fraction of the query trajectories that the curvature is estimated from.
+    """
+
+    hvp_check_every: Annotated[int, Ge(0)] = 10
+    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+
+
+@dataclass(frozen=True)
 class LearnerConfig:
     """Everything that one meta-update depends on.
 
@@ -81,16 +93,7 @@ class LearnerConfig:
     trajectories: Annotated[int, Ge(1)] = 20
     inner: InnerConfig = field(default_factory=InnerConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    outer: TrustRegionConfig = field(default_factory=TrustRegionConfig)
-
-
-class Sampled(NamedTuple):
-    """One round of sampling with every task's own policy."""
-
-    phi: Params  # [M, ...], the policies
-    trajectories: Trajectories
-    batch: Batch  # the trajectories with advantages, as losses see them
-    explained_variance: Tensor  # [M], of the baseline
+    outer: OuterConfig = field(default_factory=OuterConfig)
 
 
 class MetaRLLearner:
@@ -135,7 +138,7 @@ class MetaRLLearner:
         self._algorithm = algorithm
         self._adapted = adapted
         self._inner_loss = partial(INNER_LOSSES[config.inner.loss], policy)
-        self._sampler = sampler
+        self.sampler = sampler
         self._task_map = task_map
         self._seed = seed
         self._clock = Clock()
@@ -149,17 +152,24 @@ class MetaRLLearner:
         rng = generator(self._seed, Purpose.TRAIN_TASKS, iteration)
         tasks = self._family.sample_tasks(rng, config.tasks)
         stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration)
-        *support, query = self._adapt(tasks, config.inner.alphas, config.trajectories, stream)
-        collected = self.env_steps
-        metrics = self._sampling_metrics([*support, query])
-        metrics |= self._update(support, query, iteration)
-        return metrics | self._clock.metrics(self.env_steps - collected)
+        *support, query = self.adapt_and_sample(
+            tasks, config.inner.alphas, config.trajectories, stream
+        )
+        env_steps = int(sum(r.trajectories.mask.sum() for r in (*support, query)))
+        self.env_steps += env_steps
+        return {
+            **sampling_metrics([*support, query]),
+            "inner/gradient_norm": self._inner_gradient_norm([*support, query]),
+            "env_steps": float(self.env_steps),
+            **self._update(support, query, iteration),
+            **self._clock.metrics(env_steps),
+        }
 
-    def _adapt(
+    def adapt_and_sample(
         self, tasks: Array, alphas: Sequence[float], trajectories: int, stream: Stream
     ) -> list[Sampled]:
         """Sample with theta, adapt every task, sample with phi: one round more than inner steps."""
-        phi = self._theta_of_every_task(len(tasks))
+        phi = self.theta_of_every_task(len(tasks))
         rounds = [self._sample(phi, tasks, trajectories, stream)]
         for k, rate in enumerate(self._rates(self.meta, alphas), start=1):
             phi = self._inner_step(phi, rate, rounds[-1].batch)
@@ -172,8 +182,13 @@ class MetaRLLearner:
         """Move theta so that the policies adapted from it do better on the query trajectories."""
         config = self.config.outer
         due = config.hvp_check_every > 0 and iteration % config.hvp_check_every == 0
+        due = due and not self._algorithm.first_order
         with self._clock("update"):
             problem = self.outer_problem([s.batch for s in support], query.batch)
+            if self._algorithm.first_order:
+                # Its gradient takes d phi / d theta for the identity, but moving theta moves phi by
+                # the true one: finite differences would mix the two into no Hessian at all.
+                config = replace(config, hvp="exact")
             theta, stats = trust_region_step(problem, flatten(self.meta), config, check_hvp=due)
             self.meta = {name: p.clone() for name, p in unflatten(theta, self.meta).items()}
         self.rejected_updates += int(not stats["accepted"])
@@ -185,7 +200,7 @@ class MetaRLLearner:
     def _sample(self, phi: Params, tasks: Array, trajectories: int, stream: Stream) -> Sampled:
         """Trajectories of every task's own policy, with advantages."""
         with self._clock("sampling"):
-            sampled = self._sampler.collect(phi, tasks, trajectories, stream)
+            sampled = self.sampler.collect(phi, tasks, trajectories, stream)
         with self._clock("adaptation"):
             batch, explained = make_batch(sampled, self.config.advantage, self._task_map)
         return Sampled(phi, sampled, batch, explained)
@@ -200,7 +215,7 @@ class MetaRLLearner:
         with self._clock("adaptation"):
             return cast(Params, self._task_map.map(one_task, (phi, support)))
 
-    def _adapted_policy(self, meta: Params, support: Sequence[Batch]) -> Params:
+    def adapted_policy(self, meta: Params, support: Sequence[Batch]) -> Params:
         """phi of one task as a differentiable function of the meta-parameters."""
         theta, _ = split_rates(meta)
         rates = self._rates(meta, self.config.inner.alphas)
@@ -218,11 +233,11 @@ class MetaRLLearner:
         curvature_data = (tuple(support), tree_map(lambda x: x[:, :kept], query))
 
         def objective(meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-            phi = self._adapted_policy(meta, task[0])
+            phi = self.adapted_policy(meta, task[0])
             return surrogate_and_kl(self._policy, phi, task[1])
 
         def kl(meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-            return mean_kl(self._policy, self._adapted_policy(meta, task[0]), task[1])
+            return mean_kl(self._policy, self.adapted_policy(meta, task[0]), task[1])
 
         def loss_and_kl(theta: Tensor) -> tuple[float, float]:
             surrogate, divergence = task_map.mean(objective, unflatten(theta, like), data)
@@ -245,7 +260,7 @@ class MetaRLLearner:
         _, learned = split_rates(meta)
         return inner_rates(self._adapted, alphas, learned, self.config.inner.rate)
 
-    def _theta_of_every_task(self, tasks: int) -> Params:
+    def theta_of_every_task(self, tasks: int) -> Params:
         theta, _ = split_rates(self.meta)
         return {name: p.expand(tasks, *p.shape) for name, p in theta.items()}
 
@@ -257,14 +272,16 @@ class MetaRLLearner:
         tasks = self._family.sample_tasks(
             generator(config.seed, Purpose.EVALUATION_TASKS), config.tasks
         )
-        alphas = config.rates(self.config.inner.rate)
+        alphas = config.rates(self.config.inner.alphas[0])
         trajectories = config.trajectories or self.config.trajectories
         stream = Stream(config.seed, Purpose.EVALUATION_ROLLOUT)
-        rounds = [r.trajectories for r in self._adapt(tasks, alphas, trajectories, stream)]
+        rounds = [
+            r.trajectories for r in self.adapt_and_sample(tasks, alphas, trajectories, stream)
+        ]
         return Evaluation(
             tasks=tasks,
             task_fields=self._family.task_fields,
-            returns=_numpy([r.returns.mean(1) for r in rounds]),
+            returns=_numpy([r.returns.nanmean(1) for r in rounds]),
             lengths=_numpy([r.lengths.mean(1) for r in rounds]),
             diverged=_numpy([r.diverged.sum() for r in rounds]),
             inner_rates=alphas,
@@ -289,52 +306,13 @@ class MetaRLLearner:
         self.env_steps = int(state["env_steps"])
         self.rejected_updates = int(state["rejected_updates"])
 
-    def _inner_gradient_norm(self, theta: Params, phi: Params) -> float:
-        """Norm of the first inner gradient, recovered from the step; mean over tasks."""
+    def _inner_gradient_norm(self, rounds: Sequence[Sampled]) -> float:
+        """Norm of the first inner gradient, recovered from its step; mean over tasks."""
+        theta, phi = rounds[0].phi, rounds[1].phi
         (rate,) = self._rates(self.meta, self.config.inner.alphas[:1])
         gradients = [(theta[n] - phi[n]) / rate[n] for n in self._adapted]
         squares = sum(g.flatten(1).square().sum(1) for g in gradients)
         return float(torch.as_tensor(squares).sqrt().mean())
-
-    def _sampling_metrics(self, rounds: Sequence[Sampled]) -> dict[str, float]:
-        first, last = rounds[0], rounds[-1]
-        self.env_steps += int(sum(r.trajectories.mask.sum() for r in rounds))
-        std = torch.exp(first.trajectories.sampling.log_std).mean(-1)
-        return {
-            **summarize(first.trajectories, "before"),
-            **summarize(last.trajectories, "after"),
-            "episodes/diverged": float(sum(r.trajectories.diverged.sum() for r in rounds)),
-            "policy/std": float(masked_mean(std, first.trajectories.mask)),
-            "inner/gradient_norm": self._inner_gradient_norm(first.phi, rounds[1].phi),
-            "baseline/explained_variance_before": float(first.explained_variance.mean()),
-            "baseline/explained_variance_after": float(last.explained_variance.mean()),
-            "env_steps": float(self.env_steps),
-        }
-
-
-class Clock:
-    """Wall-clock seconds of an iteration's parts."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-        self._seconds = {"sampling": 0.0, "adaptation": 0.0, "update": 0.0}
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._seconds[part] += time.perf_counter() - started
-
-    def metrics(self, env_steps: int) -> dict[str, float]:
-        """Seconds by part and of the whole, and env steps per second of sampling."""
-        return {
-            **{f"seconds/{part}": seconds for part, seconds in self._seconds.items()},
-            "seconds/iteration": time.perf_counter() - self._started,
-            "env_steps_per_second": env_steps / self._seconds["sampling"],
-        }
 
 
 def _numpy(rows: Sequence[Tensor]) -> Array:

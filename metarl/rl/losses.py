@@ -35,12 +35,13 @@ def reinforce_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
 
 
 def lvc_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
-    """Low-variance curvature: -mean pi / stop(pi) A (Rothfuss et al. 2019, equation 9).
+    """Low-variance curvature: -mean pi / pi_sampling A (Rothfuss et al. 2019, equation 9).
 
-    Same gradient as ``reinforce_loss``; its derivative also sees that the data came from pi_theta.
+    Same gradient as ``reinforce_loss`` at the sampling policy; its derivative also sees that the
+    data came from there. The denominator is the stored one and not stop(pi), so that the loss is a
+    function of the parameters alone and finite differences of its gradient mean something.
     """
-    log_probs = policy(params, batch.observations).log_prob(batch.actions)
-    ratio = torch.exp(log_probs - log_probs.detach())
+    ratio = _ratio(policy(params, batch.observations), batch)
     return -masked_mean(ratio * batch.advantages, batch.mask)
 
 
@@ -57,9 +58,14 @@ def surrogate_and_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
     stored while sampling.
     """
     new = policy(params, batch.observations)
-    ratio = torch.exp(new.log_prob(batch.actions) - batch.log_probs)
+    ratio = _ratio(new, batch)
     surrogate = -masked_mean(ratio * batch.advantages, batch.mask)
     return torch.stack([surrogate, masked_mean(batch.sampling.kl(new), batch.mask)])
+
+
+def _ratio(new: Gaussian, batch: Batch) -> Tensor:
+    """pi(a|s) / pi_sampling(a|s), [N, T]; 1 in the padding, where it must not overflow."""
+    return torch.exp((new.log_prob(batch.actions) - batch.log_probs) * batch.mask)
 
 
 def mean_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Gt, Interval
 from torch import Tensor
 
 from metarl.core.outer import TaskMap
-from metarl.evaluation import half_width
 from metarl.rl import baseline
 from metarl.rl.distributions import Gaussian
 from metarl.rl.losses import Batch
@@ -31,15 +30,15 @@ class Trajectories(NamedTuple):
     sampling: Gaussian  # [M, N, T, A], the distribution that the actions were drawn from
     log_probs: Tensor  # [M, N, T], of the actions, while sampling
     rewards: Tensor  # [M, N, T], 0 in the padding
-    discounts: Tensor  # [M, N, T], 0 where the env step terminated the episode, else 1
-    mask: Tensor  # [M, N, T], 1 for env steps, 0 for padding
+    discounts: Tensor  # [M, N, T], 0 where the env step terminated the episode; 1 for others
+    mask: Tensor  # [M, N, T], 1 for env steps; 0 for padding and for diverged episodes
     final_observations: Tensor  # [M, N, O], after the last env step
-    diverged: Tensor  # [M, N], 1 where the simulation broke and cut the episode short
+    diverged: Tensor  # [M, N], 1 where the simulation broke; nothing is learnt from such an episode
 
     @property
     def returns(self) -> Tensor:
-        """Undiscounted returns, [M, N]."""
-        return self.rewards.sum(-1)
+        """Undiscounted returns, [M, N]; NaN for diverged episodes."""
+        return self.rewards.sum(-1).masked_fill(self.diverged.bool(), torch.nan)
 
     @property
     def lengths(self) -> Tensor:
@@ -54,15 +53,15 @@ class AdvantageConfig:
     Args:
         discount: gamma.
         gae_lambda: lambda of generalised advantage estimation.
-        bootstrap: add the baseline's value of the state in which the horizon cut an episode off;
-            the papers do not.
+        bootstrap: an episode that the horizon cut off goes on with the baseline's value of its
+            last state, and the baseline does not know the time; the papers do neither.
         baseline_ridge: ridge coefficient of the linear feature baseline.
     """
 
     discount: Annotated[float, Interval(ge=0, le=1)] = 0.99
     gae_lambda: Annotated[float, Interval(ge=0, le=1)] = 1.0
     bootstrap: bool = False
-    baseline_ridge: Annotated[float, Ge(0)] = 1e-5
+    baseline_ridge: Annotated[float, Gt(0)] = 1e-5
 
 
 def make_batch(
@@ -74,19 +73,20 @@ def make_batch(
         The batch of all tasks, and the explained variance of the baseline, [M].
     """
     mask, discounts = trajectories.mask, config.discount * trajectories.discounts
-    rewards = trajectories.rewards
-    targets = discounted_returns(rewards, discounts)
+    rewards, targets = trajectories.rewards, discounted_returns(trajectories.rewards, discounts)
+    at_end = torch.arange(mask.shape[-1], device=mask.device) == trajectories.lengths[..., None] - 1
+    # discount of the value that follows the last env step: there, and as seen from every env step
+    cut_off = at_end * discounts * config.bootstrap
+    tails = discounted_returns(cut_off, discounts)
 
-    def values_of_task(task: tuple[Trajectories, Tensor]) -> tuple[Tensor, Tensor]:
-        return fitted_values(*task, config.baseline_ridge)
+    def values_of_task(task: tuple[Trajectories, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return fitted_values(*task, config)
 
-    values, final_values = task_map.map(values_of_task, (trajectories, targets))
-    if config.bootstrap:
-        steps = torch.arange(mask.shape[-1], device=mask.device)
-        at_end = steps == trajectories.lengths[..., None] - 1
-        rewards = rewards + at_end * discounts * final_values[..., None]
+    values, final_values = task_map.map(values_of_task, (trajectories, targets, tails))
     following = torch.nn.functional.pad(values, (0, 1))
-    advantages = generalized_advantages(rewards, discounts, following, config.gae_lambda)
+    advantages = generalized_advantages(
+        rewards + cut_off * final_values[..., None], discounts, following, config.gae_lambda
+    )
     batch = Batch(
         trajectories.observations,
         trajectories.actions,
@@ -98,25 +98,22 @@ def make_batch(
     return batch, torch.func.vmap(explained_variance)(values, targets, mask)
 
 
-def fitted_values(task: Trajectories, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Baseline values of one task's states, [N, T] (0 in the padding), and final states, [N]."""
-    steps = torch.arange(task.mask.shape[-1], device=task.mask.device)
-    x = baseline.features(task.observations, steps)
-    weights = baseline.fit(x, targets, task.mask, ridge)
-    final = baseline.features(task.final_observations, task.lengths) @ weights
-    return (x @ weights).to(targets.dtype) * task.mask, final.to(targets.dtype)
+def fitted_values(
+    task: Trajectories, targets: Tensor, tails: Tensor, config: AdvantageConfig
+) -> tuple[Tensor, Tensor]:
+    """Baseline values of one task's states, [N, T] (0 in the padding), and final states, [N].
 
+    The value w'x solves w'x_t = R_t + tail_t w'x_T in the least-squares sense, where R_t is the
+    return within the horizon and x_T the final state: plain regression where tail_t is 0.
 
-def summarize(trajectories: Trajectories, suffix: str) -> dict[str, float]:
-    """Undiscounted returns and episode lengths as metrics named ``.../{suffix}``.
-
-    The standard deviation is over all trajectories, the 95 % interval (half-width, Student's t)
-    over the means of the tasks.
+    Args:
+        targets: R_t, [N, T].
+        tails: discount from t to the end of an episode that goes on beyond it, else 0, [N, T].
     """
-    returns = trajectories.returns.double().cpu()
-    return {
-        f"return/{suffix}": float(returns.mean()),
-        f"return/{suffix}_std": float(returns.std(unbiased=False)),
-        f"return/{suffix}_ci95": half_width(returns.mean(1).numpy()),
-        f"length/{suffix}": float(trajectories.lengths.mean()),
-    }
+    steps = torch.arange(task.mask.shape[-1], device=task.mask.device)
+    known = 0.0 if config.bootstrap else 1.0  # with a value that goes on there is no time to go
+    x = baseline.features(task.observations, known * steps)
+    final = baseline.features(task.final_observations, known * task.lengths)
+    rows = x - tails[..., None] * final[:, None]
+    weights = baseline.fit(rows, targets, task.mask, config.baseline_ridge)
+    return (x @ weights).to(targets.dtype) * task.mask, (final @ weights).to(targets.dtype)

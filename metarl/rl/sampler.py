@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metarl.core.params import Params, tree_map
 from metarl.rl.distributions import Gaussian
@@ -93,53 +94,62 @@ class Sampler:
             num_trajectories: N.
             stream: source of initial states and action noise.
         """
-        m, n, horizon = len(tasks), num_trajectories, self._horizon
+        m, n = len(tasks), num_trajectories
         env = self._envs.get((m, n)) or self._envs.setdefault((m, n), self._make_env(m, n))
         params = {name: p.cpu() for name, p in params.items()}
         dtype = next(iter(params.values())).dtype
         rngs = stream.generators(m)
         observation = torch.from_numpy(env.reset(tasks, rngs)).to(dtype)
-
-        actions = torch.zeros(m, n, horizon, self._action_dim, dtype=dtype)
+        out = self._allocate(m, n, observation)
         for task, rng in enumerate(rngs):  # the noise now, each action once it is taken
-            noise = rng.standard_normal((n, horizon, self._action_dim), dtype=np.float32)
-            actions[task] = torch.from_numpy(noise)
-        observations = torch.zeros(m, n, horizon, observation.shape[-1], dtype=dtype)
-        means, log_stds = torch.zeros_like(actions), torch.zeros_like(actions)
-        rewards, discounts, mask = (torch.zeros(m, n, horizon, dtype=dtype) for _ in range(3))
-        diverged = torch.zeros(m, n, dtype=torch.bool)
+            noise = rng.standard_normal(out.actions.shape[1:], dtype=np.float32)
+            out.actions[task] = torch.from_numpy(noise)
 
-        for t in range(horizon):
-            alive = torch.from_numpy(env.alive.copy())
+        for t in range(self._horizon):
+            alive = torch.from_numpy(env.alive)
             if not alive.any():
                 break
             mean, log_std = self._act(params, observation)
-            action = mean + torch.exp(log_std) * actions[:, :, t]
+            action = mean + torch.exp(log_std) * out.actions[:, :, t]
             step = env.step(action.numpy())
-            observations[:, :, t], actions[:, :, t] = observation, action
-            means[:, :, t], log_stds[:, :, t] = mean, log_std
-            rewards[:, :, t] = torch.from_numpy(step.reward)
-            discounts[:, :, t] = torch.from_numpy(~step.terminated).to(dtype)
-            mask[:, :, t] = (alive & ~torch.from_numpy(step.diverged)).to(dtype)
-            diverged |= torch.from_numpy(step.diverged)
+            out.observations[:, :, t], out.actions[:, :, t] = observation, action
+            out.sampling.mean[:, :, t], out.sampling.log_std[:, :, t] = mean, log_std
+            out.rewards[:, :, t] = torch.from_numpy(step.reward)
+            out.discounts[:, :, t] = torch.from_numpy(~step.terminated)
+            out.mask[:, :, t] = alive
+            broken = torch.from_numpy(step.diverged) | ~torch.isfinite(action).all(-1)
+            out.diverged[alive & broken] = 1
             observation = torch.from_numpy(step.observation).to(dtype)
+        finished = _finish(out._replace(final_observations=observation))
+        return tree_map(lambda x: x.to(self._device), finished)
 
-        if not mask.all():
-            # Actions of finished episodes were never taken, and a broken one may hold NaN, which
-            # no mask can multiply away.
-            keep = mask[..., None].bool()
-            for x in (observations, actions, means, log_stds):
-                x.masked_fill_(~keep, 0)
-        sampling = Gaussian(means, log_stds)
-        trajectories = Trajectories(
-            observations,
-            actions,
-            sampling,
-            sampling.log_prob(actions) * mask,
-            rewards,
-            discounts,
-            mask,
-            observation,
-            diverged.to(dtype),
+    def _allocate(self, m: int, n: int, observation: Tensor) -> Trajectories:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(m, n, *shape, dtype=observation.dtype)
+
+        horizon, action_dim = self._horizon, self._action_dim
+        return Trajectories(
+            observations=zeros(horizon, observation.shape[-1]),
+            actions=zeros(horizon, action_dim),
+            sampling=Gaussian(zeros(horizon, action_dim), zeros(horizon, action_dim)),
+            log_probs=zeros(horizon),
+            rewards=zeros(horizon),
+            discounts=zeros(horizon),
+            mask=zeros(horizon),
+            final_observations=observation,
+            diverged=zeros(),
         )
-        return tree_map(lambda x: x.to(self._device), trajectories)
+
+
+def _finish(out: Trajectories) -> Trajectories:
+    """Blank what does not count, and add the log-probabilities."""
+    # A diverged episode counts for nothing: its return, cut short, could even look good.
+    mask = out.mask * (1 - out.diverged)[..., None]
+    padding = mask == 0
+    if padding.any():
+        # Actions of finished episodes were never taken, and those of a broken policy may be NaN,
+        # which no mask can multiply away.
+        for x in (out.observations, out.actions, *out.sampling):
+            x.masked_fill_(padding[..., None], 0)
+        out.rewards.masked_fill_(padding, 0)
+    return out._replace(mask=mask, log_probs=out.sampling.log_prob(out.actions) * mask)

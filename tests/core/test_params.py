@@ -12,7 +12,6 @@ from metarl.core.params import (
     flatten,
     leading_size,
     parameters_of,
-    stack,
     tree_map,
     unflatten,
 )
@@ -61,9 +60,12 @@ def test_parameters_of_are_copies() -> None:
     assert not params["weight"].requires_grad
 
 
-def test_stack_and_tree_map() -> None:
-    stacked = stack([{"w": torch.ones(2)}, {"w": torch.zeros(2)}])
-    assert stacked["w"].shape == (2, 2)
+def test_a_missing_parameter_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="bias"):
+        Functional(nn.Linear(2, 2))({"weight": torch.ones(2, 2)}, torch.ones(2))
+
+
+def test_tree_map() -> None:
     tree = {"p": Pair(torch.ones(3, 2), [torch.zeros(3)])}
     mapped = tree_map(lambda x: x + 1, tree)
     assert isinstance(mapped["p"], Pair)

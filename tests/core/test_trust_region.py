@@ -113,6 +113,16 @@ def test_step_is_the_constrained_optimum_of_the_model(hvp: str) -> None:
     assert stats["hvp_error"] < 1e-3
 
 
+def test_damping_is_added_to_the_curvature() -> None:
+    problem, theta, hessian = gaussian_problem()
+    config = TrustRegionConfig(max_kl=1e-8, cg_damping=10.0, hvp="exact")
+    new, _ = trust_region_step(problem, theta, config)
+    g = problem.loss_gradient(theta)[1]
+    direction = torch.linalg.solve(hessian + 10 * torch.eye(4, dtype=torch.float64), g)
+    step = theta - new
+    torch.testing.assert_close(step / step.norm(), direction / direction.norm())
+
+
 def changed(problem: Problem, **fields) -> Problem:
     return problem._replace(**fields)
 

@@ -1,21 +1,36 @@
 """Sampling, losses and the learner, on the real families at toy size."""
 
 import dataclasses
+from functools import partial
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
 
 from envs import FAMILIES, BatchedEnv
 from metarl.build import make_learner
 from metarl.config import Config, PolicyConfig
 from metarl.core.adapt import adapt
+from metarl.core.algorithms import ALGORITHMS
+from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.trust_region import TrustRegionConfig
-from metarl.rl.learner import InnerConfig, MetaRLLearner
-from metarl.rl.losses import Batch, lvc_loss, mean_kl, reinforce_loss, surrogate_and_kl
-from metarl.rl.returns import discounted_returns, generalized_advantages
+from metarl.core.trust_region import finite_difference_hvp, relative_difference
+from metarl.rl.diagnostics import return_metrics, sampling_metrics
+from metarl.rl.distributions import Gaussian
+from metarl.rl.learner import InnerConfig, MetaRLLearner, OuterConfig
+from metarl.rl.losses import (
+    INNER_LOSSES,
+    Batch,
+    lvc_loss,
+    mean_kl,
+    reinforce_loss,
+    surrogate_and_kl,
+)
+from metarl.rl.policy import ACTIVATIONS
 from metarl.rl.rollout import AdvantageConfig, Trajectories, fitted_values, make_batch
 from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose
@@ -37,7 +52,7 @@ def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings)
 def sampled(learner: MetaRLLearner, tasks: int = 4, trajectories: int = 5):
     config = learner.config
     rows = learner._family.sample_tasks(np.random.default_rng(0), tasks)
-    return learner._adapt(rows, config.inner.alphas, trajectories, STREAM)
+    return learner.adapt_and_sample(rows, config.inner.alphas, trajectories, STREAM)
 
 
 def double(tree):
@@ -93,11 +108,11 @@ def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads() -> None:
 
 def test_streams_are_repeatable_and_differ() -> None:
     learner = toy_learner()
-    phi = learner._theta_of_every_task(2)
+    phi = learner.theta_of_every_task(2)
     tasks = np.zeros((2, 2)) + 0.3
 
     def rewards(stream: Stream) -> Tensor:
-        return learner._sampler.collect(phi, tasks, 3, stream).rewards
+        return learner.sampler.collect(phi, tasks, 3, stream).rewards
 
     base = rewards(STREAM)
     assert torch.equal(base, rewards(STREAM))
@@ -113,8 +128,8 @@ def test_streams_are_repeatable_and_differ() -> None:
 
 def test_actions_follow_the_sampling_distribution() -> None:
     learner = toy_learner(policy=PolicyConfig(hidden_sizes=[8], init_std=0.3))
-    trajectories = learner._sampler.collect(
-        learner._theta_of_every_task(2), np.full((2, 2), 0.4), 200, STREAM
+    trajectories = learner.sampler.collect(
+        learner.theta_of_every_task(2), np.full((2, 2), 0.4), 200, STREAM
     )
     z = (trajectories.actions - trajectories.sampling.mean) / 0.3
     z = z[trajectories.mask.bool()]
@@ -164,56 +179,126 @@ def test_padding_changes_nothing() -> None:
         torch.testing.assert_close(values[0], values[1])
 
 
-def test_bootstrap_adds_the_value_of_the_last_state_only_where_the_horizon_cut() -> None:
-    learner = toy_learner("ant-direction", horizon=60)
-    trajectories = double(sampled(learner)[0].trajectories)
-    without, with_ = (
-        make_batch(
-            trajectories, AdvantageConfig(bootstrap=b, gae_lambda=0.0), learner._task_map
-        )
-        for b in (False, True)
+def constant_world(terminated: bool) -> Trajectories:
+    """One task, two episodes of four env steps with reward -1 that never leave one state."""
+    ones, zeros = torch.ones(1, 2, 4).double(), torch.zeros(1, 2, 4, 1).double()
+    discounts = ones.clone()
+    discounts[..., -1] = 0 if terminated else 1
+    return Trajectories(
+        observations=zeros,
+        actions=zeros,
+        sampling=Gaussian(zeros, zeros),
+        log_probs=zeros[..., 0],
+        rewards=-ones,
+        discounts=discounts,
+        mask=ones,
+        final_observations=zeros[:, :, 0],
+        diverged=zeros[:, :, 0, 0],
     )
-    ended_early = trajectories.lengths < 60
-    assert ended_early.any()
-    assert not ended_early.all()
-    difference = with_[0].advantages != without[0].advantages
-    # standardisation spreads a change over the task, so compare tasks without any cut episode
-    for m in range(4):
-        assert bool(difference[m].any()) == bool((~ended_early[m]).any())
 
 
-def test_bootstrap_is_the_value_of_the_last_observation() -> None:
-    learner = toy_learner("half-cheetah-velocity")  # never terminates: every episode is cut off
-    trajectories = double(sampled(learner)[0].trajectories)
-    config = AdvantageConfig(bootstrap=True, gae_lambda=0.8)
-    batch, _ = make_batch(trajectories, config, learner._task_map)
-    discounts = config.discount * trajectories.discounts
-    targets = discounted_returns(trajectories.rewards, discounts)
-    for m in range(4):
-        values, final = fitted_values(task(trajectories, m), targets[m], config.baseline_ridge)
-        following = torch.cat([values, final[:, None]], dim=1)
-        raw = generalized_advantages(
-            trajectories.rewards[m], discounts[m], following, config.gae_lambda
-        )
-        torch.testing.assert_close(
-            batch.advantages[m], (raw - raw.mean()) / raw.std(unbiased=False), rtol=1e-6, atol=1e-6
-        )
+def test_bootstrap_lets_an_episode_that_was_cut_off_go_on() -> None:
+    """gamma = 1/2, reward -1 for ever: V = -2 in every state, and no action has an advantage."""
+    config = AdvantageConfig(discount=0.5, bootstrap=True, baseline_ridge=1e-9)
+    tails = torch.tensor([[0.0625, 0.125, 0.25, 0.5]] * 2).double()
+    returns = torch.tensor([[-1.875, -1.75, -1.5, -1.0]] * 2).double()
+    values, final = fitted_values(task(constant_world(False), 0), returns, tails, config)
+    torch.testing.assert_close(values, torch.full((2, 4), -2.0).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(final, torch.full((2,), -2.0).double(), atol=1e-5, rtol=0)
+
+
+def test_a_terminated_episode_does_not_go_on() -> None:
+    """Returns to go of -(4, 3, 2, 1) with discount 1, whatever the value of the last state."""
+    config = AdvantageConfig(discount=1.0, bootstrap=True)
+    advantages = make_batch(constant_world(True), config, TaskMap())[0].advantages[0, 0]
+    expected = torch.tensor([-1.5, -0.5, 0.5, 1.5]).double() / 1.25**0.5
+    torch.testing.assert_close(advantages, expected, atol=1e-6, rtol=0)
+
+
+# --- divergence
+
+
+def test_a_diverged_episode_counts_for_nothing() -> None:
+    """Its return, cut short, would be the best of all where rewards are negative."""
+
+    class Breaking(BatchedEnv):
+        def step(self, action):
+            step = super().step(action)
+            first = np.zeros(self.shape, dtype=bool)
+            first[0, 0] = self._elapsed.max() == 3
+            return step._replace(diverged=step.diverged | first)
+
+    learner = toy_learner("half-cheetah-velocity")
+    family = learner._family
+    sampler = Sampler(
+        lambda m, n: Breaking(family, m, n), learner._policy, family.action_dim, family.horizon
+    )
+    phi, tasks = learner.theta_of_every_task(2), np.ones((2, 1))
+    broken = sampler.collect(phi, tasks, 3, STREAM)
+    whole = learner.sampler.collect(phi, tasks, 3, STREAM)
+    assert broken.diverged.tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert broken.mask[0, 0].sum() == 0
+    assert torch.isnan(broken.returns[0, 0])
+    assert torch.equal(broken.returns[0, 1:], whole.returns[0, 1:])
+    metrics = return_metrics(broken, "after")
+    kept = torch.stack([whole.returns[0, 1:].mean(), whole.returns[1].mean()])
+    assert metrics["return/after"] == pytest.approx(float(kept.mean()))
 
 
 # --- losses
 
 
-def test_ratio_is_one_and_kl_zero_at_the_sampling_policy() -> None:
-    learner = toy_learner("half-cheetah-velocity")
-    support, query = sampled(learner)
-    problem = learner.outer_problem([support.batch], query.batch)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("loss", INNER_LOSSES)
+@pytest.mark.parametrize("rates", [[0.1], [0.1, 0.05]])
+def test_ratio_is_one_and_kl_zero_at_the_sampling_policy(algorithm, loss, rates) -> None:
+    inner = InnerConfig(algorithm=algorithm, loss=loss, steps=len(rates), rates=rates)
+    learner = toy_learner("half-cheetah-velocity", inner=inner)
+    *support, query = sampled(learner)
+    problem = learner.outer_problem([s.batch for s in support], query.batch)
     (surrogate, kl), gradient = problem.loss_gradient(flatten(learner.meta))
     assert abs(kl) < 1e-10
     assert abs(surrogate) < 1e-6, "the mean of standardised advantages at ratio one"
-    assert float(problem.kl_gradient(flatten(learner.meta)).norm()) < 1e-4 * float(gradient.norm())
+    assert float(problem.kl_gradient(flatten(learner.meta)).norm()) < 1e-3 * float(gradient.norm())
     new = learner._policy(task(query.phi, 0), query.batch.observations[0])
     ratio = torch.exp(new.log_prob(query.batch.actions[0]) - query.batch.log_probs[0])
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
+
+
+def test_kl_is_from_the_sampling_to_the_new_policy() -> None:
+    learner = toy_learner()
+    support, _ = sampled(learner)
+    batch: Batch = task(double(support.batch), 0)
+    params = double(learner.meta)
+    params["log_std"] = params["log_std"] - 0.7
+    params["head.bias"] = params["head.bias"] + 0.3
+    new = learner._policy(params, batch.observations)
+    old, new = (Independent(Normal(g.mean, g.log_std.exp()), 1) for g in (batch.sampling, new))
+    valid = batch.mask.bool()
+    expected = kl_divergence(old, new)[valid].mean()
+    assert not torch.allclose(expected, kl_divergence(new, old)[valid].mean(), rtol=0.1)
+    torch.testing.assert_close(mean_kl(learner._policy, params, batch), expected)
+    surrogate, kl = surrogate_and_kl(learner._policy, params, batch)
+    torch.testing.assert_close(kl, expected)
+    ratio = (new.log_prob(batch.actions) - old.log_prob(batch.actions)).exp()
+    torch.testing.assert_close(surrogate, -(ratio * batch.advantages)[valid].mean())
+
+
+def test_padding_cannot_overflow_the_ratio() -> None:
+    learner = toy_learner("ant-direction", horizon=60)
+    support, _ = sampled(learner)
+    batch: Batch = task(support.batch, 0)
+    assert (batch.mask == 0).any()
+    narrow = learner.meta | {"log_std": torch.full((8,), -50.0)}
+    batch = batch._replace(
+        actions=learner._policy(narrow, batch.observations).mean,  # keeps the ratio of the others
+        log_probs=torch.zeros_like(batch.log_probs),
+    )
+    batch = batch._replace(
+        log_probs=learner._policy(narrow, batch.observations).log_prob(batch.actions) * batch.mask
+    )
+    for loss in (lvc_loss, surrogate_and_kl):
+        assert torch.isfinite(loss(learner._policy, narrow, batch)).all()
 
 
 def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> None:
@@ -247,6 +332,38 @@ def test_lvc_differs_from_reinforce_in_the_meta_gradient_only() -> None:
     assert not torch.allclose(problems["lvc"][1], problems["reinforce"][1], rtol=1e-2)
 
 
+@pytest.mark.parametrize("loss", INNER_LOSSES)
+def test_lvc_estimates_the_known_meta_gradient_of_a_gaussian_bandit(loss: str) -> None:
+    """Actions from N(theta, 1), reward -(a - g)^2 / 2, one inner step, real samples.
+
+    In expectation phi = theta - alpha (theta - g), and the gradient of the return of phi is
+    (1 - alpha)^2 (theta - g). REINFORCE's inner loss forgets that its data came from theta and
+    gives another factor for d phi / d theta, by far.
+    """
+    theta, goal, alpha, n = 0.8, -0.4, 0.3, 400_000
+    generator = torch.Generator().manual_seed(0)
+
+    def policy(params: Params, observations: Tensor) -> Gaussian:
+        mean = params["mean"].expand(*observations.shape[:-1], 1)
+        return Gaussian(mean, torch.zeros_like(mean))
+
+    def batch_of(mean: float) -> Batch:
+        z = torch.randn(n, 1, 1, generator=generator, dtype=torch.float64)
+        sampling = Gaussian(torch.full_like(z, mean), torch.zeros_like(z))
+        rewards = -((mean + z - goal) ** 2)[..., 0] / 2
+        return Batch(
+            z, mean + z, rewards, sampling, sampling.log_prob(mean + z), torch.ones_like(rewards)
+        )
+
+    support, query = batch_of(theta), batch_of(theta - alpha * (theta - goal))
+    leaf = torch.tensor([theta], dtype=torch.float64, requires_grad=True)
+    inner = partial(INNER_LOSSES[loss], policy)
+    phi = adapt(inner, {"mean": leaf}, [{"mean": alpha}], [support])
+    (gradient,) = torch.autograd.grad(surrogate_and_kl(policy, phi, query)[0], leaf)
+    exact = (1 - alpha) ** 2 * (theta - goal)
+    assert (abs(float(gradient) - exact) < 0.02) == (loss == "lvc")
+
+
 # --- the outer problem
 
 
@@ -275,17 +392,46 @@ def test_outer_gradient_equals_finite_differences_in_float64(algorithm: str, ste
             assert agrees == (algorithm != "fomaml"), "FOMAML alone drops the second-order term"
 
 
+@pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if not ALGORITHMS[a].first_order])
+@pytest.mark.parametrize("loss", INNER_LOSSES)
+def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str) -> None:
+    inner = InnerConfig(algorithm=algorithm, loss=loss, rate=0.5)
+    learner = toy_learner("half-cheetah-velocity", inner=inner)
+    support, query = sampled(learner)
+    learner.meta = double(learner.meta)
+    problem = learner.outer_problem([double(support.batch)], double(query.batch))
+    theta = flatten(learner.meta)
+    generator = torch.Generator().manual_seed(0)
+    u, v = torch.randn(2, len(theta), generator=generator).double()
+    product = finite_difference_hvp(problem.kl_gradient, theta, 1e-5, symmetric=True)
+    assert relative_difference(product(v), problem.kl_hvp(theta, v)) < 1e-4
+    assert float(u @ product(v)) == pytest.approx(float(v @ product(u)), rel=1e-3)
+
+
+def test_fomaml_uses_the_exact_product() -> None:
+    """Finite differences of its gradient are no Hessian; the exact product is one."""
+    learner = toy_learner(inner=InnerConfig(algorithm="fomaml", rate=0.5))
+    support, query = sampled(learner)
+    problem = learner.outer_problem([support.batch], query.batch)
+    theta = flatten(learner.meta)
+    generator = torch.Generator().manual_seed(0)
+    u, v = torch.randn(2, len(theta), generator=generator)
+    uhv, vhu = u @ problem.kl_hvp(theta, v), v @ problem.kl_hvp(theta, u)
+    assert float(uhv) == pytest.approx(float(vhu), rel=1e-3)
+    metrics = learner.iterate(0)
+    assert metrics["outer/accepted"] == 1
+    assert "outer/hvp_error" not in metrics
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmetric: bool) -> None:
-    from metarl.core.trust_region import finite_difference_hvp, relative_difference
-
     learner = toy_learner(policy=PolicyConfig(hidden_sizes=[4]))
     support, query = sampled(learner)
     learner.meta = double(learner.meta)
     data = (double(support.batch), double(query.batch))
     theta = flatten(learner.meta)
     # the KL's gradient is exactly zero where the sampling distribution is recomputed in float64
-    phi = [learner._adapted_policy(learner.meta, [task(data[0], m)]) for m in range(4)]
+    phi = [learner.adapted_policy(learner.meta, [task(data[0], m)]) for m in range(4)]
     dists = [learner._policy(p, data[1].observations[m]) for m, p in enumerate(phi)]
     exact_sampling = type(dists[0])(
         torch.stack([d.mean for d in dists]), torch.stack([d.log_std for d in dists])
@@ -297,7 +443,7 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
         batch = data[1]._replace(sampling=exact_sampling)
         kls = [
             mean_kl(
-                learner._policy, learner._adapted_policy(meta, [task(data[0], m)]), task(batch, m)
+                learner._policy, learner.adapted_policy(meta, [task(data[0], m)]), task(batch, m)
             )
             for m in range(4)
         ]
@@ -321,7 +467,7 @@ def test_loop_vmap_and_threads_agree(chunk_size: int, threads: int) -> None:
 
 
 def test_curvature_fraction_uses_that_part_of_the_query_trajectories() -> None:
-    learner = toy_learner(outer=TrustRegionConfig(curvature_fraction=0.4))
+    learner = toy_learner(outer=OuterConfig(curvature_fraction=0.4))
     support, query = sampled(learner)
     part = learner.outer_problem([support.batch], query.batch)
     cut = tree_map(lambda x: x[:, :2], query.batch)
@@ -332,6 +478,67 @@ def test_curvature_fraction_uses_that_part_of_the_query_trajectories() -> None:
 
 
 # --- iterating
+
+
+def test_iterations_and_inner_steps_draw_their_own_tasks_and_noise() -> None:
+    learner = toy_learner("half-cheetah-velocity", inner=InnerConfig(steps=2))
+    seen, streams = [], []
+    collect = learner.sampler.collect
+
+    def recording(phi, tasks, trajectories, stream):
+        seen.append(tasks.copy())
+        streams.append(stream)
+        return collect(phi, tasks, trajectories, stream)
+
+    learner.sampler.collect = recording  # type: ignore[method-assign]
+    for iteration in (0, 1):
+        learner.iterate(iteration)
+    assert all(np.array_equal(seen[0], tasks) for tasks in seen[:3]), "one set per iteration"
+    assert not np.array_equal(seen[0], seen[3])
+    assert len(set(streams)) == 6
+
+
+def test_metrics_say_what_was_sampled() -> None:
+    learner = toy_learner("half-cheetah-velocity", policy=PolicyConfig([8], init_std=0.5))
+    *support, query = sampled(learner)
+    metrics = sampling_metrics([*support, query])
+    for name, trajectories in (("before", support[0].trajectories), ("after", query.trajectories)):
+        returns = trajectories.rewards.sum(-1).double().numpy()
+        assert metrics[f"return/{name}"] == pytest.approx(returns.mean())
+        assert metrics[f"return/{name}_std"] == pytest.approx(returns.std())
+        low, high = scipy.stats.t.interval(
+            0.95, 3, loc=returns.mean(), scale=scipy.stats.sem(returns.mean(1))
+        )
+        assert metrics[f"return/{name}_ci95"] == pytest.approx((high - low) / 2)
+    assert metrics["policy/std"] == pytest.approx(0.5)
+    assert metrics["return/before"] != metrics["return/after"]
+    full = toy_learner("half-cheetah-velocity").iterate(0)
+    assert full["env_steps"] == 2 * 4 * 5 * 12, "support and query"
+
+
+def test_inner_gradient_norm_is_that_of_the_inner_loss() -> None:
+    learner = toy_learner(inner=InnerConfig(rate=0.37))
+    rounds = sampled(learner)
+    norms = []
+    for m in range(4):
+        leaves = {n: p.clone().requires_grad_() for n, p in learner.meta.items()}
+        value = learner._inner_loss(leaves, task(rounds[0].batch, m))
+        grads = torch.autograd.grad(value, list(leaves.values()))
+        norms.append(torch.cat([g.flatten() for g in grads]).norm())
+    measured = learner._inner_gradient_norm(rounds)
+    assert measured == pytest.approx(float(torch.stack(norms).mean()), rel=1e-3)
+
+
+def test_evaluation_starts_from_the_trained_rate() -> None:
+    learner = toy_learner(inner=InnerConfig(rates=[0.5], rate=0.1))
+    assert learner.evaluate(0).inner_rates == [0.5, 0.25, 0.25]
+
+
+def test_choices_of_the_config_are_the_rows_of_the_tables() -> None:
+    hints = get_type_hints(InnerConfig)
+    assert set(get_args(hints["algorithm"])) == set(ALGORITHMS)
+    assert set(get_args(hints["loss"])) == set(INNER_LOSSES)
+    assert set(get_args(get_type_hints(PolicyConfig)["activation"])) == set(ACTIVATIONS)
 
 
 def test_update_stays_in_the_trust_region_and_improves_the_surrogate() -> None:
@@ -371,6 +578,7 @@ def test_a_nan_policy_does_not_move_theta_and_is_counted() -> None:
     assert metrics["outer/accepted"] == 0
     assert metrics["outer/rejected_total"] == 1
     assert metrics["episodes/diverged"] == 2 * 4 * 5
+    assert np.isnan(metrics["return/after"]), "not 0, which would be the best return of all"
     assert torch.isnan(learner.meta["head.bias"]).all()
     assert torch.isfinite(learner.meta["head.weight"]).all()
 
@@ -394,7 +602,7 @@ def test_meta_training_beats_a_broken_gradient_by_far() -> None:
         trajectories=10,
         threads=2,
         inner=InnerConfig(rate=0.1),
-        outer=TrustRegionConfig(max_kl=0.02),
+        outer=OuterConfig(max_kl=0.02),
     )
     first = learner.evaluate(0).returns.mean(1)
     for iteration in range(25):

@@ -1,0 +1,83 @@
+"""What a meta-update logs beside the statistics of its outer step."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.core.params import Params
+from metarl.evaluation import half_width
+from metarl.rl.losses import Batch
+from metarl.rl.returns import masked_mean
+from metarl.rl.rollout import Trajectories
+
+
+class Sampled(NamedTuple):
+    """One round of sampling with every task's own policy."""
+
+    phi: Params  # [M, ...], the policies
+    trajectories: Trajectories
+    batch: Batch  # the trajectories with advantages, as losses see them
+    explained_variance: Tensor  # [M], in-sample, of the baseline
+
+
+def sampling_metrics(rounds: Sequence[Sampled]) -> dict[str, float]:
+    """Returns before the first and after the last inner step, and what they rest on."""
+    first, last = rounds[0], rounds[-1]
+    std = torch.exp(first.trajectories.sampling.log_std).mean(-1)
+    return {
+        **return_metrics(first.trajectories, "before"),
+        **return_metrics(last.trajectories, "after"),
+        "episodes/diverged": float(sum(r.trajectories.diverged.sum() for r in rounds)),
+        "policy/std": float(masked_mean(std, first.trajectories.mask)),
+        "baseline/explained_variance_before": float(first.explained_variance.mean()),
+        "baseline/explained_variance_after": float(last.explained_variance.mean()),
+    }
+
+
+def return_metrics(trajectories: Trajectories, suffix: str) -> dict[str, float]:
+    """Undiscounted returns and episode lengths as metrics named ``.../{suffix}``.
+
+    The mean and the 95 % interval (half-width, Student's t) are over the means of the tasks, the
+    standard deviation over all trajectories. Diverged episodes are left out; NaN if none is left.
+    """
+    per_task = trajectories.returns.double().nanmean(1).cpu().numpy()
+    per_task = per_task[np.isfinite(per_task)]
+    returns = trajectories.returns[~trajectories.diverged.bool()].double()
+    return {
+        f"return/{suffix}": float(per_task.mean()) if len(per_task) else float("nan"),
+        f"return/{suffix}_std": float(returns.std(unbiased=False))
+        if len(returns)
+        else float("nan"),
+        f"return/{suffix}_ci95": half_width(per_task),
+        f"length/{suffix}": float(trajectories.lengths.mean()),
+    }
+
+
+class Clock:
+    """Wall-clock seconds of an iteration's parts."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+        self._seconds = {"sampling": 0.0, "adaptation": 0.0, "update": 0.0}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[part] += time.perf_counter() - started
+
+    def metrics(self, env_steps: int) -> dict[str, float]:
+        """Seconds by part and of the whole, and env steps per second of sampling."""
+        return {
+            **{f"seconds/{part}": seconds for part, seconds in self._seconds.items()},
+            "seconds/iteration": time.perf_counter() - self._started,
+            "env_steps_per_second": env_steps / self._seconds["sampling"],
+        }

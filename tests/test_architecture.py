@@ -1,0 +1,108 @@
+"""Imports point one way, and nothing is unpickled: read from the source itself."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for folder in ("metarl", "envs", "scripts")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+# A module imports of its own layer and of those before it.
+LAYERS = (
+    {"metarl.core"},
+    {
+        *("metarl.errors", "metarl.seeding", "metarl.evaluation", "metarl.checkpoint"),
+        *("metarl.metrics", "metarl.run", "metarl.distributed", "metarl.trainer"),
+    },
+    {"metarl.rl", "metarl.supervised", "metarl.report"},
+    {"metarl.config"},
+    {"metarl.build"},
+    {"metarl.cli"},
+    {"scripts"},
+)
+APART = ({"metarl.rl"}, {"metarl.supervised"})
+USERS_OF_ENVS = {"envs", "metarl.build", "scripts"}
+LIBRARIES_OF_CORE = {"torch", "annotated_types"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of what a file imports, wherever in the file it does."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def layer(name: str) -> int:
+    """0 for the core; the package itself, which holds the version, counts as such."""
+    if name.startswith("metarl.__") or name == "metarl":
+        return 0
+    found = [number for number, layer in enumerate(LAYERS) if within(name, layer)]
+    assert found, f"say in LAYERS where {name} belongs"
+    return found[0]
+
+
+def test_the_sources_are_found():
+    names = {module_name(path) for path in SOURCES}
+    assert {"envs.family", "metarl.core.adapt", "metarl.rl.learner", "scripts.train"} <= names
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[0] != "envs"], ids=str)
+def test_imports_point_one_way(path: Path):
+    name = module_name(path)
+    for imported in imports(path):
+        if within(imported, {"metarl", "scripts"}):
+            assert layer(imported) <= layer(name), f"{name} imports {imported}"
+            for one, other in (APART, APART[::-1]):
+                assert not (within(name, one) and within(imported, other))
+        if within(imported, {"envs"}):
+            assert within(name, USERS_OF_ENVS), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[0] == "envs"], ids=str)
+def test_environments_know_no_torch(path: Path):
+    assert not any(within(imported, {"torch", "metarl", "scripts"}) for imported in imports(path))
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[:2] == ("metarl", "core")], ids=str)
+def test_the_core_knows_torch_only(path: Path):
+    libraries = {imported.partition(".")[0] for imported in imports(path)} - {"metarl"}
+    assert libraries <= LIBRARIES_OF_CORE | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_nothing_is_unpickled(path: Path):
+    unsafe = {"pickle", "dill", "joblib", "shelve", "marshal"}
+    assert not any(within(imported, unsafe) for imported in imports(path))
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Call):
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            called = ast.unparse(node.func)
+            assert called != "torch.load" or options.get("weights_only") == "True"
+            assert called not in ("np.load", "numpy.load") or options.get("allow_pickle") != "True"
+            assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")
+
+
+def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch):
+    """The reader of import statements sees every kind of them."""
+    source = "import a.b\nfrom c import d, e\ndef f():\n    if f:\n        from g.h import i\n"
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "x.py").write_text(source)
+    assert set(imports(Path("x.py"))) == {"a.b", "c.d", "c.e", "g.h.i"}

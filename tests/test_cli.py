@@ -1,0 +1,376 @@
+"""Commands: what they refuse, and how they read settings."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from envs import FAMILIES
+from envs.point import PointNavigation
+from metarl import cli
+from metarl.cli import evaluate, train
+from metarl.metrics import read_metrics
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "workplace"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must be refused: code 2, one line, nothing written; returns the line."""
+
+    def run(command: Callable[[list[str]], int], *arguments: str) -> str:
+        before = snapshot(workplace)
+        capsys.readouterr()
+        try:
+            code = command(list(arguments))
+        except SystemExit as exit_:
+            code = exit_.code
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1, err
+        assert re.match(r"metarl( train| evaluate)?: error: \S", err), err
+        assert "Traceback" not in err
+        assert snapshot(workplace) == before
+        return err
+
+    return run
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+# --- bad settings
+
+BAD_SETTINGS = [
+    # unknown keys and names
+    ("--taks 3", "unrecognized arguments: --taks 3 (did you mean --tasks?)"),
+    ("--outer.max_kll 1", "did you mean --outer.max_kl?"),
+    ("--env.horizont 5", "env.horizont is not a setting (did you mean horizon?)"),
+    ("--env.family point-navigatoin", "did you mean point-navigation?"),
+    ("--env.family nothing-like-it", "is unknown; there are point-navigation, half-cheetah-"),
+    ("--env {}", "env.family None is unknown"),
+    ("--inner.algorithm mamll", "inner.algorithm should be one of 'maml', 'fomaml', 'anil'"),
+    ("--inner.algorithm reptile", "inner.algorithm should be one of"),
+    ("--device tpu", "device should be one of 'cpu', 'cuda', got tpu"),
+    ("--config poitn_navigation", "did you mean point_navigation?"),
+    ("positional", "unrecognized arguments: positional"),
+    ("--conf smoke", "unrecognized arguments: --conf"),
+    # wrong types
+    ("--tasks many", "tasks should be a valid integer, got many"),
+    ("--tasks 1.5", "tasks should be a valid integer, got 1.5"),
+    ("--inner.rate fast", "inner.rate should be a valid number, got fast"),
+    ("--inner.rates 0.1", "inner.rates should be a list, got 0.1"),
+    ("--outer.hvp_symmetric 3", "outer.hvp_symmetric should be true or false, got 3"),
+    ("--policy.hidden_sizes 100", "policy.hidden_sizes should be a valid list, got 100"),
+    ("--policy 100", "policy should be a mapping, got 100"),
+    ("--env 3", "env should be a mapping, got 3"),
+    ("--env.horizon x", "horizon should be an integer, got x"),
+    ("--env.goal_range 1", "goal_range should be a list, got 1"),
+    ("--env.goal_range [1]", "goal_range should be a list with 2 elements, got [1]"),
+    ("--env.goal_range [a,b]", "goal_range should be a number, got a"),
+    ("--logging.wandb off", "logging.wandb should be one of 'auto', 'online', 'offline'"),
+    ("--tasks", "argument --tasks: expected one argument"),
+    ("--config", "argument --config: expected one argument"),
+    # values out of range
+    ("--tasks 0", "tasks should be greater than or equal to 1, got 0"),
+    ("--trajectories 0", "trajectories should be greater than or equal to 1, got 0"),
+    ("--iterations 0", "iterations should be greater than 0, got 0"),
+    ("--seed -1", "seed should be greater than or equal to 0, got -1"),
+    ("--threads -1", "threads should be greater than or equal to 0, got -1"),
+    ("--chunk_size 0", "chunk_size should be greater than 0, got 0"),
+    ("--inner.rate -0.1", "inner.rate should be greater than 0, got -0.1"),
+    ("--inner.rate inf", "inner.rate should be finite, got inf"),
+    ("--inner.rate nan", "inner.rate should be"),
+    ("--inner.rates [-0.1]", "inner.rates should be greater than 0, got [-0.1]"),
+    ("--outer.max_kl 0", "outer.max_kl should be greater than 0, got 0"),
+    ("--outer.max_kl -1", "outer.max_kl should be greater than 0, got -1"),
+    ("--outer.backtrack_ratio 1", "outer.backtrack_ratio should be less than 1, got 1"),
+    ("--advantage.discount 2", "advantage.discount should be less than or equal to 1, got 2"),
+    ("--policy.hidden_sizes []", "policy.hidden_sizes should have at least 1 item, got []"),
+    ("--policy.hidden_sizes [8,0]", "policy.hidden_sizes should be greater than 0, got [8, 0]"),
+    ("--policy.init_std 0", "policy.init_std should be greater than 0, got 0"),
+    ("--checkpoint.keep 0", "checkpoint.keep should be greater than or equal to 1, got 0"),
+    ("--evaluation.tasks 0", "evaluation.tasks should be greater than 0, got 0"),
+    ("--env.horizon 0", "env: horizon must be an integer of at least 1, got 0"),
+    ("--env.action_scale 0", "env: action_scale must be positive"),
+    ("--name a/b", "name should be one folder's name, got a/b"),
+    ("--name ..", "name should be one folder's name, got .."),
+    # values that contradict each other
+    ("--env.goal_range [1,0]", "env: goal_range must be [low, high] with low < high"),
+    ("--inner.rates [0.1,0.2]", "inner.rates has 2 entries for 1 inner steps"),
+    ("--evaluation.inner_rates [0.1]", "evaluation.inner_rates has 1 entries for 2 inner steps"),
+    # places that cannot be written; root may write anywhere else
+    ("--folder /dev/null/runs", "cannot write the run folder /dev/null/runs/smoke-seed0-"),
+    ("--folder /proc/runs", "cannot write the run folder /proc/runs/smoke-seed0-"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_SETTINGS, ids=[b[0] for b in BAD_SETTINGS])
+def test_a_bad_setting_is_refused(refused, arguments: str, said: str):
+    assert said in refused(train, "--config", "smoke", *arguments.split())
+
+
+BAD_FILES = {
+    "taks: 3": "Option 'taks' is not accepted (did you mean tasks?)",
+    "outer: {max_kll: 3}": "does not accept option 'max_kll' (did you mean outer.max_kl?)",
+    "env: {family: point-navigation, horizont: 3}": "(did you mean horizon?)",
+    "env: {family: [point-navigation]}": "env.family ['point-navigation'] is unknown",
+    "env: {family: point-navigation, 3: 4}": "env.3 is not a setting",
+    "env: {family: half-cheetah-velocity, velocity_range: [2, 0]}": "velocity_range must be",
+    "env: point-navigation": "env should be a mapping, got point-navigation",
+    "env: null": "env should be a mapping, got None",
+    "outer: 3": "outer should be a mapping, got 3",
+    "outer: null": "outer should be a mapping, got None",
+    "evaluation: {published: []}": "evaluation.published should be a mapping, got []",
+    "tasks: null": "tasks should be a valid integer, got None",
+    "env: {family: point-navigation, horizon: null}": "horizon should be an integer, got None",
+    "name: [a]": "name should be text, got ['a']",
+    "resume: runs/a": "resume is no setting for a file",
+    "- tasks": "bad.yaml should hold settings",
+    "tasks": "bad.yaml should hold settings",
+    "": "bad.yaml should hold settings",
+    "env: {family: [": "cannot read bad.yaml: while parsing a flow node",
+    "name: !!python/object/apply:os.mkdir [made]": "cannot read bad.yaml: could not determine",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_FILES.items(), ids=list(BAD_FILES))
+def test_a_bad_config_file_is_refused(workplace: Path, refused, text: str, said: str):
+    (workplace / "bad.yaml").write_text(text)
+    assert said in refused(train, "--config", "smoke", "--config", "bad.yaml")
+
+
+@pytest.mark.parametrize("data", [bytes(range(256)), "ä".encode("latin-1"), b"\0\0"])
+def test_a_config_file_that_is_no_text_is_refused(workplace: Path, refused, data: bytes):
+    (workplace / "bad.yaml").write_bytes(data)
+    assert "cannot read bad.yaml" in refused(train, "--config", "bad.yaml")
+
+
+def test_a_config_that_is_missing_or_a_folder_is_refused(workplace: Path, refused):
+    (workplace / "folder").mkdir()
+    for name in ("missing.yaml", "folder"):
+        said = refused(train, "--config", name)
+        assert f"there is no config {name}; there are ant_direction, " in said
+        assert "paper/point_navigation" in said
+
+
+# --- run folders
+
+
+def test_what_is_no_run_is_not_resumed(workplace: Path, refused):
+    (workplace / "empty").mkdir()
+    (workplace / "file").touch()
+    for command, option in ((train, ["--resume"]), (evaluate, [])):
+        assert "there is no run folder missing" in refused(command, *option, "missing")
+        assert "there is no run folder file" in refused(command, *option, "file")
+        assert "empty holds no run: config.yaml is missing" in refused(command, *option, "empty")
+
+
+@pytest.fixture(scope="module")
+def two_iterations(tmp_path_factory: pytest.TempPathFactory, toy_settings: list[str]) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    assert train([*toy_settings, "--folder", str(folder), "--name", "run"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def finished(workplace: Path, two_iterations: Path) -> Path:
+    """A finished run of two iterations, ``./run``."""
+    return shutil.copytree(two_iterations, workplace / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--config half_cheetah_velocity", "the run to resume is of point-navigation, not half-"),
+        ("--env.family ant-goal --env.horizon 5", "the run to resume is of point-navigation"),
+        ("--seed 1", "a resumed run keeps its settings: seed is 0, not 1"),
+        ("--env.horizon 6", "env.horizon is 5, not 6"),
+        ("--outer.max_kl 0.5", "outer.max_kl is 0.01, not 0.5"),
+        ("--name other", "name is run, not other"),
+        ("--iterations 1", "the run has done 2 iterations, more than 1"),
+        ("--tasks 0", "tasks should be greater than or equal to 1, got 0"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another_one(finished: Path, refused, arguments: str, said: str):
+    assert said in refused(train, "--resume", "run", *arguments.split())
+
+
+def test_a_run_is_not_overwritten(finished: Path, refused, toy):
+    said = refused(train, *toy("run"), "--folder", ".")
+    assert "run already holds a run; choose another --name, or go on with --resume run" in said
+
+
+def test_a_run_whose_settings_are_damaged_is_refused(finished: Path, refused):
+    for data, said in ((b"\xff", "cannot read run/config.yaml"), (b"taks: 1", "mean tasks?")):
+        (finished / "config.yaml").write_bytes(data)
+        assert said in refused(train, "--resume", "run")
+        assert said in refused(evaluate, "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "the following arguments are required: run"),
+        ("run --taks 2", "did you mean --tasks?"),
+        ("run --tasks 0", "tasks should be greater than 0, got 0"),
+        ("run --inner_rates [-1]", "inner_rates should be greater than 0, got [-1]"),
+        ("run --inner_rates [.inf]", "evaluation.inner_rates should be finite, got inf"),
+        ("run --inner_steps 2 --inner_rates [0.1]", "has 1 entries for 2 inner steps"),
+        ("run --checkpoint 7", "has no checkpoint 7; there are: 2, 1"),
+        ("run --device tpu", "device should be one of 'cpu', 'cuda', got tpu"),
+        ("run --checkpoint worst", "has no checkpoint worst; there are: 2, 1"),
+        ("run --output /dev/null/x.json", "cannot write /dev/null/x.json"),
+        ("run --output run", "cannot write run"),
+    ],
+)
+def test_evaluate_refuses_bad_options(finished: Path, refused, arguments: str, said: str):
+    assert said in refused(evaluate, *arguments.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_made_on_a_gpu_is_evaluated_and_resumed_without_one(finished: Path, refused, toy):
+    said = refused(train, *toy("other"), "--device", "cuda")
+    assert "device: there is no CUDA GPU here" in said
+    settings = (finished / "config.yaml").read_text()
+    (finished / "config.yaml").write_text(settings.replace("device: cpu", "device: cuda"))
+    assert "use cpu" in refused(evaluate, "run")
+    assert evaluate(["run", "--device", "cpu"]) == 0
+    assert "use cpu" in refused(train, "--resume", "run", "--iterations", "3")
+    assert train(["--resume", "run", "--iterations", "3", "--device", "cpu"]) == 0
+
+
+def test_ctrl_c_outside_of_training_ends_the_command_in_one_line(toy, monkeypatch, capsys):
+    class Interrupted(PointNavigation):
+        def sample_tasks(self, rng, n):
+            if n == 7:  # of the evaluation
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().sample_tasks(rng, n)
+
+    monkeypatch.setitem(FAMILIES, "interrupted", Interrupted)
+    arguments = toy("run", "--env.family", "interrupted", "--evaluation.tasks", "7")
+    assert train([*arguments, "--evaluation.every", "0"]) == 130
+    assert capsys.readouterr().err == "metarl train: interrupted\n"
+
+
+# --- reading settings
+
+
+def read(run: Path) -> dict:
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def test_overrides_keep_the_other_settings_of_the_file(toy, runs: Path, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    Path("mine.yaml").write_text("outer: {max_kl: 1e-3, cg_iterations: 7}\n")
+    arguments = toy("run", "--outer.backtracks", "3", "--env.action_scale", "0.5")
+    # The command line wins whatever the order, and a later file wins over an earlier one.
+    assert train([*arguments, "--config", "mine.yaml", "--iterations", "1"]) == 0
+    config = read(runs / "run")
+    assert config["outer"]["max_kl"] == 1e-3
+    assert config["outer"]["cg_iterations"] == 2
+    assert config["outer"]["backtracks"] == 3
+    assert config["outer"]["hvp_check_every"] == 1  # of smoke.yaml
+    assert config["env"]["family"] == "point-navigation"
+    assert config["env"]["horizon"] == 5
+    assert config["env"]["action_scale"] == 0.5
+    assert config["env"]["goal_range"] == [-0.5, 0.5]  # the family's own
+    assert config["policy"]["activation"] == "tanh"  # the schema's own
+
+
+def test_a_run_folder_says_how_the_run_was_made(toy, runs: Path):
+    assert train(toy("run")) == 0
+    info = json.loads((runs / "run" / "run.json").read_text())
+    assert info["packages"]["torch"]
+    assert set(info) >= {"created", "command", "python", "git_commit", "tracking_id"}
+    assert len(read_metrics(runs / "run" / "metrics.jsonl")) == 2
+    assert not list(runs.rglob("*.tmp"))
+
+
+def test_a_config_is_found_by_name_and_by_path_from_any_directory(workplace: Path, capsys):
+    by_name, by_path = [], []
+    for name in ("smoke", "paper/ant_direction"):
+        path = Path(cli.__file__).parents[1] / "configs" / f"{name}.yaml"
+        for spelling, printed in ((name, by_name), (str(path), by_path)):
+            with pytest.raises(SystemExit):
+                train(["--config", spelling, "--print_config"])
+            printed.append(capsys.readouterr().out)
+    assert by_name == by_path
+    assert by_name[0] != by_name[1]
+
+
+def test_a_printed_config_is_a_config(workplace: Path, capsys):
+    def printed(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            train([*arguments, "--print_config"])
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    text = printed("--config", "smoke", "--outer.max_kl", "0.5")
+    assert yaml.safe_load(text)["outer"]["max_kl"] == 0.5
+    (workplace / "mine.yaml").write_text(text)
+    assert printed("--config", "mine.yaml") == text
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (train, ["--resume", "--outer.max_kl", "radius delta of the trust region"]),
+        (evaluate, ["--checkpoint", "last, best, or a number"]),
+    ],
+)
+def test_help_lists_the_options(command, options: list[str], capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in options:
+        assert option in text
+
+
+# --- as real commands
+
+
+def test_metarl_dispatches_to_its_commands(monkeypatch, refused, capsys):
+    def main(arguments: list[str]) -> int:
+        monkeypatch.setattr(sys, "argv", ["metarl", *arguments])
+        return cli.main()
+
+    for arguments, said in (
+        (["--version"], "metarl 0"),
+        (["--help"], "train,evaluate"),
+        ([], "train,evaluate"),
+        (["train", "--help"], "--outer.max_kl"),
+        (["evaluate", "--help"], "--inner_rates"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0
+        assert said in capsys.readouterr().out
+    assert "train" in refused(main, "trian")
+    assert "there is no run folder missing" in refused(main, "evaluate", "missing")
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_the_scripts_refuse_bad_input(tmp_path: Path, start, script, name: str):
+    process = start(script(name), "--config" if name == "train" else "--checkpoint", "missing")
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(rf"metarl {name}: error: .*\n", err)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,54 @@
+"""Every YAML in configs/: it parses, nothing of it is lost, and it runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metarl.cli import _read_config, train
+from metarl.config import to_yaml
+from metarl.metrics import read_metrics
+from metarl.run import RunFolder
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
+
+
+def test_there_is_a_config_for_every_experiment():
+    assert {"smoke", "point_navigation", "paper/point_navigation"} <= set(NAMES)
+    for body in ("half_cheetah_velocity", "half_cheetah_direction", "ant_direction", "ant_goal"):
+        assert {body, f"paper/{body}"} <= set(NAMES)
+
+
+def contains(whole: Any, part: Any) -> bool:
+    """Whether ``whole`` has all of the mapping ``part``, and perhaps more."""
+    if isinstance(part, dict):
+        return all(key in whole and contains(whole[key], value) for key, value in part.items())
+    return whole == part
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_read_whole_and_written_whole(tmp_path: Path, name: str):
+    run = RunFolder(tmp_path)
+    run.config_file.write_text((CONFIGS / f"{name}.yaml").read_text())
+    written = to_yaml(_read_config(run))
+    assert contains(yaml.safe_load(written), yaml.safe_load(run.config_file.read_text()))
+    run.config_file.write_text(written)
+    assert to_yaml(_read_config(run)) == written
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_runs_one_toy_iteration(toy, runs: Path, name: str, capsys):
+    assert train([*toy("run", "--iterations", "1"), "--config", name]) == 0
+    run = RunFolder.open(runs / "run")
+    (row,) = read_metrics(run.metrics_file)
+    assert row["iteration"] == 0
+    assert row["env_steps"] <= 2 * 3 * 2 * 5  # two rounds, tasks, trajectories, horizon
+    assert run.evaluation_file.is_file()
+    assert len(run.checkpoints().all()) == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    published = yaml.safe_load(run.config_file.read_text())["evaluation"]["published"]
+    for value in published["returns"][:2]:
+        assert f" {value:.2f}\n" in out
