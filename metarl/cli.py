@@ -79,13 +79,14 @@ def train(argv: Sequence[str]) -> int:
     )
     if resumed:
         trainer.resume()
+        run.require_not_ahead_of(trainer.start, config.checkpoint.every)
         run.update_config(to_yaml(config))
     print(f"run folder: {run.path}" + (f", from iteration {trainer.start}" if resumed else ""))
     if not trainer.run(lambda start: _open_sinks(config, run, start)):
         print(f"stopped; to go on: metarl train --resume {run.path}")
-        return 0
-    _show(learner.evaluate(config.iterations), config, run.evaluation_file)
-    return 0
+    else:
+        _show(learner.evaluate(config.iterations), config, config.iterations, run.evaluation_file)
+    return 0 if trainer.saved else 1
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,6 @@ def evaluate(argv: Sequence[str]) -> int:
     values = vars(parser.instantiate(parser.parse_settings(argv)))
     run = RunFolder.open(Path(values.pop("run")))
     options = EvaluateOptions(**values)
-    output = Path(options.output) if options.output else run.evaluation_file
-    _require_writable(output)
-
     config = _read_config(run)
     protocol = ("tasks", "trajectories", "inner_steps", "inner_rates", "seed")
     given = {n: getattr(options, n) for n in protocol if getattr(options, n) is not None}
@@ -141,8 +139,10 @@ def evaluate(argv: Sequence[str]) -> int:
     learner = build.make_learner(config)
     checkpoint, state = run.checkpoints().load(options.checkpoint)
     load_into(learner, state, fixed_settings(config), str(checkpoint.path))
+    output = Path(options.output) if options.output else run.evaluation_file
+    _require_writable(output)
     print(f"{run.path} after {checkpoint.iteration} iterations")
-    _show(learner.evaluate(checkpoint.iteration), config, output)
+    _show(learner.evaluate(checkpoint.iteration), config, checkpoint.iteration, output)
     return 0
 
 
@@ -246,12 +246,15 @@ def _open_sinks(config: Config, run: RunFolder, start: int) -> Sinks:
     return Sinks(factories)
 
 
-def _show(evaluation: Evaluation, config: Config, output: Path) -> None:
+def _show(evaluation: Evaluation, config: Config, iteration: int, output: Path) -> None:
     """Print the table and write the JSON."""
     Console().print(_table(evaluation, config.evaluation.published))
     result = {
         **evaluation.to_json(),
         "family": config.env["family"],
+        "iteration": iteration,
+        "seed": config.seed,
+        "evaluation_seed": config.evaluation.seed,
         "published": plain(config.evaluation.published),
     }
     try:

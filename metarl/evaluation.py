@@ -66,7 +66,8 @@ class Evaluation:
 
     Args:
         tasks: [M, task_dim], named by ``task_fields``.
-        returns: mean undiscounted return of every task after 0, 1, ... inner steps, [steps + 1, M].
+        returns: mean undiscounted return of every task after 0, 1, ... inner steps, [steps + 1, M];
+            NaN where all of a task's episodes diverged.
         lengths: mean episode length, [steps + 1, M].
         diverged: episodes that a broken simulation cut short, [steps + 1].
         inner_rates: [steps].
@@ -86,9 +87,9 @@ class Evaluation:
         return [
             {
                 "inner_steps": k,
-                "return": float(per_task.mean()),
-                "ci95": half_width(per_task),
-                "median": float(np.median(per_task)),
+                "return": float(np.nanmean(per_task)),
+                "ci95": half_width(per_task[np.isfinite(per_task)]),
+                "median": float(np.nanmedian(per_task)),
                 "length": float(self.lengths[k].mean()),
                 "diverged": float(self.diverged[k]),
             }
@@ -104,8 +105,8 @@ class Evaluation:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain lists and numbers."""
-        return {
+        """Everything, as plain lists and numbers; what is not finite is null."""
+        result = {
             "rows": self.rows(),
             "interval": "95 %, Student's t over tasks, half-width",
             "inner_rates": list(self.inner_rates),
@@ -115,6 +116,16 @@ class Evaluation:
             "returns": self.returns.tolist(),
             "lengths": self.lengths.tolist(),
         }
+        return {key: _finite(value) for key, value in result.items()}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def half_width(samples: NDArray[np.floating]) -> float:

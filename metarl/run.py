@@ -22,6 +22,7 @@ from typing import Any
 
 from metarl.checkpoint import CheckpointFolder, write_atomically
 from metarl.errors import UserError
+from metarl.metrics import read_metrics
 
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
@@ -43,7 +44,11 @@ class RunFolder:
             UserError: it already holds a run, or cannot be written.
         """
         run = cls(path)
-        if run.config_file.exists():
+        if (
+            run.config_file.exists()
+            or run.metrics_file.is_file()
+            or not run.checkpoints().is_empty()
+        ):
             raise UserError(
                 f"{path} already holds a run; choose another --name, or go on with --resume {path}"
             )
@@ -81,6 +86,20 @@ class RunFolder:
 
     def checkpoints(self, keep: int = 3) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)
+
+    def require_not_ahead_of(self, start: int, checkpoint_every: int) -> None:
+        """Raises UserError when a resume from ``start`` = 0 would throw away a run without need.
+
+        A run that was stopped before its first checkpoint starts again; one that has done more has
+        lost its checkpoints, and its metrics should not go the same way unasked.
+        """
+        if start > 0 or not self.metrics_file.is_file():
+            return
+        done = len(read_metrics(self.metrics_file))
+        if done > checkpoint_every:
+            raise UserError(
+                f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
+            )
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says; empty when it is missing or damaged."""

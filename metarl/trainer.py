@@ -88,8 +88,9 @@ class Trainer:
         self._checkpoint_every = checkpoint_every
         self._evaluate_every = evaluate_every
         self.start = 0
+        self.saved = True  # whether the newest checkpoint that was due is on disk
 
-    def resume(self, which: str = "last") -> None:
+    def resume(self) -> None:
         """Continue from a checkpoint; from the start if the run was stopped before its first one.
 
         Raises:
@@ -97,7 +98,7 @@ class Trainer:
         """
         if self._checkpoints.is_empty():
             return
-        checkpoint, state = self._checkpoints.load(which)
+        checkpoint, state = self._checkpoints.load()
         if checkpoint.iteration > self._iterations:
             raise UserError(
                 f"the run has done {checkpoint.iteration} iterations, more than {self._iterations}"
@@ -111,9 +112,9 @@ class Trainer:
         Args:
             open_sinks: opens the sinks for a session that begins at the given iteration.
         """
-        sinks = open_sinks(self.start)
-        try:
-            with StopRequest() as stop:
+        with StopRequest() as stop:
+            sinks = open_sinks(self.start)
+            try:
                 for iteration in range(self.start, self._iterations):
                     metrics = self._learner.iterate(iteration)
                     done = iteration + 1
@@ -125,15 +126,17 @@ class Trainer:
                         self._save(done, metrics[self._learner.score])
                     if stop.requested:
                         return done == self._iterations
-        finally:
-            sinks.close()
+            finally:
+                sinks.close()
         return True
 
     def _save(self, done: int, score: float) -> None:
         state = {"settings": self._settings, "learner": self._learner.state_dict()}
         try:
             self._checkpoints.save(done, state, score if math.isfinite(score) else -math.inf)
+            self.saved = True
         except OSError as error:
+            self.saved = False
             warn(f"checkpoint after iteration {done} not saved, training goes on: {error}")
 
 

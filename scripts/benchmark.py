@@ -2,8 +2,9 @@
 
     python scripts/benchmark.py [--cases half-cheetah-velocity ...] [--repeats 5] [--json out.json]
 
-Every case runs in a process of its own. A limit and what is compared with it are measured in turn,
-``repeats`` times; the table shows medians, the JSON every measurement as well.
+Every case runs in a process of its own; its peak memory is that of whole iterations. A limit and
+what is compared with it are measured in turn, ``repeats`` times; the tables show medians, the JSON
+on the last line every measurement.
 """
 
 import argparse
@@ -15,10 +16,13 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +36,7 @@ from metarl.build import make_family, make_learner
 from metarl.config import Config, PolicyConfig
 from metarl.core.outer import cores
 from metarl.core.params import flatten, tree_map
+from metarl.core.trust_region import Problem, trust_region_step
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.learner import MetaRLLearner, OuterConfig
 from metarl.rl.sampler import Stream
@@ -70,9 +75,13 @@ def main() -> int:
     parser.add_argument("--json", help="also write every measurement to this file")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.repeats < 1 or args.threads < 0 or (args.chunk_size or 1) < 1:
+        parser.error("--repeats and --chunk-size must be at least 1, --threads at least 0")
     if args.in_process:
         print(json.dumps(run_case(CASES[args.cases[0]], args)))
         return 0
+    if args.json and not os.access(Path(args.json).absolute().parent, os.W_OK):
+        parser.error(f"cannot write {args.json}")
     results = []
     for name in args.cases:
         command = [sys.executable, __file__, "--in-process", "--cases", name]
@@ -82,14 +91,14 @@ def main() -> int:
         output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         results.append(json.loads(output.splitlines()[-1]))
         show(results[-1])
+    report = {
+        "machine": f"{platform.processor() or platform.machine()}, {cores()} cores",
+        "torch": torch.__version__,
+        "cases": results,
+    }
+    print(json.dumps(report))
     if args.json:
-        report = {
-            "machine": f"{platform.processor() or platform.machine()}, {cores()} cores",
-            "torch": torch.__version__,
-            "cases": results,
-        }
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=2)
+        Path(args.json).write_text(json.dumps(report, indent=2))
     return 0
 
 
@@ -114,35 +123,41 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     def record(name: str, value: float) -> None:
         numbers.setdefault(name, []).append(value)
 
-    limit = physics_limit(config)
-    phi = learner.theta_of_every_task(case.tasks)
-    for _ in range(args.repeats):
-        if limit is not None:
-            record("physics limit, env steps/s", limit())
-        record("sampler, env steps/s", sampler_speed(learner, phi, tasks, case.trajectories))
-
-    support, query = learner.adapt_and_sample(tasks, config.inner.alphas, case.trajectories, STREAM)
-    gradient = partial(outer_gradient, learner, support, query)
-    # The counter does not see other threads.
-    flop = meta_gradient_flop(make_learner(replace(config, threads=1)), support, query)
-    peak = partial(matrix_peak, threads, args.device)
-    gradient()
-    for _ in range(args.repeats):
-        record("matrix peak, GFLOP/s", peak())
-        seconds = timed(gradient)
-        record("meta-gradient, s", seconds)
-        record("meta-gradient, GFLOP/s", flop / seconds / 1e9)
-
     learner.iterate(0)
     for iteration in range(1, args.repeats + 1):
         metrics = learner.iterate(iteration)
         for part in ("sampling", "adaptation", "update", "iteration"):
             record(f"{part}, s", metrics[f"seconds/{part}"])
+    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    phi = learner.theta_of_every_task(case.tasks)
+    limit = physics_limit(config)
+    for _ in range(args.repeats):
+        if limit is not None:
+            record("physics limit, env steps/s", limit())
+        record("sampler, env steps/s", sampler_speed(learner, phi, tasks, case.trajectories))
+
+    rounds = learner.adapt_and_sample(tasks, config.inner.alphas, case.trajectories, STREAM)
+    # The counter does not see other threads.
+    flop = flop_per_call(make_learner(replace(config, threads=1)), *rounds)
+    problem = learner.outer_problem([rounds[0].batch], rounds[1].batch)
+    theta = flatten(learner.meta)
+    problem.loss_gradient(theta)
+    for _ in range(args.repeats):
+        record("matrix peak, GFLOP/s", matrix_peak(threads, args.device))
+        seconds = timed(partial(problem.loss_gradient, theta))
+        record("meta-gradient, s", seconds)
+        record("meta-gradient, GFLOP/s", flop["loss_gradient"] / seconds / 1e9)
+        calls, counted = count_calls(problem)
+        seconds = timed(partial(trust_region_step, counted, theta, config.outer))
+        total = sum(flop[name] * number for name, number in calls.items())
+        record("TRPO update, s", seconds)
+        record("TRPO update, GFLOP/s", total / seconds / 1e9)
     return {
         "case": f"{case.family}, M {case.tasks}, N {case.trajectories}, {case.activation}",
         "threads": threads,
         "device": args.device,
-        "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak memory, MB": peak_memory,
         "numbers": numbers,
     }
 
@@ -178,18 +193,30 @@ def sampler_speed(learner: MetaRLLearner, phi: Any, tasks: Any, trajectories: in
     return float(sampled.mask.sum()) / (time.perf_counter() - began)
 
 
-def outer_gradient(learner: MetaRLLearner, support: Sampled, query: Sampled) -> Any:
-    """One second-order meta-gradient of the surrogate."""
-    problem = learner.outer_problem([support.batch], query.batch)
-    return problem.loss_gradient(flatten(learner.meta))
+def flop_per_call(learner: MetaRLLearner, support: Sampled, query: Sampled) -> dict[str, int]:
+    """Floating-point operations of the outer problem's functions: one task's times the tasks."""
+    first = [tree_map(itemgetter(slice(1)), s.batch) for s in (support, query)]
+    problem, theta = learner.outer_problem(first[:1], first[1]), flatten(learner.meta)
+    counts = {}
+    for name in ("loss_and_kl", "loss_gradient", "kl_gradient"):
+        with FlopCounterMode(display=False) as counter:
+            getattr(problem, name)(theta)
+        counts[name] = int(counter.get_total_flops() * len(query.batch.mask))
+    return counts
 
 
-def meta_gradient_flop(learner: MetaRLLearner, support: Sampled, query: Sampled) -> int:
-    """Its floating-point operations: those of one task times the number of tasks."""
-    first = [s._replace(batch=tree_map(lambda x: x[:1], s.batch)) for s in (support, query)]
-    with FlopCounterMode(display=False) as counter:
-        outer_gradient(learner, *first)
-    return int(counter.get_total_flops() * len(query.batch.mask))
+def count_calls(problem: Problem) -> tuple[Counter[str], Problem]:
+    """The same problem, counting the calls of its functions by name."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            calls[name] += 1
+            return function(*args)
+
+        return call
+
+    return calls, Problem(*(counted(n, f) for n, f in problem._asdict().items()))
 
 
 def matrix_peak(threads: int, device: str, size: int = 2048, products: int = 6) -> float:
@@ -208,11 +235,17 @@ def matrix_peak(threads: int, device: str, size: int = 2048, products: int = 6) 
 
 
 def timed(action: Callable[[], Any]) -> float:
+    """Seconds that ``action`` takes, with all that it started on a GPU."""
+    synchronize()
     began = time.perf_counter()
     action()
+    synchronize()
+    return time.perf_counter() - began
+
+
+def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def show(result: dict[str, Any]) -> None:
@@ -223,6 +256,7 @@ def show(result: dict[str, Any]) -> None:
     limits = {
         "sampler, env steps/s": "physics limit, env steps/s",
         "meta-gradient, GFLOP/s": "matrix peak, GFLOP/s",
+        "TRPO update, GFLOP/s": "matrix peak, GFLOP/s",
     }
     for name, values in result["numbers"].items():
         limit = median.get(limits.get(name, ""))
@@ -235,5 +269,4 @@ def show(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.exit(main())
