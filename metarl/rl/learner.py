@@ -70,7 +70,7 @@ class OuterConfig(TrustRegionConfig):
     Args:
         hvp_check_every: log the relative difference of the finite-difference and the exact
             Hessian-vector product every so many iterations; 0: never.
-        curvature_fraction: fraction of the query trajectories that the curvature is estimated from.
+        curvature_fraction: fraction of the query env steps that the curvature is estimated from.
     """
 
     hvp_check_every: Annotated[int, Ge(0)] = 10

@@ -18,14 +18,17 @@ Policy: TypeAlias = Callable[[Params, Tensor], Gaussian]
 
 
 class Batch(NamedTuple):
-    """Env steps of one task, N trajectories padded to T; stacked over tasks with M in front."""
+    """S env steps of one task, in the order of its trajectories; of all tasks with M in front.
 
-    observations: Tensor  # [N, T, O]
-    actions: Tensor  # [N, T, A]
-    advantages: Tensor  # [N, T], standardised over the task's valid env steps
-    sampling: Gaussian  # [N, T, A], the distribution the actions were drawn from
-    log_probs: Tensor  # [N, T], log-probabilities of the actions under it
-    mask: Tensor  # [N, T], 1 for valid env steps, 0 for padding
+    S is the number of the task with the most: padding is left out, not carried along.
+    """
+
+    observations: Tensor  # [S, O]
+    actions: Tensor  # [S, A]
+    advantages: Tensor  # [S], standardised over the task's valid env steps
+    sampling: Gaussian  # [S, A], the distribution the actions were drawn from
+    log_probs: Tensor  # [S], log-probabilities of the actions under it
+    mask: Tensor  # [S], 1 for valid env steps, 0 for the rest of a task with fewer
 
 
 def reinforce_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
@@ -64,7 +67,7 @@ def surrogate_and_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
 
 
 def _ratio(new: Gaussian, batch: Batch) -> Tensor:
-    """pi(a|s) / pi_sampling(a|s), [N, T]; 1 in the padding, where it must not overflow."""
+    """pi(a|s) / pi_sampling(a|s), [S]; 1 in the padding, where it must not overflow."""
     return torch.exp((new.log_prob(batch.actions) - batch.log_probs) * batch.mask)
 
 

@@ -8,6 +8,7 @@ from annotated_types import Gt, Interval
 from torch import Tensor
 
 from metarl.core.outer import TaskMap
+from metarl.core.params import tree_map
 from metarl.rl import baseline
 from metarl.rl.distributions import Gaussian
 from metarl.rl.losses import Batch
@@ -95,7 +96,18 @@ def make_batch(
         trajectories.log_probs,
         mask,
     )
-    return batch, torch.func.vmap(explained_variance)(values, targets, mask)
+    return pack(batch), torch.func.vmap(explained_variance)(values, targets, mask)
+
+
+def pack(batch: Batch) -> Batch:
+    """Move the valid ones of a batch's [M, N, T] env steps to the front and cut the rest off."""
+    flat = tree_map(lambda x: x.flatten(1, 2), batch)
+    size = int(flat.mask.sum(1).max())
+    if size == flat.mask.shape[1]:
+        return flat
+    order = torch.argsort(flat.mask, dim=1, descending=True, stable=True)[:, : max(size, 1)]
+    task = torch.arange(len(order), device=order.device)[:, None]
+    return tree_map(lambda x: x[task, order], flat)
 
 
 def fitted_values(

@@ -165,8 +165,8 @@ def test_padding_changes_nothing() -> None:
     config = AdvantageConfig(bootstrap=True, gae_lambda=0.9)
     plain, explained = make_batch(trajectories, config, learner._task_map)
     more, explained_more = make_batch(padded(trajectories, 7), config, learner._task_map)
-    torch.testing.assert_close(more.advantages[:, :, :60], plain.advantages)
-    assert (more.advantages[:, :, 60:] == 0).all()
+    assert (plain.mask.sum(1) == trajectories.lengths.sum(1)).all(), "every env step"
+    torch.testing.assert_close(more, plain)
     torch.testing.assert_close(explained, explained_more)
     params = double(learner.meta)
     for loss in (reinforce_loss, lvc_loss, mean_kl):
@@ -210,7 +210,7 @@ def test_bootstrap_lets_an_episode_that_was_cut_off_go_on() -> None:
 def test_a_terminated_episode_does_not_go_on() -> None:
     """Returns to go of -(4, 3, 2, 1) with discount 1, whatever the value of the last state."""
     config = AdvantageConfig(discount=1.0, bootstrap=True)
-    advantages = make_batch(constant_world(True), config, TaskMap())[0].advantages[0, 0]
+    advantages = make_batch(constant_world(True), config, TaskMap())[0].advantages[0, :4]
     expected = torch.tensor([-1.5, -0.5, 0.5, 1.5]).double() / 1.25**0.5
     torch.testing.assert_close(advantages, expected, atol=1e-6, rtol=0)
 
@@ -243,6 +243,16 @@ def test_a_diverged_episode_counts_for_nothing() -> None:
     metrics = return_metrics(broken, "after")
     kept = torch.stack([whole.returns[0, 1:].mean(), whole.returns[1].mean()])
     assert metrics["return/after"] == pytest.approx(float(kept.mean()))
+
+
+def test_packing_keeps_every_env_step_in_order() -> None:
+    learner = toy_learner("ant-direction", horizon=60)
+    support, _ = sampled(learner)
+    mask = support.trajectories.mask
+    assert support.batch.mask.shape[1] == int(mask.sum((1, 2)).max()) < 5 * 60
+    for m in range(4):
+        kept = support.batch.observations[m][support.batch.mask[m].bool()]
+        assert torch.equal(kept, support.trajectories.observations[m][mask[m].bool()])
 
 
 # --- losses
@@ -287,7 +297,7 @@ def test_kl_is_from_the_sampling_to_the_new_policy() -> None:
 def test_padding_cannot_overflow_the_ratio() -> None:
     learner = toy_learner("ant-direction", horizon=60)
     support, _ = sampled(learner)
-    batch: Batch = task(support.batch, 0)
+    batch: Batch = task(support.batch, int(support.batch.mask.sum(1).argmin()))
     assert (batch.mask == 0).any()
     narrow = learner.meta | {"log_std": torch.full((8,), -50.0)}
     batch = batch._replace(
@@ -470,7 +480,8 @@ def test_curvature_fraction_uses_that_part_of_the_query_trajectories() -> None:
     learner = toy_learner(outer=OuterConfig(curvature_fraction=0.4))
     support, query = sampled(learner)
     part = learner.outer_problem([support.batch], query.batch)
-    cut = tree_map(lambda x: x[:, :2], query.batch)
+    assert query.batch.mask.shape == (4, 60)
+    cut = tree_map(lambda x: x[:, :24], query.batch)
     expected = toy_learner().outer_problem([support.batch], cut)
     theta = flatten(learner.meta) + 0.01
     torch.testing.assert_close(part.kl_gradient(theta), expected.kl_gradient(theta))
