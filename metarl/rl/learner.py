@@ -152,23 +152,28 @@ class MetaRLLearner:
         rng = generator(self._seed, Purpose.TRAIN_TASKS, iteration)
         tasks = self._family.sample_tasks(rng, config.tasks)
         stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration)
-        *support, query = self.adapt_and_sample(
-            tasks, config.inner.alphas, config.trajectories, stream
-        )
-        env_steps = int(sum(r.trajectories.mask.sum() for r in (*support, query)))
+        rounds = self.adapt_and_sample(tasks, config.inner.alphas, config.trajectories, stream)
+        inner_gradient_norm = self._inner_gradient_norm(rounds)
+        outer = self._update(rounds[:-1], rounds[-1], iteration)
+
+        env_steps = int(sum(r.trajectories.mask.sum() for r in rounds))
         self.env_steps += env_steps
         return {
-            **sampling_metrics([*support, query]),
-            "inner/gradient_norm": self._inner_gradient_norm([*support, query]),
+            **sampling_metrics(rounds),
+            "inner/gradient_norm": inner_gradient_norm,
+            **outer,
             "env_steps": float(self.env_steps),
-            **self._update(support, query, iteration),
             **self._clock.metrics(env_steps),
         }
 
     def adapt_and_sample(
         self, tasks: Array, alphas: Sequence[float], trajectories: int, stream: Stream
     ) -> list[Sampled]:
-        """Sample with theta, adapt every task, sample with phi: one round more than inner steps."""
+        """Sample with theta, adapt every task, sample with phi, and so on.
+
+        Returns:
+            One round more than inner steps: support data first, query data last.
+        """
         phi = self.theta_of_every_task(len(tasks))
         rounds = [self._sample(phi, tasks, trajectories, stream)]
         for k, rate in enumerate(self._rates(self.meta, alphas), start=1):
