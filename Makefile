@@ -23,7 +23,7 @@ help:  ## this list (the default)
 install: $(STAMP)  ## make the virtual environment, nothing else
 
 train: $(STAMP)  ## meta-train CONFIG; ARGS are handed on
-	$(VENV)/bin/python scripts/train.py --config $(CONFIG) $(ARGS)
+	$(VENV)/bin/python scripts/train.py $(if $(findstring --resume,$(ARGS)),,--config $(CONFIG)) $(ARGS)
 
 test: $(STAMP)  ## run the tests, or those in TESTS
 	$(VENV)/bin/python -m pytest $(TESTS)

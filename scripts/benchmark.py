@@ -59,8 +59,8 @@ CASES = {
     case.family: case
     for case in (
         Case("point-navigation", 20, 20, "tanh"),
-        Case("half-cheetah-velocity", 40, 20, "tanh"),
-        Case("ant-direction", 40, 20, "tanh"),
+        Case("half-cheetah-velocity", 40, 20, "relu"),
+        Case("ant-direction", 40, 20, "relu"),
     )
 }
 

@@ -33,10 +33,10 @@ class TrustRegionConfig:
         backtracks: step sizes that the line search tries at most.
         backtrack_ratio: factor between them.
         hvp: Hessian-vector products of the KL: finite differences of its gradient, or exact ones
-            by double backward (slower, more memory). Finite differences need a network with a
-            continuous gradient: through the inner step of a ReLU network they are off by 5 to 10 %,
-            enough for conjugate gradient to diverge.
-        hvp_epsilon: length of the finite difference in parameter space.
+            by double backward (slower, more memory).
+        hvp_epsilon: length of the finite difference in parameter space. 1e-3 suits smooth networks;
+            the inner gradient of a ReLU network jumps where a unit switches, and takes about 2e-2
+            to average over the jumps (shorter, conjugate gradient diverges).
         hvp_symmetric: use central differences; the one-sided default saves half of the gradients
             and is allowed because the KL's gradient is zero at the sampling policy.
     """
