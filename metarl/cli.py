@@ -54,6 +54,9 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
         except UserError as error:
             print(f"metarl {function.__name__}: error: {error}", file=sys.stderr)
             return 2
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except KeyboardInterrupt:
             print(f"metarl {function.__name__}: interrupted", file=sys.stderr)
             return 130
@@ -83,7 +86,10 @@ def train(argv: Sequence[str]) -> int:
         run.update_config(to_yaml(config))
     print(f"run folder: {run.path}" + (f", from iteration {trainer.start}" if resumed else ""))
     if not trainer.run(lambda start: _open_sinks(config, run, start)):
-        print(f"stopped; to go on: metarl train --resume {run.path}")
+        print(
+            f"stopped; to go on: metarl train --resume {run.path} "
+            f'(or make train ARGS="--resume {run.path}")'
+        )
     else:
         _show(learner.evaluate(config.iterations), config, config.iterations, run.evaluation_file)
     return 0 if trainer.saved else 1

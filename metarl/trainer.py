@@ -54,6 +54,7 @@ class StopRequest:
         if self.requested:
             if terminal:
                 os.write(2, b"\x1b[?25h\n")  # the cursor, which the progress display hides
+            os.write(2, b"metarl: stopped now; --resume goes on from the last checkpoint\n")
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.requested = True

@@ -94,7 +94,8 @@ def test_rewards(name, constants, task, expected):
 
 
 def test_every_family_has_a_hand_computed_reward():
-    assert {name for name, *_ in REWARDS} == set(FAMILIES)
+    missing = set(FAMILIES) - {name for name, *_ in REWARDS}
+    assert not missing, f"add rows to REWARDS with rewards computed by hand for {missing}"
 
 
 @pytest.mark.parametrize(
