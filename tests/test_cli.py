@@ -265,7 +265,12 @@ def test_ctrl_c_outside_of_training_ends_the_command_in_one_line(toy, monkeypatc
 
     monkeypatch.setitem(FAMILIES, "interrupted", Interrupted)
     arguments = toy("run", "--env.family", "interrupted", "--evaluation.tasks", "7")
-    assert train([*arguments, "--evaluation.every", "0"]) == 130
+    # A shell starts its background jobs with SIGINT ignored, and this may be one.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert train([*arguments, "--evaluation.every", "0"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert capsys.readouterr().err == "metarl train: interrupted\n"
 
 
