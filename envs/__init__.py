@@ -8,11 +8,11 @@ import gymnasium
 
 from envs.ant import AntDirection, AntForwardBackward, AntGoal, AntVelocity
 from envs.batched import BatchedEnv, EnvStep
-from envs.family import State, TaskFamily
+from envs.family import State, Target, TaskFamily
 from envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from envs.point import PointNavigation
 
-__all__ = ["FAMILIES", "BatchedEnv", "EnvStep", "State", "TaskFamily"]
+__all__ = ["FAMILIES", "BatchedEnv", "EnvStep", "State", "Target", "TaskFamily"]
 
 FAMILIES: dict[str, type[TaskFamily]] = {
     "point-navigation": PointNavigation,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.family import Array, Mask, State, require, require_range
+from envs.family import Array, Mask, State, Target, require, require_range
 from envs.locomotion import Locomotion
 
 
@@ -26,6 +26,7 @@ class Ant(Locomotion):
     healthy_z: tuple[float, float] | None = (0.2, 1.0)
     xml = "ant.xml"
     hidden_positions = 2
+    camera = (90.0, -35.0, 6.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +66,9 @@ class AntDirection(Ant):
         angle = tasks[:, 0]
         return velocity[:, 0] * np.cos(angle) + velocity[:, 1] * np.sin(angle)
 
+    def target(self, task: Array) -> Target:
+        return Target("direction", np.array([np.cos(task[0]), np.sin(task[0])]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class AntForwardBackward(Ant):
@@ -77,6 +81,9 @@ class AntForwardBackward(Ant):
 
     def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
         return tasks[:, 0] * velocity[:, 0]
+
+    def target(self, task: Array) -> Target:
+        return Target("direction", np.array([task[0], 0.0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +112,9 @@ class AntVelocity(Ant):
 
     def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
         return self.velocity_bonus - np.abs(velocity[:, 0] - tasks[:, 0])
+
+    def target(self, task: Array) -> Target:
+        return Target("velocity", task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,3 +146,6 @@ class AntGoal(Ant):
 
     def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
         return -np.abs(position - tasks).sum(axis=1)
+
+    def target(self, task: Array) -> Target:
+        return Target("position", task)

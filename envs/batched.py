@@ -26,10 +26,19 @@ class BatchedEnv:
         num_tasks: M.
         num_envs: N, environments per task.
         threads: physics threads, 0 for all cores; results do not depend on it.
+        observe_task: append the task's row to every observation, for policies that are told it.
     """
 
-    def __init__(self, family: TaskFamily, num_tasks: int, num_envs: int, threads: int = 1):
+    def __init__(
+        self,
+        family: TaskFamily,
+        num_tasks: int,
+        num_envs: int,
+        threads: int = 1,
+        observe_task: bool = False,
+    ):
         self.family = family
+        self._observe_task = observe_task
         self.shape = (num_tasks, num_envs)
         self.simulator = family.simulator(num_tasks * num_envs, threads)
         self._tasks = np.zeros((num_tasks * num_envs, family.task_dim))
@@ -45,6 +54,11 @@ class BatchedEnv:
     def tasks(self) -> Array:
         """The M tasks of the current episodes, [M, task_dim]."""
         return self._tasks[:: self.shape[1]].copy()
+
+    @property
+    def qpos(self) -> Array:
+        """Generalised coordinates, [M, N, nq]; a live view."""
+        return self.simulator.state.qpos.reshape(*self.shape, -1)
 
     def reset(
         self, tasks: Array, rngs: Sequence[np.random.Generator], mask: Mask | None = None
@@ -113,4 +127,6 @@ class BatchedEnv:
 
     def _observe(self) -> Array:
         observation = self.family.observe(self.simulator.state, self._tasks)
+        if self._observe_task:
+            observation = np.concatenate([observation, self._tasks], axis=1)
         return observation.reshape(*self.shape, -1)

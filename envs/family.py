@@ -10,7 +10,7 @@ O observation, A action.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,13 @@ class State(NamedTuple):
 
     def copy(self) -> "State":
         return State(self.qpos.copy(), self.qvel.copy())
+
+
+class Target(NamedTuple):
+    """What a task asks for, as pictures show it: a place (m), a direction or a velocity (m/s)."""
+
+    kind: Literal["position", "direction", "velocity"]
+    value: Array  # [D]: coordinates, a unit vector, or the velocity along each axis
 
 
 class Simulator(Protocol):
@@ -126,6 +133,14 @@ class TaskFamily(ABC):
     def terminated(self, state: State, tasks: Array) -> Mask:
         """Whether the episode ends in ``state``, [B]; by default never."""
         return np.zeros(len(state.qpos), dtype=bool)
+
+    @abstractmethod
+    def position(self, qpos: Array) -> Array:
+        """Where the body is, [..., D] metres along x (D 1) or x and y (D 2), at qpos [..., nq]."""
+
+    def target(self, task: Array) -> Target | None:
+        """What ``task`` [task_dim] asks for, for pictures only; by default nothing is drawn."""
+        return None
 
     @abstractmethod
     def simulator(self, num_sims: int, threads: int = 1) -> Simulator:

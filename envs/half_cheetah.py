@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.family import Array, State, require_range
+from envs.family import Array, State, Target, require_range
 from envs.locomotion import Locomotion
 
 
@@ -20,6 +20,8 @@ class HalfCheetah(Locomotion):
     control_cost: float = 0.05
     xml = "half_cheetah.xml"
     hidden_positions = 1
+    planar = False
+    camera = (90.0, -12.0, 4.5)
 
     def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
         velocity = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt
@@ -51,6 +53,9 @@ class HalfCheetahVelocity(HalfCheetah):
     def velocity_reward(self, velocity: Array, tasks: Array) -> Array:
         return -np.abs(velocity - tasks[:, 0])
 
+    def target(self, task: Array) -> Target:
+        return Target("velocity", task)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCheetahDirection(HalfCheetah):
@@ -63,3 +68,6 @@ class HalfCheetahDirection(HalfCheetah):
 
     def velocity_reward(self, velocity: Array, tasks: Array) -> Array:
         return tasks[:, 0] * velocity
+
+    def target(self, task: Array) -> Target:
+        return Target("direction", task)

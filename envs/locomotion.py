@@ -31,6 +31,10 @@ class Locomotion(TaskFamily):
     """File name of the body in gymnasium's asset folder."""
     hidden_positions: ClassVar[int]
     """How many leading entries of qpos (global x, y) the observation leaves out."""
+    planar: ClassVar[bool] = True
+    """Whether the body moves in the plane, or along x only."""
+    camera: ClassVar[tuple[float, float, float]]
+    """Of videos, looking at the body: azimuth and elevation in degrees, distance in metres."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +70,9 @@ class Locomotion(TaskFamily):
 
     def observe(self, state: State, tasks: Array) -> Array:
         return np.concatenate([state.qpos[:, self.hidden_positions :], state.qvel], axis=1)
+
+    def position(self, qpos: Array) -> Array:
+        return qpos[..., : 2 if self.planar else 1]
 
     def simulator(self, num_sims: int, threads: int = 1) -> MujocoSimulator:
         return MujocoSimulator(self.model, self.frame_skip, num_sims, threads)

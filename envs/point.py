@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.family import Array, Mask, State, TaskFamily, require, require_range
+from envs.family import Array, Mask, State, Target, TaskFamily, require, require_range
 
 
 class PointSimulator:
@@ -89,6 +89,12 @@ class PointNavigation(TaskFamily):
     def terminated(self, state: State, tasks: Array) -> Mask:
         close: Mask = np.abs(state.qpos - tasks) < self.goal_tolerance
         return np.asarray(close.all(axis=1))
+
+    def position(self, qpos: Array) -> Array:
+        return qpos
+
+    def target(self, task: Array) -> Target:
+        return Target("position", task)
 
     def simulator(self, num_sims: int, threads: int = 1) -> PointSimulator:
         return PointSimulator(num_sims)

@@ -118,28 +118,43 @@ class PointRenderer:
 
     def render(self, sim: int) -> Image:
         path, goal = np.array(self._paths[sim]), self._batch.tasks[sim // self._batch.shape[1]]
-        reach = 1.25 * max(0.5, np.abs(goal).max(), np.abs(path).max())
-        scale = self._size.min() / (2 * reach)  # pixels per metre
-
-        width, height = self._size
-        image = np.full((height, width, 3), PAPER, dtype=np.uint8)
-        for k in range(-int(reach / 0.5), int(reach / 0.5) + 1):
-            _line(image, self._pixels(np.array([[0.5 * k, -reach], [0.5 * k, reach]]), scale), GRID)
-            _line(image, self._pixels(np.array([[-reach, 0.5 * k], [reach, 0.5 * k]]), scale), GRID)
-        x, y = self._pixels(np.zeros(2), scale)
-        _line(image, np.array([[x - 8, y], [x + 8, y]]), ORIGIN, width=3)
-        _line(image, np.array([[x, y - 8], [x, y + 8]]), ORIGIN, width=3)
-        _disc(image, self._pixels(goal, scale), 10, GOAL)
-        _line(image, self._pixels(path, scale), PATH, width=3)
-        _disc(image, self._pixels(path[-1], scale), 7, POINT)
-        return image
+        return paint_point(path, goal, point_reach(path, goal), self._size)
 
     def close(self) -> None:
         pass
 
-    def _pixels(self, positions: Array, scale: float) -> Array:
+
+def point_reach(path: Array, goal: Array) -> float:
+    """Half the width in metres of a view that shows the path [..., 2] and the goal [2]."""
+    return 1.25 * max(0.5, float(np.abs(goal).max()), float(np.abs(path).max()))
+
+
+def paint_point(
+    path: Array, goal: Array, reach: float, size: tuple[int, int] | NDArray[np.integer]
+) -> Image:
+    """A picture of the plane, ``size`` (width, height) pixels: the path so far [t, 2] and the goal.
+
+    Args:
+        reach: half the width of the view in metres; the origin is in its middle.
+    """
+    width, height = size
+    scale = min(size) / (2 * reach)  # pixels per metre
+
+    def pixels(positions: Array) -> Array:
         """Columns and rows [..., 2] of positions [..., 2]; y points up, rows count down."""
-        return self._size / 2 + scale * positions * (1, -1)
+        return np.array([width, height]) / 2 + scale * positions * (1, -1)
+
+    image = np.full((height, width, 3), PAPER, dtype=np.uint8)
+    for k in range(-int(reach / 0.5), int(reach / 0.5) + 1):
+        _line(image, pixels(np.array([[0.5 * k, -reach], [0.5 * k, reach]])), GRID)
+        _line(image, pixels(np.array([[-reach, 0.5 * k], [reach, 0.5 * k]])), GRID)
+    x, y = pixels(np.zeros(2))
+    _line(image, np.array([[x - 8, y], [x + 8, y]]), ORIGIN, width=3)
+    _line(image, np.array([[x, y - 8], [x, y + 8]]), ORIGIN, width=3)
+    _disc(image, pixels(goal), 10, GOAL)
+    _line(image, pixels(path), PATH, width=3)
+    _disc(image, pixels(path[-1]), 7, POINT)
+    return image
 
 
 RENDERERS: dict[type, type[Renderer]] = {

@@ -57,7 +57,7 @@ def make_learner(config: Config) -> MetaRLLearner:
     torch.set_num_threads(1)
     family = make_family(config.env)
     module = GaussianMLP(
-        family.observation_dim,
+        family.observation_dim + config.observe_task * family.task_dim,
         family.action_dim,
         seed=torch_seed(config.seed, Purpose.PARAMETERS),
         **dataclasses.asdict(config.policy),
@@ -75,7 +75,9 @@ def make_learner(config: Config) -> MetaRLLearner:
         algorithm=algorithm,
         adapted=adapted,
         sampler=Sampler(
-            lambda tasks, envs: BatchedEnv(family, tasks, envs, config.threads or cores()),
+            lambda tasks, envs: BatchedEnv(
+                family, tasks, envs, config.threads or cores(), config.observe_task
+            ),
             policy,
             family.action_dim,
             family.horizon,

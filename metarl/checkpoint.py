@@ -7,7 +7,6 @@ its SHA-256 and score. Nothing is ever unpickled (``weights_only``).
 import hashlib
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,6 +15,7 @@ import torch
 from annotated_types import Ge, Gt
 
 from metarl.errors import UserError, warn
+from metarl.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,6 @@ class Checkpoint(NamedTuple):
     path: Path
     iteration: int
     score: float
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: after a crash at any moment it holds the old or the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself
-    finally:
-        os.close(directory)
 
 
 class CheckpointFolder:

@@ -1,38 +1,29 @@
-"""Commands: ``metarl train``, ``metarl evaluate``."""
+"""Commands: ``metarl train``, ``metarl evaluate``, ``metarl report``."""
 
-import argparse
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
-from rich import box
+from annotated_types import Ge, Gt, Interval
 from rich.console import Console
-from rich.table import Table
 
-from metarl import __version__, build
-from metarl.checkpoint import write_atomically
-from metarl.config import (
-    Config,
-    Parser,
-    config_parser,
-    find_config,
-    fixed_settings,
-    plain,
-    require_mapping,
-    to_yaml,
-)
+from metarl import __version__, build, results
+from metarl.config import Config, Parser, fixed_settings, plain, to_yaml
 from metarl.errors import UserError
-from metarl.evaluation import Evaluation, PublishedConfig
-from metarl.metrics import ConsoleSink, JsonlSink, Sink, Sinks, TensorboardSink, WandbSink
+from metarl.evaluation import Evaluation
+from metarl.files import require_writable
+from metarl.metrics import ConsoleSink, JsonlSink, Media, Sink, Sinks
+from metarl.report import tables
+from metarl.report.page import write_report
+from metarl.report.view import RunView, require_comparable
 from metarl.run import RunFolder
-from metarl.trainer import Trainer, first_difference, load_into
+from metarl.settings import checked, read_config, read_settings
+from metarl.tracking import TensorboardSink, WandbSink
+from metarl.trainer import Trainer
 
 COLUMNS = {
     "return/before": ("before", ".1f"),
@@ -67,11 +58,18 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
 @_command
 def train(argv: Sequence[str]) -> int:
     """Meta-train a policy, then evaluate it on held-out tasks."""
-    config, resumed = _read_settings(argv)
+    config, resumed = read_settings(argv)
     learner = build.make_learner(config)
     # Everything that can be refused has been; only now is something written.
     path = Path(config.folder) / str(config.name)
     run = resumed or RunFolder.create(path, to_yaml(config))
+
+    def illustrate(iteration: int, evaluation: Evaluation) -> Media:
+        view = results.keep_in(run, config, iteration, evaluation)
+        if config.logging.report:
+            return write_report([view], run.report_file, config.logging.videos)
+        return Media(tables={"evaluation": tables.tracker_table(view.evaluation)})
+
     trainer = Trainer(
         learner,
         fixed_settings(config),
@@ -79,36 +77,45 @@ def train(argv: Sequence[str]) -> int:
         config.iterations,
         config.checkpoint.every,
         config.evaluation.every,
+        illustrate,
     )
     if resumed:
         trainer.resume()
         run.require_not_ahead_of(trainer.start, config.checkpoint.every)
         run.update_config(to_yaml(config))
     print(f"run folder: {run.path}" + (f", from iteration {trainer.start}" if resumed else ""))
-    if not trainer.run(lambda start: _open_sinks(config, run, start)):
+    evaluation = trainer.run(lambda start: _open_sinks(config, run, start))
+    if evaluation is None:
         print(
             f"stopped; to go on: metarl train --resume {run.path} "
             f'(or make train ARGS="--resume {run.path}")'
         )
     else:
-        _show(learner.evaluate(config.iterations), config, config.iterations, run.evaluation_file)
+        _print_scores([results.keep_in(run, config, config.iterations, evaluation)])
+        print(f"written to {run.evaluation_file}")
+        if config.logging.report and run.report_file.is_file():
+            print(f"report: {run.report_file}")
     return 0 if trainer.saved else 1
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Options of ``metarl evaluate``; what is not given is as in the run's config.
+    """Options of ``metarl evaluate``; what is not given is as in the (first) run's config.
 
     Args:
         checkpoint: last, best, or a number of iterations.
         tasks: number of held-out tasks.
         trajectories: trajectories per task and inner step.
-        inner_steps: adaptation steps.
+        inner_steps: adaptation steps; --steps is short for it.
         inner_rates: inner rate of every inner step.
+        candidate_rates: choose alpha from these on validation tasks.
+        mean_actions: score the policy's mean actions.
         seed: of the held-out tasks and their noise.
+        env: constants of the task family that differ, as --env.velocity_range [2,3] for tasks out
+            of the trained range.
         threads: CPU threads, 0 for one per core.
         device: where adaptation runs; null: where training ran.
-        output: JSON file; null: evaluation.json in the run folder.
+        output: JSON file for the results; null: evaluation.json in each run's folder.
     """
 
     checkpoint: str = "last"
@@ -116,7 +123,10 @@ class EvaluateOptions:
     trajectories: Annotated[int, Gt(0)] | None = None
     inner_steps: Annotated[int, Ge(0)] | None = None
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
+    candidate_rates: list[Annotated[float, Gt(0)]] | None = None
+    mean_actions: bool | None = None
     seed: Annotated[int, Ge(0)] | None = None
+    env: dict[str, Any] = field(default_factory=dict)
     threads: Annotated[int, Ge(0)] = 0
     device: Literal["cpu", "cuda"] | None = None
     output: str | None = None
@@ -124,35 +134,102 @@ class EvaluateOptions:
 
 @_command
 def evaluate(argv: Sequence[str]) -> int:
-    """Adapt a trained policy to held-out tasks and score it after every inner step."""
+    """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
     parser = Parser(prog="metarl evaluate", description=evaluate.__doc__, allow_abbrev=False)
-    parser.add_argument("run", help="run folder.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders.")
     parser.add_class_arguments(EvaluateOptions)
+    argv = ["--inner_steps" if a == "--steps" else a for a in argv]
     values = vars(parser.instantiate(parser.parse_settings(argv)))
-    run = RunFolder.open(Path(values.pop("run")))
+    runs = results.open_runs(values.pop("runs"))
     options = EvaluateOptions(**values)
-    config = _read_config(run)
-    protocol = ("tasks", "trajectories", "inner_steps", "inner_rates", "seed")
-    given = {n: getattr(options, n) for n in protocol if getattr(options, n) is not None}
-    config = _checked(
-        lambda: replace(
-            config,
-            threads=options.threads,
-            device=options.device or config.device,
-            evaluation=replace(config.evaluation, **given),
-        )
-    )
-    learner = build.make_learner(config)
-    checkpoint, state = run.checkpoints().load(options.checkpoint)
-    load_into(learner, state, fixed_settings(config), str(checkpoint.path))
-    output = Path(options.output) if options.output else run.evaluation_file
-    _require_writable(output)
-    print(f"{run.path} after {checkpoint.iteration} iterations")
-    _show(learner.evaluate(checkpoint.iteration), config, checkpoint.iteration, output)
+    configs = [read_config(run) for run in runs]
+    trained = [
+        results.load(run, _with_options(config, options, configs[0]), options.checkpoint)
+        for run, config in zip(runs, configs, strict=True)
+    ]
+    results.require_same_env(trained)
+    output = Path(options.output) if options.output else None
+    for file in [output] if output else [run.evaluation_file for run in runs]:
+        require_writable(file)
+    views = []
+    for one in trained:
+        print(f"{one.run.path} after {one.iteration} iterations", flush=True)
+        views.append(results.evaluated(one, keep=output is None))
+    require_comparable(views)
+    _print_scores(views)
+    if output is not None:
+        results.write(output, views)
+    print(f"written to {output or ', '.join(str(run.evaluation_file) for run in runs)}")
     return 0
 
 
-COMMANDS = {"train": train, "evaluate": evaluate}
+def _with_options(config: Config, options: EvaluateOptions, first: Config) -> Config:
+    """The config with what the options and, so that runs can be compared, the first run say."""
+    given = {n: getattr(first.evaluation, n) for n in ("tasks", "seed", "mean_actions")}
+    given["trajectories"] = first.evaluation.trajectories or first.trajectories
+    for name in (*given, "inner_steps", "inner_rates", "candidate_rates"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    if options.inner_rates is not None:
+        given["candidate_rates"] = None
+    if options.candidate_rates is not None:
+        given["inner_rates"] = None
+    if config is not first and config.evaluation.inner_steps == 0:
+        given["inner_steps"] = 0  # beside others, a policy that does not adapt stays as it is
+    if "family" in options.env:
+        raise UserError("env.family cannot differ from the trained one, only its constants can")
+    return checked(
+        lambda: build.resolve(
+            replace(
+                config,
+                env={**config.env, **options.env},
+                threads=options.threads,
+                device=options.device or config.device,
+                evaluation=replace(config.evaluation, **given),
+            )
+        )
+    )
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of ``metarl report``.
+
+    Args:
+        videos: held-out tasks whose adaptation is filmed; of several runs, one each.
+        output: the HTML file; null: report.html in the run's folder, or comparison.html in the
+            first of several.
+    """
+
+    videos: Annotated[int, Interval(ge=0, le=3)] = 3
+    output: str | None = None
+
+
+@_command
+def report(argv: Sequence[str]) -> int:
+    """Write figures, videos and a page about a run, or about several side by side."""
+    parser = Parser(prog="metarl report", description=report.__doc__, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders.")
+    parser.add_class_arguments(ReportOptions)
+    values = vars(parser.instantiate(parser.parse_settings(argv)))
+    runs = results.open_runs(values.pop("runs"))
+    options = ReportOptions(**values)
+    default = runs[0].report_file if len(runs) == 1 else runs[0].path / "comparison.html"
+    page = Path(options.output) if options.output else default
+    if page.suffix != ".html":
+        raise UserError(f"the output should be a file named .html, got {page}")
+    require_writable(page)
+    views = [results.newest(run) for run in runs]
+    require_comparable(views)
+    try:
+        write_report(views, page, options.videos)
+    except OSError as error:
+        raise UserError(f"cannot write {page}: {error.strerror}") from error
+    print(f"report: {page}")
+    return 0
+
+
+COMMANDS = {"train": train, "evaluate": evaluate, "report": report}
 
 
 def main() -> int:
@@ -161,77 +238,6 @@ def main() -> int:
     parser.add_argument("command", choices=list(COMMANDS), help="see metarl COMMAND --help")
     known = parser.parse_args(sys.argv[1:2] or ["--help"])
     return COMMANDS[known.command](sys.argv[2:])
-
-
-# --- settings
-
-
-def _read_settings(argv: Sequence[str]) -> tuple[Config, RunFolder | None]:
-    """The resolved config, and the run to resume if one was named."""
-    parser = config_parser("metarl train")
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--resume")
-    early.add_argument("--config", action="append", default=[])
-    try:
-        known, overrides = early.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    files = [find_config(name) for name in known.config]
-    run = None if known.resume is None else RunFolder.open(Path(known.resume))
-    if run is not None:
-        files.insert(0, run.config_file)
-    config = _parse(parser, files, overrides, None if run is None else _read_config(run))
-    if run is None:
-        stem = files[-1].stem if files else config.env["family"]
-        default = f"{stem}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-        return replace(config, name=config.name or default), None
-    run.require_writable()
-    return config, run
-
-
-def _read_config(run: RunFolder) -> Config:
-    return _parse(config_parser("metarl"), [run.config_file], [])
-
-
-def _parse(
-    parser: Parser,
-    files: Sequence[Path],
-    overrides: Sequence[str],
-    resumed: Config | None = None,
-) -> Config:
-    for path in files:
-        require_mapping(path)
-    arguments = [a for path in files for a in ("--config", str(path))]
-    namespace = parser.parse_settings([*arguments, *overrides])
-    if "resume" in namespace:
-        raise UserError("resume is no setting for a file; say --resume on the command line")
-    family = namespace.env.get("family")
-    if resumed and family != resumed.env["family"]:
-        raise UserError(f"the run to resume is of {resumed.env['family']}, not {family}")
-
-    def make() -> Config:
-        values = vars(parser.instantiate(namespace))
-        values = {k: v for k, v in values.items() if k not in ("config", "resume")}
-        return build.resolve(Config(**values))
-
-    config = _checked(make)
-    difference = first_difference(_kept(resumed or config), _kept(config))
-    if difference:
-        raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
-    return config
-
-
-def _kept(config: Config) -> dict[str, Any]:
-    """What ``--resume`` may not change: the experiment, and where its run is kept."""
-    return {**fixed_settings(config), "folder": config.folder, "name": config.name}
-
-
-def _checked(make: Callable[[], Config]) -> Config:
-    """Settings that contradict each other raise ValueError when they are put together."""
-    try:
-        return make()
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 # --- results
@@ -252,58 +258,12 @@ def _open_sinks(config: Config, run: RunFolder, start: int) -> Sinks:
     return Sinks(factories)
 
 
-def _show(evaluation: Evaluation, config: Config, iteration: int, output: Path) -> None:
-    """Print the table and write the JSON."""
-    Console().print(_table(evaluation, config.evaluation.published))
-    result = {
-        **evaluation.to_json(),
-        "family": config.env["family"],
-        "iteration": iteration,
-        "seed": config.seed,
-        "evaluation_seed": config.evaluation.seed,
-        "published": plain(config.evaluation.published),
-    }
-    try:
-        write_atomically(output, json.dumps(result, indent=2).encode())
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
-    print(f"written to {output}")
-
-
-def _require_writable(output: Path) -> None:
-    """Raises UserError when ``output`` cannot be written; better before the work than after it."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise UserError(f"cannot write {output}")
-
-
-def _table(evaluation: Evaluation, published: PublishedConfig) -> Table:
-    table = Table(
-        title=f"{len(evaluation.tasks)} held-out tasks, {evaluation.trajectories} trajectories "
-        "per task and inner step;\nmean return with 95 % interval",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,  # this and no edges: to fit 80 columns
-        pad_edge=False,
-        show_edge=False,
-    )
-    for name in ("inner steps", "rate", "return", "median", "length", "diverged"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if published.returns:
-        table.add_column(published.source, justify="right")
-    for row in evaluation.rows():
-        k = int(row["inner_steps"])
-        cells = [
-            str(k),
-            f"{evaluation.inner_rates[k - 1]:g}" if k else "",
-            f"{row['return']:.2f} ± {row['ci95']:.2f}",
-            f"{row['median']:.2f}",
-            f"{row['length']:.1f}",
-            f"{row['diverged']:.0f}",
-        ]
-        if published.returns:
-            cells.append(f"{published.returns[k]:.2f}" if k < len(published.returns) else "")
-        table.add_row(*cells)
-    return table
+def _print_scores(views: Sequence[RunView]) -> None:
+    console = Console()
+    if len(views) == 1:
+        console.print(tables.scores_table(views[0]))
+        return
+    title = tables.protocol(views[0].evaluation)
+    console.print(tables.terminal_table(title, *tables.comparison(views)))
+    title = "differences on the same tasks, with their own 95 % intervals"
+    console.print(tables.terminal_table(title, *tables.differences(views)))

@@ -52,9 +52,10 @@ class Config(LearnerConfig):
 
     Args:
         env: the task family, ``family: NAME``, and any of its constants by name.
+        observe_task: append the task's parameters to the observation (the papers' oracle).
         policy: the policy network.
         evaluation: held-out tasks.
-        iterations: meta-updates of the whole run.
+        iterations: meta-updates of the whole run; 0 keeps the untrained policy.
         seed: of everything random.
         threads: CPU threads, 0 for one per core; results do not depend on it.
         device: where adaptation and update run; physics is on CPU threads.
@@ -66,9 +67,10 @@ class Config(LearnerConfig):
     """
 
     env: dict[str, Any] = field(default_factory=lambda: {"family": "point-navigation"})
+    observe_task: bool = False
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    iterations: Annotated[int, Gt(0)] = 100
+    iterations: Annotated[int, Ge(0)] = 100
     seed: Annotated[int, Ge(0)] = 0
     threads: Annotated[int, Ge(0)] = 0
     device: Literal["cpu", "cuda"] = "cpu"
@@ -95,7 +97,10 @@ def _require_finite(where: str, value: Any) -> None:
         raise ValueError(f"{where} should be finite, got {value}")
 
 
-FIXED = ("env", "policy", "tasks", "trajectories", "inner", "advantage", "outer", "seed")
+FIXED = (
+    *("env", "observe_task", "policy", "tasks", "trajectories", "inner", "advantage", "outer"),
+    "seed",
+)
 """Settings that make a run what it is: a resumed run keeps them."""
 
 

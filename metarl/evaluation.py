@@ -1,13 +1,16 @@
 """How well a policy adapts: scores after every inner step on held-out tasks, with intervals."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, MinLen
 from numpy.typing import NDArray
 from scipy import stats
+
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,10 @@ class EvaluationConfig:
         tasks: number of held-out tasks.
         trajectories: trajectories per task and inner step; null: as many as in training.
         inner_steps: adaptation steps.
-        inner_rates: inner rate of every inner step; null: the trained rate alpha first, alpha / 2
-            after it.
+        inner_rates: inner rate of every inner step; null: alpha first, alpha / 2 after it.
+        candidate_rates: choose alpha from these, as the one with the best return on validation
+            tasks, which are others than the held-out ones; null: the trained alpha.
+        mean_actions: adapt on sampled actions, but score episodes of the policy's mean actions.
         seed: of the held-out tasks and their noise; equal seeds give identical tasks to all runs.
         every: also evaluate after every so many iterations; 0: only at the end.
         published: published numbers of the same setting.
@@ -42,6 +47,8 @@ class EvaluationConfig:
     trajectories: Annotated[int, Gt(0)] | None = None
     inner_steps: Annotated[int, Ge(0)] = 3
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
+    candidate_rates: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)] | None = None
+    mean_actions: bool = False
     seed: Annotated[int, Ge(0)] = 0
     every: Annotated[int, Ge(0)] = 0
     published: PublishedConfig = field(default_factory=PublishedConfig)
@@ -52,12 +59,39 @@ class EvaluationConfig:
                 f"evaluation.inner_rates has {len(self.inner_rates)} entries "
                 f"for {self.inner_steps} inner steps"
             )
+        if self.inner_rates is not None and self.candidate_rates is not None:
+            raise ValueError(
+                "evaluation.inner_rates are given, so evaluation.candidate_rates must be null"
+            )
 
     def rates(self, alpha: float) -> list[float]:
         """Inner rate of every inner step (Finn et al. 2017, appendix A.2)."""
         if self.inner_rates is not None:
             return self.inner_rates[: self.inner_steps]
         return [alpha if k == 0 else alpha / 2 for k in range(self.inner_steps)]
+
+
+class Episodes(NamedTuple):
+    """Recorded episodes: the first N' of the first M' held-out tasks after 0, 1, ... inner steps.
+
+    They are those that the scores count, not episodes of their own.
+    """
+
+    qpos: Array  # [steps + 1, M', N', T + 1, nq], generalised coordinates, initial state first
+    rewards: Array  # [steps + 1, M', N', T]
+    lengths: NDArray[np.integer]  # [steps + 1, M', N'], env steps; what follows them is padding
+
+    def to_bytes(self) -> bytes:
+        """As an npz file."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **self._asdict())
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Episodes":
+        """Raises ValueError, KeyError or OSError when the data are damaged."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return cls(**{name: file[name] for name in cls._fields})
 
 
 @dataclass(frozen=True)
@@ -72,23 +106,28 @@ class Evaluation:
         diverged: episodes that a broken simulation cut short, [steps + 1].
         inner_rates: [steps].
         trajectories: per task and inner step.
+        mean_actions: whether the scored actions are the policy's mean ones.
+        validation: mean return on validation tasks by candidate rate, if alpha was chosen so.
+        episodes: some of the scored episodes, to look at.
     """
 
-    tasks: NDArray[np.float64]
+    tasks: Array
     task_fields: Sequence[str]
-    returns: NDArray[np.float64]
-    lengths: NDArray[np.float64]
-    diverged: NDArray[np.float64]
+    returns: Array
+    lengths: Array
+    diverged: Array
     inner_rates: Sequence[float]
     trajectories: int
+    mean_actions: bool = False
+    validation: Mapping[float, float] = field(default_factory=dict)
+    episodes: Episodes | None = None
 
     def rows(self) -> list[dict[str, float]]:
         """One row per inner step: mean, 95 % interval (half-width over tasks), median, lengths."""
         return [
             {
                 "inner_steps": k,
-                "return": float(np.nanmean(per_task)),
-                "ci95": half_width(per_task[np.isfinite(per_task)]),
+                **_mean_with_interval(per_task),
                 "median": float(np.nanmedian(per_task)),
                 "length": float(self.lengths[k].mean()),
                 "diverged": float(self.diverged[k]),
@@ -105,30 +144,40 @@ class Evaluation:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain lists and numbers; what is not finite is null."""
-        result = {
+        """Everything but the episodes, as plain lists and numbers."""
+        return {
             "rows": self.rows(),
             "interval": "95 %, Student's t over tasks, half-width",
             "inner_rates": list(self.inner_rates),
             "trajectories": self.trajectories,
+            "actions": "mean" if self.mean_actions else "sampled",
+            "validation": [{"rate": r, "return": x} for r, x in self.validation.items()],
             "task_fields": list(self.task_fields),
             "tasks": self.tasks.tolist(),
             "returns": self.returns.tolist(),
             "lengths": self.lengths.tolist(),
         }
-        return {key: _finite(value) for key, value in result.items()}
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def paired_differences(one: Array, other: Array) -> list[dict[str, float]]:
+    """Mean of other - one over tasks with its 95 % interval, after every inner step both have.
+
+    Args:
+        one, other: returns [steps + 1, M] of two policies on the same tasks and random numbers; the
+            interval is narrower than those of the returns as the tasks' difficulty cancels.
+    """
+    differences = [b - a for a, b in zip(one, other, strict=False)]
+    return [{"inner_steps": k, **_mean_with_interval(d)} for k, d in enumerate(differences)]
 
 
-def half_width(samples: NDArray[np.floating]) -> float:
+def _mean_with_interval(per_task: Array) -> dict[str, float]:
+    """Mean over the tasks [M] that have a finite value, and the half-width of its interval."""
+    finite = per_task[np.isfinite(per_task)]
+    mean = float(finite.mean()) if len(finite) else float("nan")
+    return {"return": mean, "ci95": half_width(finite)}
+
+
+def half_width(samples: Array) -> float:
     """Half-width of the 95 % confidence interval of the mean, Student's t; 0 for one sample."""
     n = len(samples)
     if n < 2:

@@ -4,27 +4,41 @@ A sink that fails says so once and is left out from then on; it never stops trai
 """
 
 import json
-import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
+from annotated_types import Interval
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from metarl.checkpoint import write_atomically
 from metarl.errors import warn
+from metarl.files import to_json, write_atomically
 
 Metrics = Mapping[str, float]
+
+
+class Table(NamedTuple):
+    """Rows of numbers under named columns."""
+
+    columns: list[str]
+    rows: list[list[float]]
+
+
+class Media(NamedTuple):
+    """Pictures of an evaluation, by name."""
+
+    figures: Mapping[str, Path] = MappingProxyType({})  # PNG
+    videos: Mapping[str, Path] = MappingProxyType({})  # MP4
+    tables: Mapping[str, Table] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -32,11 +46,15 @@ class LoggingConfig:
     """Sinks beside ``metrics.jsonl`` and the console.
 
     Args:
+        report: draw figures, videos and the report page at every evaluation.
+        videos: held-out tasks whose adaptation is filmed for it.
         wandb: Weights & Biases: auto is online when WANDB_MODE or an API key says so, else offline.
         wandb_project: project name there.
         tensorboard: write TensorBoard event files (needs the extra ``tensorboard``).
     """
 
+    report: bool = True
+    videos: Annotated[int, Interval(ge=0, le=3)] = 3
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     wandb_project: str = "metarl"
     tensorboard: bool = False
@@ -46,6 +64,7 @@ class Sink(Protocol):
     """Somewhere that metrics go."""
 
     def log(self, iteration: int, metrics: Metrics) -> None: ...
+    def show(self, iteration: int, media: Media) -> None: ...
     def close(self) -> None: ...
 
 
@@ -54,6 +73,7 @@ class Sinks:
 
     def __init__(self, factories: Mapping[str, Callable[[], Sink]]):
         self._sinks: dict[str, Sink] = {}
+        self._drawing = True
         for name, factory in factories.items():
             with self._guard(name):
                 self._sinks[name] = factory()
@@ -62,6 +82,17 @@ class Sinks:
         for name, sink in list(self._sinks.items()):
             with self._guard(name):
                 sink.log(iteration, metrics)
+
+    def show(self, iteration: int, make: Callable[[], Media]) -> None:
+        """Hand on the pictures that ``make`` draws; once it fails there are none any more."""
+        if self._drawing:
+            with self._guard("drawing pictures"):
+                self._drawing = False
+                media = make()
+                self._drawing = True
+                for name, sink in list(self._sinks.items()):
+                    with self._guard(name):
+                        sink.show(iteration, media)
 
     def close(self) -> None:
         for name, sink in list(self._sinks.items()):
@@ -93,9 +124,11 @@ class JsonlSink:
         self._file = path.open("a")
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        row = {"iteration": iteration, **{k: _finite(v) for k, v in metrics.items()}}
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(to_json({"iteration": iteration, **metrics}) + "\n")
         self._file.flush()
+
+    def show(self, iteration: int, media: Media) -> None:
+        pass
 
     def close(self) -> None:
         self._file.close()
@@ -112,10 +145,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("iteration"), int):
             rows.append(row)
     return rows
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 class ConsoleSink:
@@ -155,90 +184,9 @@ class ConsoleSink:
         self._progress.update(self._task, completed=done, description=left)
         self._live.update(Group(self._progress, Text(text, no_wrap=True, overflow="ellipsis")))
 
+    def show(self, iteration: int, media: Media) -> None:
+        pass
+
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
-
-
-class WandbSink:
-    """Weights & Biases.
-
-    Args:
-        folder: where its files go.
-        run_id: identifies the run, also after a resume.
-        name: shown there.
-        config: all settings.
-        settings: mode and project.
-        start: first iteration of this session; more than 0 resumes ``run_id``.
-    """
-
-    INIT_TIMEOUT = 30.0  # seconds; with a key but no network its own default blocks for minutes
-
-    def __init__(
-        self,
-        folder: Path,
-        run_id: str,
-        name: str,
-        config: Mapping[str, Any],
-        settings: LoggingConfig,
-        start: int,
-    ):
-        import wandb
-
-        arguments: dict[str, Any] = {
-            "project": settings.wandb_project,
-            "dir": folder,
-            "id": run_id,
-            "name": name,
-            "config": dict(config),
-            "resume": "allow" if start else None,
-            "settings": wandb.Settings(init_timeout=self.INIT_TIMEOUT, silent=True),
-        }
-        try:
-            self._run = wandb.init(**arguments, mode=self._mode(settings.wandb))
-        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-            reason = str(error).partition("\n")[0]
-            warn(f"wandb cannot go online, so this run is logged offline: {reason}")
-            wandb.teardown()
-            self._run = wandb.init(**arguments, mode="offline")
-
-    @staticmethod
-    def _mode(choice: str) -> Literal["online", "offline"] | None:
-        """The mode to ask for; None leaves it to wandb (WANDB_MODE, or online with a key)."""
-        if choice == "online":
-            return "online"
-        if choice == "offline":
-            return "offline"
-        return None if "WANDB_MODE" in os.environ or _has_wandb_key() else "offline"
-
-    def log(self, iteration: int, metrics: Metrics) -> None:
-        self._run.log(dict(metrics), step=iteration)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
-    try:
-        return netrc().authenticators(host) is not None
-    except (OSError, NetrcParseError):
-        return False
-
-
-class TensorboardSink:
-    """TensorBoard event files."""
-
-    def __init__(self, folder: Path, start: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=start or None)
-
-    def log(self, iteration: int, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, iteration)
-
-    def close(self) -> None:
-        self._writer.close()

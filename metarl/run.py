@@ -6,9 +6,12 @@ runs/<name>/
     metrics.jsonl    one line per iteration
     checkpoints/     the newest few and the best
     evaluation.json  returns after every inner step on held-out tasks
+    episodes.npz     some of the episodes that it scored
+    report.html      all of it to look at; report/ has its figures and videos
     wandb/ tensorboard/   if switched on
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -20,10 +23,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from metarl.checkpoint import CheckpointFolder, write_atomically
+from metarl.checkpoint import CheckpointFolder
 from metarl.errors import UserError
+from metarl.evaluation import Episodes
+from metarl.files import to_json, write_atomically
 from metarl.metrics import read_metrics
 
+EVALUATION_KEYS = {
+    *("rows", "inner_rates", "trajectories", "actions", "validation", "task_fields", "tasks"),
+    *("returns", "lengths", "env", "iteration", "episodes_sha256"),
+}
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 
@@ -35,6 +44,8 @@ class RunFolder:
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.evaluation_file = path / "evaluation.json"
+        self.episodes_file = path / "episodes.npz"
+        self.report_file = path / "report.html"
 
     @classmethod
     def create(cls, path: Path, config_yaml: str) -> "RunFolder":
@@ -100,6 +111,33 @@ class RunFolder:
             raise UserError(
                 f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
             )
+
+    def save_evaluation(self, result: dict[str, Any], episodes: bytes) -> None:
+        """Keep an evaluation and its recorded episodes.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        try:
+            write_atomically(self.episodes_file, episodes)
+            write_atomically(self.evaluation_file, to_json(result, indent=2).encode())
+        except OSError as error:
+            raise UserError(f"cannot write {self.evaluation_file}: {error.strerror}") from error
+
+    def load_evaluation(self) -> tuple[dict[str, Any], Episodes | None] | None:
+        """The evaluation that was kept, and its episodes; None when it is missing or damaged."""
+        try:
+            result = json.loads(self.evaluation_file.read_text())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(result, dict) or not result.keys() >= EVALUATION_KEYS:
+            return None
+        try:
+            data = self.episodes_file.read_bytes()
+            intact = hashlib.sha256(data).hexdigest() == result["episodes_sha256"]
+            return result, Episodes.from_bytes(data) if intact else None
+        except (OSError, ValueError, KeyError):
+            return result, None
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says; empty when it is missing or damaged."""

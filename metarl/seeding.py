@@ -18,6 +18,9 @@ class Purpose(IntEnum):
     TRAIN_ROLLOUT = 2
     EVALUATION_TASKS = 3
     EVALUATION_ROLLOUT = 4
+    VALIDATION_TASKS = 5
+    VALIDATION_ROLLOUT = 6
+    MEAN_ACTION_ROLLOUT = 7
 
 
 def generator(

@@ -5,11 +5,11 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from metarl.checkpoint import CheckpointFolder
 from metarl.errors import UserError, warn
-from metarl.metrics import Sinks
+from metarl.metrics import Media, Sinks
 
 
 class Scores(Protocol):
@@ -18,7 +18,11 @@ class Scores(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
 
-class Learner(Protocol):
+Result = TypeVar("Result", bound=Scores)
+Evaluated = TypeVar("Evaluated", bound=Scores, covariant=True)
+
+
+class Learner(Protocol[Evaluated]):
     """What the trainer knows of a learner.
 
     ``score`` names the metric of ``iterate`` that says how good the learner is, higher is better.
@@ -27,7 +31,7 @@ class Learner(Protocol):
     score: str
 
     def iterate(self, iteration: int) -> dict[str, float]: ...
-    def evaluate(self, iteration: int) -> Scores: ...
+    def evaluate(self, iteration: int) -> Evaluated: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -62,25 +66,27 @@ class StopRequest:
         os.write(2, gap + b"metarl: stopping after this iteration; again to stop now\n" + gap)
 
 
-class Trainer:
-    """Runs a learner from iteration ``start`` to ``iterations``.
+class Trainer(Generic[Result]):
+    """Runs a learner from iteration ``start`` to ``iterations``, and evaluates it at the end.
 
     Args:
         learner: what to train.
         settings: of the run, kept in every checkpoint and compared on resume.
         checkpoints: where state is kept.
         iterations: of the whole run.
-        checkpoint_every, evaluate_every: in iterations; 0 evaluates never.
+        checkpoint_every, evaluate_every: in iterations; 0 evaluates only at the end.
+        illustrate: makes pictures of an evaluation after so many iterations, for the sinks.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Learner[Result],
         settings: Mapping[str, Any],
         checkpoints: CheckpointFolder,
         iterations: int,
         checkpoint_every: int,
         evaluate_every: int = 0,
+        illustrate: Callable[[int, Result], Media] = lambda iteration, scores: Media(),
     ):
         self._learner = learner
         self._settings = dict(settings)
@@ -88,6 +94,7 @@ class Trainer:
         self._iterations = iterations
         self._checkpoint_every = checkpoint_every
         self._evaluate_every = evaluate_every
+        self._illustrate = illustrate
         self.start = 0
         self.saved = True  # whether the newest checkpoint that was due is on disk
 
@@ -107,29 +114,47 @@ class Trainer:
         load_into(self._learner, state, self._settings, str(checkpoint.path))
         self.start = checkpoint.iteration
 
-    def run(self, open_sinks: Callable[[int], Sinks]) -> bool:
-        """Train; returns whether all iterations were done (else a signal asked to stop).
+    def run(self, open_sinks: Callable[[int], Sinks]) -> Result | None:
+        """Train; returns the scores at the end, or None when a signal asked to stop before it.
 
         Args:
             open_sinks: opens the sinks for a session that begins at the given iteration.
         """
+        scores: Result | None = None
         with StopRequest() as stop:
             sinks = open_sinks(self.start)
             try:
                 for iteration in range(self.start, self._iterations):
-                    metrics = self._learner.iterate(iteration)
-                    done = iteration + 1
-                    if self._evaluate_every and done % self._evaluate_every == 0:
-                        metrics |= self._learner.evaluate(done).metrics()
-                    sinks.log(iteration, metrics)
-                    last = done == self._iterations or stop.requested
-                    if last or done % self._checkpoint_every == 0:
-                        self._save(done, metrics[self._learner.score])
-                    if stop.requested:
-                        return done == self._iterations
+                    scores = self._iterate(iteration, sinks, stop)
+                    if stop.requested and iteration + 1 < self._iterations:
+                        return None
+                if scores is None:  # there was nothing left to train, or nothing at all
+                    if self._iterations == 0:
+                        self._save(0, -math.inf)
+                    scores = self._learner.evaluate(self._iterations)
+                    self._show(self._iterations, scores, sinks)
             finally:
                 sinks.close()
-        return True
+        return scores
+
+    def _iterate(self, iteration: int, sinks: Sinks, stop: StopRequest) -> Result | None:
+        """One iteration and what is due after it."""
+        metrics = self._learner.iterate(iteration)
+        scores, done = None, iteration + 1
+        last = done == self._iterations
+        if last or (self._evaluate_every and done % self._evaluate_every == 0):
+            scores = self._learner.evaluate(done)
+            metrics |= scores.metrics()
+        sinks.log(iteration, metrics)
+        if last or stop.requested or done % self._checkpoint_every == 0:
+            self._save(done, metrics[self._learner.score])
+        if scores is not None:
+            self._show(iteration, scores, sinks)
+        return scores
+
+    def _show(self, iteration: int, scores: Result, sinks: Sinks) -> None:
+        done = min(iteration + 1, self._iterations)
+        sinks.show(iteration, lambda: self._illustrate(done, scores))
 
     def _save(self, done: int, score: float) -> None:
         state = {"settings": self._settings, "learner": self._learner.state_dict()}
@@ -142,7 +167,7 @@ class Trainer:
 
 
 def load_into(
-    learner: Learner, state: dict[str, Any], settings: Mapping[str, Any], origin: str
+    learner: Learner[Scores], state: dict[str, Any], settings: Mapping[str, Any], origin: str
 ) -> None:
     """Put a checkpoint's state into a learner.
 

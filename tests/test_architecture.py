@@ -18,12 +18,20 @@ SOURCES = sorted(
 LAYERS = (
     {"metarl.core"},
     {
-        *("metarl.errors", "metarl.seeding", "metarl.evaluation", "metarl.checkpoint"),
-        *("metarl.metrics", "metarl.run", "metarl.distributed", "metarl.trainer"),
+        *("metarl.errors", "metarl.files", "metarl.seeding", "metarl.evaluation"),
+        *("metarl.checkpoint",),
+        *(
+            "metarl.metrics",
+            "metarl.tracking",
+            "metarl.run",
+            "metarl.distributed",
+            "metarl.trainer",
+        ),
     },
     {"metarl.rl", "metarl.supervised", "metarl.report"},
     {"metarl.config"},
     {"metarl.build"},
+    {"metarl.settings", "metarl.results"},
     {"metarl.cli"},
     {"scripts"},
 )

@@ -16,8 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl.checkpoint import Checkpoint, CheckpointFolder, write_atomically
+from metarl.checkpoint import Checkpoint, CheckpointFolder
 from metarl.errors import UserError
+from metarl.files import write_atomically
 
 State = dict[str, object]
 

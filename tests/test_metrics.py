@@ -22,10 +22,9 @@ from metarl.metrics import (
     JsonlSink,
     LoggingConfig,
     Sinks,
-    TensorboardSink,
-    WandbSink,
     read_metrics,
 )
+from metarl.tracking import TensorboardSink, WandbSink
 
 
 def logged(run: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,9 @@ def test_old_runs_can_be_repeated():
         "TRAIN_ROLLOUT": 2,
         "EVALUATION_TASKS": 3,
         "EVALUATION_ROLLOUT": 4,
+        "VALIDATION_TASKS": 5,
+        "VALIDATION_ROLLOUT": 6,
+        "MEAN_ACTION_ROLLOUT": 7,
     }
     rng = generator(0, Purpose.PARAMETERS)
     assert rng.integers(10**6, size=3).tolist() == [802237, 942937, 5483]

@@ -68,7 +68,14 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
 
 
 def leading_size(tree: Any) -> int:
-    """Length of the first axis of the tensors in ``tree``, the number of tasks M."""
-    while not isinstance(tree, Tensor):
-        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
-    return len(tree)
+    """Length of the first axis of the tensors in ``tree``, the number of tasks M.
+
+    Raises:
+        ValueError: it has no tensor.
+    """
+    if isinstance(tree, Tensor):
+        return len(tree)
+    for child in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(child, Tensor) or child:  # an empty tuple has nothing to say
+            return leading_size(child)
+    raise ValueError("there is no tensor, so no number of tasks")

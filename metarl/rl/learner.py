@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,19 +19,12 @@ from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_st
 from metarl.evaluation import Evaluation, EvaluationConfig
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
 from metarl.rl.losses import INNER_LOSSES, Batch, Policy, mean_kl, surrogate_and_kl
-from metarl.rl.rollout import AdvantageConfig, make_batch
-from metarl.rl.sampler import Sampler, Stream
+from metarl.rl.protocol import EvaluationProtocol, Tasks
+from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
+from metarl.rl.sampler import Sampler, Stream, Watch
 from metarl.seeding import Purpose, generator
 
 Array: TypeAlias = NDArray[np.float64]
-
-
-class Tasks(Protocol):
-    """What the learner needs of a task family."""
-
-    @property
-    def task_fields(self) -> Sequence[str]: ...
-    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -42,14 +35,15 @@ class InnerConfig:
         algorithm: a row of ``metarl.core.algorithms``.
         rate: inner rate alpha (initial value of learned rates).
         rates: inner rate of every inner step in training; null: ``rate`` for all.
-        steps: inner steps in training.
+        steps: inner steps in training; 0 trains one policy for all tasks (the papers' pretrained
+            and oracle baselines).
         loss: inner policy-gradient estimator.
     """
 
     algorithm: Literal["maml", "fomaml", "anil", "meta-sgd"] = "maml"
     rate: Annotated[float, Gt(0)] = 0.1
     rates: list[Annotated[float, Gt(0)]] | None = None
-    steps: Annotated[int, Ge(1)] = 1
+    steps: Annotated[int, Ge(0)] = 1
     loss: Literal["reinforce", "lvc"] = "reinforce"
 
     def __post_init__(self) -> None:
@@ -61,6 +55,11 @@ class InnerConfig:
     @property
     def alphas(self) -> list[float]:
         return self.rates or [self.rate] * self.steps
+
+    @property
+    def alpha(self) -> float:
+        """Rate of the first inner step."""
+        return self.rates[0] if self.rates else self.rate
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,9 @@ class MetaRLLearner:
         self.meta = meta
         self.env_steps = 0
         self.rejected_updates = 0
-        self._evaluation = evaluation
+        self._protocol = EvaluationProtocol(
+            evaluation, family, config.inner.alpha, config.trajectories
+        )
         self._family = family
         self._policy = policy
         self._algorithm = algorithm
@@ -153,21 +154,26 @@ class MetaRLLearner:
         tasks = self._family.sample_tasks(rng, config.tasks)
         stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration)
         rounds = self.adapt_and_sample(tasks, config.inner.alphas, config.trajectories, stream)
-        inner_gradient_norm = self._inner_gradient_norm(rounds)
+        inner = {"inner/gradient_norm": self._inner_gradient_norm(rounds)} if rounds[1:] else {}
         outer = self._update(rounds[:-1], rounds[-1], iteration)
 
         env_steps = int(sum(r.trajectories.mask.sum() for r in rounds))
         self.env_steps += env_steps
         return {
             **sampling_metrics(rounds),
-            "inner/gradient_norm": inner_gradient_norm,
+            **inner,
             **outer,
             "env_steps": float(self.env_steps),
             **self._clock.metrics(env_steps),
         }
 
     def adapt_and_sample(
-        self, tasks: Array, alphas: Sequence[float], trajectories: int, stream: Stream
+        self,
+        tasks: Array,
+        alphas: Sequence[float],
+        trajectories: int,
+        stream: Stream,
+        watch: Watch | None = None,
     ) -> list[Sampled]:
         """Sample with theta, adapt every task, sample with phi, and so on.
 
@@ -175,10 +181,11 @@ class MetaRLLearner:
             One round more than inner steps: support data first, query data last.
         """
         phi = self.theta_of_every_task(len(tasks))
-        rounds = [self._sample(phi, tasks, trajectories, stream)]
+        rounds = [self._sample(phi, tasks, trajectories, stream, watch)]
         for k, rate in enumerate(self._rates(self.meta, alphas), start=1):
             phi = self._inner_step(phi, rate, rounds[-1].batch)
-            rounds.append(self._sample(phi, tasks, trajectories, stream._replace(inner_step=k)))
+            stream = stream._replace(inner_step=k)
+            rounds.append(self._sample(phi, tasks, trajectories, stream, watch))
         return rounds
 
     def _update(
@@ -202,10 +209,17 @@ class MetaRLLearner:
 
     # --- its parts
 
-    def _sample(self, phi: Params, tasks: Array, trajectories: int, stream: Stream) -> Sampled:
+    def _sample(
+        self,
+        phi: Params,
+        tasks: Array,
+        trajectories: int,
+        stream: Stream,
+        watch: Watch | None = None,
+    ) -> Sampled:
         """Trajectories of every task's own policy, with advantages."""
         with self._clock("sampling"):
-            sampled = self.sampler.collect(phi, tasks, trajectories, stream)
+            sampled = self.sampler.collect(phi, tasks, trajectories, stream, watch=watch)
         with self._clock("adaptation"):
             batch, explained = make_batch(sampled, self.config.advantage, self._task_map)
         return Sampled(phi, sampled, batch, explained)
@@ -273,25 +287,23 @@ class MetaRLLearner:
 
     def evaluate(self, iteration: int) -> Evaluation:
         """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
-        config = self._evaluation
-        tasks = self._family.sample_tasks(
-            generator(config.seed, Purpose.EVALUATION_TASKS), config.tasks
-        )
-        alphas = config.rates(self.config.inner.alphas[0])
-        trajectories = config.trajectories or self.config.trajectories
-        stream = Stream(config.seed, Purpose.EVALUATION_ROLLOUT)
-        rounds = [
-            r.trajectories for r in self.adapt_and_sample(tasks, alphas, trajectories, stream)
+        return self._protocol.run(self)
+
+    def mean_action_trajectories(
+        self, rounds: Sequence[Sampled], tasks: Array, stream: Stream, watch: Watch | None = None
+    ) -> list[Trajectories]:
+        """As many trajectories of the mean actions of every round's policies."""
+        return [
+            self.sampler.collect(
+                r.phi,
+                tasks,
+                r.trajectories.mask.shape[1],
+                stream._replace(inner_step=k),
+                noise=0.0,
+                watch=watch,
+            )
+            for k, r in enumerate(rounds)
         ]
-        return Evaluation(
-            tasks=tasks,
-            task_fields=self._family.task_fields,
-            returns=_numpy([r.returns.nanmean(1) for r in rounds]),
-            lengths=_numpy([r.lengths.mean(1) for r in rounds]),
-            diverged=_numpy([r.diverged.sum() for r in rounds]),
-            inner_rates=alphas,
-            trajectories=trajectories,
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides its settings."""
@@ -318,7 +330,3 @@ class MetaRLLearner:
         gradients = [(theta[n] - phi[n]) / rate[n] for n in self._adapted]
         squares = sum(g.flatten(1).square().sum(1) for g in gradients)
         return float(torch.as_tensor(squares).sqrt().mean())
-
-
-def _numpy(rows: Sequence[Tensor]) -> Array:
-    return torch.stack(list(rows)).double().cpu().numpy()

@@ -1,7 +1,7 @@
 """Exactly N trajectories of each of M tasks, all tasks' policies acting in one batched forward."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -33,8 +33,14 @@ class Env(Protocol):
 
     @property
     def alive(self) -> NDArray[np.bool_]: ...
+    @property
+    def qpos(self) -> NDArray[np.float64]: ...  # [M, N, nq]
     def reset(self, tasks: Any, rngs: Sequence[np.random.Generator]) -> Any: ...
     def step(self, action: Any) -> Step: ...
+
+
+Watch: TypeAlias = Callable[[int, NDArray[np.float64]], None]
+"""Called with the inner step and qpos [M, N, nq], a live view, at the start and every env step."""
 
 
 class Stream(NamedTuple):
@@ -85,6 +91,8 @@ class Sampler:
         tasks: NDArray[np.float64],
         num_trajectories: int,
         stream: Stream,
+        noise: float = 1.0,
+        watch: Watch | None = None,
     ) -> Trajectories:
         """Sample trajectories; sum of ``mask`` in the result is the number of env steps.
 
@@ -93,6 +101,8 @@ class Sampler:
             tasks: [M, task_dim].
             num_trajectories: N.
             stream: source of initial states and action noise.
+            noise: factor on the action noise; 0 takes the policy's mean actions.
+            watch: sees the simulations' states.
         """
         m, n = len(tasks), num_trajectories
         env = self._envs.get((m, n)) or self._envs.setdefault((m, n), self._make_env(m, n))
@@ -102,10 +112,12 @@ class Sampler:
         observation = torch.from_numpy(env.reset(tasks, rngs)).to(dtype)
         out = self._allocate(m, n, observation)
         for task, rng in enumerate(rngs):  # the noise now, each action once it is taken
-            noise = rng.standard_normal(out.actions.shape[1:], dtype=np.float32)
-            out.actions[task] = torch.from_numpy(noise)
+            standard_normal = rng.standard_normal(out.actions.shape[1:], dtype=np.float32)
+            out.actions[task] = noise * torch.from_numpy(standard_normal)
 
         for t in range(self._horizon):
+            if watch is not None:
+                watch(stream.inner_step, env.qpos)
             alive = torch.from_numpy(env.alive)
             if not alive.any():
                 break
@@ -120,6 +132,8 @@ class Sampler:
             broken = torch.from_numpy(step.diverged) | ~torch.isfinite(action).all(-1)
             out.diverged[alive & broken] = 1
             observation = torch.from_numpy(step.observation).to(dtype)
+        if watch is not None:
+            watch(stream.inner_step, env.qpos)
         finished = _finish(out._replace(final_observations=observation))
         return tree_map(lambda x: x.to(self._device), finished)
 

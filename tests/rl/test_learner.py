@@ -496,10 +496,10 @@ def test_iterations_and_inner_steps_draw_their_own_tasks_and_noise() -> None:
     seen, streams = [], []
     collect = learner.sampler.collect
 
-    def recording(phi, tasks, trajectories, stream):
+    def recording(phi, tasks, trajectories, stream, **other):
         seen.append(tasks.copy())
         streams.append(stream)
-        return collect(phi, tasks, trajectories, stream)
+        return collect(phi, tasks, trajectories, stream, **other)
 
     learner.sampler.collect = recording  # type: ignore[method-assign]
     for iteration in (0, 1):

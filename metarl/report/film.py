@@ -1,0 +1,100 @@
+"""Videos of adaptation, drawn by ``envs.video`` in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from metarl.errors import warn
+from metarl.evaluation import Episodes
+from metarl.files import write_atomically
+from metarl.report.view import RunView
+
+PACKAGES = "libegl1 and libgl1-mesa-dri, or libosmesa6"
+TIMEOUT = 300  # seconds per video; it takes a few
+
+
+def film(view: RunView, tasks: int, folder: Path) -> dict[str, Path]:
+    """An MP4 of each of the first ``tasks`` held-out tasks, by name; nothing without OpenGL.
+
+    The picture shows the first recorded trajectory before and after every inner step.
+    """
+    if view.episodes is None or tasks == 0:
+        return {}
+    paths = [folder / f"task-{m + 1}.mp4" for m in range(min(tasks, view.episodes.qpos.shape[1]))]
+    with tempfile.TemporaryDirectory() as temporary:
+        clips = [Path(temporary) / f"{m}.npz" for m in range(len(paths))]
+        for m, clip in enumerate(clips):
+            _save_clip(view, view.episodes, m, clip)
+        library = _first_that_draws(clips[0])
+        if library is None:
+            return {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda clip: _render(clip, library), clips[1:]))
+        for clip, path in zip(clips, paths, strict=True):
+            write_atomically(path, _video(clip).read_bytes())
+    return {path.stem: path for path in paths}
+
+
+def _save_clip(view: RunView, episodes: Episodes, m: int, path: Path) -> None:
+    """What ``envs.video.Clip.load`` reads."""
+    env = view.evaluation["env"]
+    constants = {key: value for key, value in env.items() if key != "family"}
+    captions = ["before adaptation"]
+    captions += [f"after {k} inner step{'s' * (k > 1)}" for k in range(1, len(episodes.qpos))]
+    np.savez(
+        path,
+        text=np.array(json.dumps([env["family"], constants, captions])),
+        task=np.array(view.evaluation["tasks"][m]),
+        qpos=episodes.qpos[:, m, 0],
+        rewards=episodes.rewards[:, m, 0],
+        lengths=episodes.lengths[:, m, 0],
+    )
+
+
+def _video(clip: Path) -> Path:
+    return clip.with_suffix(".mp4")
+
+
+def _first_that_draws(clip: Path) -> str | None:
+    """The OpenGL library that draws here, found by drawing the clip with it."""
+    own = os.environ.get("MUJOCO_GL")
+    errors = []
+    # The last is for worlds that are drawn without OpenGL.
+    for library in ([own] if own else ["egl", "osmesa"]) + ["disabled"]:
+        error = _try(clip, library)
+        if error is None:
+            return library
+        errors.append(error)
+    warn(f"no videos: no OpenGL library draws here; Debian packages: {PACKAGES} ({errors[0]})")
+    return None
+
+
+def _render(clip: Path, library: str) -> None:
+    error = _try(clip, library)
+    if error is not None:
+        raise RuntimeError(f"a video could not be made: {error}")
+
+
+def _try(clip: Path, library: str) -> str | None:
+    """Draw a clip's video; the last line of the error, or None."""
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "envs.video", str(clip), str(_video(clip))],
+            env={**os.environ, "MUJOCO_GL": library},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=TIMEOUT,
+        )
+    except subprocess.CalledProcessError as error:
+        return (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        return f"nothing drawn in {TIMEOUT} seconds"
+    return None

@@ -1,0 +1,120 @@
+"""One self-contained HTML page about runs: no scripts, no network."""
+
+import base64
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from metarl.files import write_atomically
+from metarl.metrics import Media
+from metarl.report import tables
+from metarl.report.film import film
+from metarl.report.plots import INK, figures, to_png, to_svg
+from metarl.report.view import RunView, require_comparable
+
+CAPTIONS = {
+    "training": "Return in training, before and after adaptation; band: 95 % interval over the "
+    "tasks of an iteration, or over seeds where a name stands for several.",
+    "adaptation": "Return on held-out tasks after every inner step, with 95 % intervals.",
+    "paths": "Paths from above, before and after every inner step; star: goal, arrow: wanted "
+    "direction.",
+    "heading": "How far the motion is off the wanted direction, mean over trajectories.",
+    "velocity": "Velocity over time before and after every inner step, mean over trajectories.",
+    "diagnostics": "The outer step over training; dashed: the trust region's radius.",
+}
+
+
+def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
+    """Write ``page`` and, in a folder beside it, its figures (SVG, PNG) and videos (MP4).
+
+    Args:
+        views: one run, or several to compare.
+        page: the HTML file, replaced when the new one is whole.
+        videos: held-out tasks to film; of several runs, each one's first task is.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        UserError: the runs cannot be compared.
+        OSError: something cannot be written.
+    """
+    require_comparable(views)
+    assets = page.with_suffix("")
+    assets.mkdir(parents=True, exist_ok=True)
+    drawn = figures(views)
+    svgs = {name: to_svg(figure, name) for name, figure in drawn.items()}
+    for name, figure in drawn.items():
+        write_atomically(assets / f"{name}.svg", svgs[name])
+        write_atomically(assets / f"{name}.png", to_png(figure))
+    filmed: dict[str, Path] = {}
+    for view in views:
+        folder = assets if len(views) == 1 else assets / view.name
+        folder.mkdir(exist_ok=True)
+        found = film(view, videos if len(views) == 1 else min(videos, 1), folder)
+        filmed |= {n if len(views) == 1 else f"{view.name}-{n}": p for n, p in found.items()}
+    write_atomically(page, render(views, svgs, filmed).encode())
+    return Media(
+        {name: assets / f"{name}.png" for name in drawn},
+        filmed,
+        {"evaluation": tables.tracker_table(views[0].evaluation)},
+    )
+
+
+def render(views: Sequence[RunView], svgs: Mapping[str, bytes], videos: Mapping[str, Path]) -> str:
+    """The page's HTML; everything but the figures is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    pictures = {name: (Markup(_inline(svg)), CAPTIONS[name]) for name, svg in svgs.items()}
+    films = {name: _data_url("video/mp4", path.read_bytes()) for name, path in videos.items()}
+    return environment.get_template("page.html").render(
+        views=views,
+        protocol=tables.protocol(views[0].evaluation),
+        scores=tables.comparison(views),
+        differences=tables.differences(views) if len(views) > 1 else None,
+        pictures=pictures,
+        videos=films,
+        command=command,
+        to_yaml=lambda values: yaml.safe_dump(dict(values), sort_keys=False),
+        versions=versions,
+    )
+
+
+def command(view: RunView) -> str:
+    """The command line that made the run."""
+    words = [str(word) for word in view.info.get("command", [])]
+    if not words:
+        return "not recorded"
+    program = Path(words[0])
+    start = ["python", words[0]] if program.suffix == ".py" else [program.name]
+    return shlex.join([*start, *words[1:]])
+
+
+def versions(view: RunView) -> dict[str, Any]:
+    """What it ran on."""
+    info = view.info
+    known = {"git commit": info.get("git_commit"), "Python": info.get("python")}
+    known |= {"platform": info.get("platform"), "started": info.get("created")}
+    packages = info.get("packages")
+    return {k: v for k, v in (known | (packages or {})).items() if v is not None}
+
+
+def _inline(svg: bytes) -> str:
+    """The ``<svg>`` element, its ink in the page's text colour, as wide as there is room."""
+    text = svg.decode()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return text.replace("<svg ", '<svg role="img" ', 1)
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

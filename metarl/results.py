@@ -1,0 +1,145 @@
+"""Evaluations of trained runs: made, kept in their folders, and read back."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl import build
+from metarl.config import Config, fixed_settings, plain
+from metarl.errors import UserError
+from metarl.evaluation import Episodes, Evaluation, paired_differences
+from metarl.files import to_json, write_atomically
+from metarl.metrics import read_metrics
+from metarl.report.view import RunView
+from metarl.rl.learner import MetaRLLearner
+from metarl.run import RunFolder
+from metarl.settings import read_config
+from metarl.trainer import first_difference, load_into
+
+
+class Trained(NamedTuple):
+    """A run with its policy, to be evaluated with the settings of ``config``."""
+
+    run: RunFolder
+    config: Config
+    iteration: int
+    learner: MetaRLLearner
+
+
+def open_runs(paths: Sequence[str]) -> list[RunFolder]:
+    """Existing runs.
+
+    Raises:
+        UserError: there is no run in one of the folders, or one is named twice.
+    """
+    runs = [RunFolder.open(Path(path)) for path in paths]
+    folders = [run.path.resolve() for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise UserError(f"{run.path} is named twice")
+    return runs
+
+
+def load(run: RunFolder, config: Config, which: str = "last") -> Trained:
+    """A run with the policy of a checkpoint: ``last``, ``best`` or a number of iterations.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is not of this run's settings.
+    """
+    learner = build.make_learner(config)
+    checkpoint, state = run.checkpoints().load(which)
+    load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
+    return Trained(run, config, checkpoint.iteration, learner)
+
+
+def require_same_env(trained: Sequence[Trained]) -> None:
+    """Raises UserError unless all runs are of one task family with the same constants."""
+    first = trained[0]
+    for other in trained[1:]:
+        if difference := first_difference(plain(other.config)["env"], plain(first.config)["env"]):
+            raise UserError(
+                f"{other.run.path} and {first.run.path} cannot be compared: env.{difference}"
+            )
+
+
+def evaluated(trained: Trained, keep: bool) -> RunView:
+    """Evaluate a policy, and keep the result in the run's folder if asked to."""
+    run, config, iteration, learner = trained
+    evaluation = learner.evaluate(iteration)
+    return (keep_in if keep else view_of)(run, config, iteration, evaluation)
+
+
+def newest(run: RunFolder) -> RunView:
+    """The evaluation of the newest checkpoint, which is made now if there is none yet."""
+    config = read_config(run)
+    kept, checkpoints = run.load_evaluation(), run.checkpoints().all()
+    if kept and kept[1] and checkpoints and kept[0]["iteration"] == checkpoints[0].iteration:
+        return _view(run, config, *kept)
+    trained = load(run, config)
+    print(f"evaluating {run.path} after {trained.iteration} iterations", flush=True)
+    return evaluated(trained, keep=True)
+
+
+def keep_in(run: RunFolder, config: Config, iteration: int, evaluation: Evaluation) -> RunView:
+    """Write an evaluation to the run's folder; returns what reports see of it."""
+    view = view_of(run, config, iteration, evaluation)
+    episodes = b"" if evaluation.episodes is None else evaluation.episodes.to_bytes()
+    run.save_evaluation(dict(view.evaluation), episodes)
+    return view
+
+
+def view_of(run: RunFolder, config: Config, iteration: int, evaluation: Evaluation) -> RunView:
+    """What reports see of an evaluation.
+
+    Its JSON is the same for the same checkpoint and settings, byte for byte.
+    """
+    settings = plain(config)
+    episodes = b"" if evaluation.episodes is None else evaluation.episodes.to_bytes()
+    result = {
+        **evaluation.to_json(),
+        "env": settings["env"],
+        "iteration": iteration,
+        "seed": config.seed,
+        "evaluation_seed": config.evaluation.seed,
+        "published": settings["evaluation"]["published"],
+        "episodes_sha256": hashlib.sha256(episodes).hexdigest(),
+    }
+    return _view(run, config, json.loads(to_json(result)), evaluation.episodes)
+
+
+def write(output: Path, views: Sequence[RunView]) -> None:
+    """Write one run's evaluation, or several and their paired differences, as JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content: Any = views[0].evaluation
+    if len(views) > 1:
+        first, *others = views
+        content = {
+            "runs": {view.name: view.evaluation for view in views},
+            "differences": {
+                f"{view.name} - {first.name}": paired_differences(first.returns, view.returns)
+                for view in others
+            },
+        }
+    try:
+        write_atomically(output, to_json(content, indent=2).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _view(
+    run: RunFolder, config: Config, result: dict[str, Any], episodes: Episodes | None
+) -> RunView:
+    return RunView(
+        name=run.path.resolve().name,
+        config=plain(config),
+        info=run.info(),
+        metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
+        evaluation=result,
+        episodes=episodes,
+        family=build.make_family(result["env"]),
+    )
