@@ -26,7 +26,7 @@ class Ant(Locomotion):
     healthy_z: tuple[float, float] | None = (0.2, 1.0)
     xml = "ant.xml"
     hidden_positions = 2
-    camera = (90.0, -35.0, 6.0)
+    camera = (90.0, -40.0, 5.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ class HalfCheetah(Locomotion):
     xml = "half_cheetah.xml"
     hidden_positions = 1
     planar = False
-    camera = (90.0, -12.0, 4.5)
+    camera = (90.0, -15.0, 3.5)
 
     def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
         velocity = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt

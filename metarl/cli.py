@@ -18,7 +18,6 @@ from metarl.evaluation import Evaluation
 from metarl.files import require_writable
 from metarl.metrics import ConsoleSink, JsonlSink, Media, Sink, Sinks
 from metarl.report import tables
-from metarl.report.page import write_report
 from metarl.report.view import RunView, require_comparable
 from metarl.run import RunFolder
 from metarl.settings import checked, read_config, read_settings
@@ -67,8 +66,10 @@ def train(argv: Sequence[str]) -> int:
     def illustrate(iteration: int, evaluation: Evaluation) -> Media:
         view = results.keep_in(run, config, iteration, evaluation)
         if config.logging.report:
+            from metarl.report.page import write_report  # slow to import, and writes font caches
+
             return write_report([view], run.report_file, config.logging.videos)
-        return Media(tables={"evaluation": tables.tracker_table(view.evaluation)})
+        return Media(tables={"returns": tables.tracker_table(view.evaluation)})
 
     trainer = Trainer(
         learner,
@@ -221,6 +222,8 @@ def report(argv: Sequence[str]) -> int:
     require_writable(page)
     views = [results.newest(run) for run in runs]
     require_comparable(views)
+    from metarl.report.page import write_report
+
     try:
         write_report(views, page, options.videos)
     except OSError as error:

@@ -123,8 +123,12 @@ def to_yaml(config: Config) -> str:
 class Parser(ArgumentParser):
     """An argument parser whose errors are one line that says what is allowed, with exit code 2."""
 
+    origin = ""
+    """What the errors should name as their place, a file for example."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {one_line(message)}{self._did_you_mean(message)}\n")
+        said = f"{self.origin}{one_line(message)}{self._did_you_mean(message)}"
+        self.exit(2, f"{self.prog}: error: {said}\n")
         raise AssertionError("exit() does not return")
 
     def parse_settings(self, arguments: Sequence[str]) -> Namespace:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -47,7 +47,7 @@ class EvaluationConfig:
     trajectories: Annotated[int, Gt(0)] | None = None
     inner_steps: Annotated[int, Ge(0)] = 3
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
-    candidate_rates: Annotated[list[Annotated[float, Gt(0)]], MinLen(1)] | None = None
+    candidate_rates: list[Annotated[float, Gt(0)]] | None = None
     mean_actions: bool = False
     seed: Annotated[int, Ge(0)] = 0
     every: Annotated[int, Ge(0)] = 0
@@ -89,9 +89,12 @@ class Episodes(NamedTuple):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Episodes":
-        """Raises ValueError, KeyError or OSError when the data are damaged."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return cls(**{name: file[name] for name in cls._fields})
+        """Raises ValueError when the data are damaged."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                return cls(**{name: file[name] for name in cls._fields})
+        except Exception as error:  # whatever damaged data lead to
+            raise ValueError(f"damaged episodes: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class RunFolder:
             data = self.episodes_file.read_bytes()
             intact = hashlib.sha256(data).hexdigest() == result["episodes_sha256"]
             return result, Episodes.from_bytes(data) if intact else None
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             return result, None
 
     def info(self) -> dict[str, Any]:

@@ -43,11 +43,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Config, RunFolder | None]:
         return replace(config, name=config.name or default), None
     run = RunFolder.open(Path(known.resume))
     resumed = read_config(run)
-    config = _parse(parser, [run.config_file, *files], overrides)
-    if config.env["family"] != resumed.env["family"]:
-        raise UserError(
-            f"the run to resume is of {resumed.env['family']}, not {config.env['family']}"
-        )
+    config = _parse(parser, [run.config_file, *files], overrides, resumed.env["family"])
     if difference := first_difference(_kept(resumed), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
@@ -60,7 +56,9 @@ def read_config(run: RunFolder) -> Config:
     Raises:
         UserError: its config cannot be read, or is not of this version.
     """
-    return _parse(config_parser("metarl"), [run.config_file], [])
+    parser = config_parser("metarl")
+    parser.origin = f"{run.config_file}: "
+    return _parse(parser, [run.config_file], [])
 
 
 def checked(make: Callable[[], Config]) -> Config:
@@ -71,13 +69,20 @@ def checked(make: Callable[[], Config]) -> Config:
         raise UserError(str(error)) from error
 
 
-def _parse(parser: Parser, files: Sequence[Path], overrides: Sequence[str]) -> Config:
+def _parse(
+    parser: Parser, files: Sequence[Path], overrides: Sequence[str], family: str | None = None
+) -> Config:
+    """Settings from files and what overrides them; ``family`` is the only one allowed, if given."""
     for path in files:
         require_mapping(path)
     arguments = [a for path in files for a in ("--config", str(path))]
     namespace = parser.parse_settings([*arguments, *overrides])
     if "resume" in namespace:
         raise UserError("resume is no setting for a file; say --resume on the command line")
+
+    found = namespace.env.get("family")
+    if family not in (None, found):
+        raise UserError(f"the run to resume is of {family}, not {found}")
 
     def make() -> Config:
         values = vars(parser.instantiate(namespace))

@@ -113,7 +113,9 @@ class TensorboardSink:
         for name, table in media.tables.items():
             rows = [table.columns, ["---"] * len(table.columns)]
             rows += [[f"{x:.4g}" for x in row] for row in table.rows]
-            self._writer.add_text(name, "\n".join("|".join(row) for row in rows), iteration)
+            self._writer.add_text(
+                f"tables/{name}", "\n".join("|".join(row) for row in rows), iteration
+            )
 
     def _add_video(self, name: str, path: Path, iteration: int) -> None:
         """Its own ``add_video`` needs moviepy; an animated image is what it would make of it."""

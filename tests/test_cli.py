@@ -16,7 +16,7 @@ import yaml
 from envs import FAMILIES
 from envs.point import PointNavigation
 from metarl import cli
-from metarl.cli import evaluate, train
+from metarl.cli import evaluate, report, train
 from metarl.metrics import read_metrics
 
 
@@ -43,7 +43,7 @@ def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
         out, err = capsys.readouterr()
         assert (code, out) == (2, "")
         assert err.count("\n") == 1, err
-        assert re.match(r"metarl( train| evaluate)?: error: \S", err), err
+        assert re.match(r"metarl( train| evaluate| report)?: error: \S", err), err
         assert "Traceback" not in err
         assert snapshot(workplace) == before
         return err
@@ -90,7 +90,7 @@ BAD_SETTINGS = [
     # values out of range
     ("--tasks 0", "tasks should be greater than or equal to 1, got 0"),
     ("--trajectories 0", "trajectories should be greater than or equal to 1, got 0"),
-    ("--iterations 0", "iterations should be greater than 0, got 0"),
+    ("--iterations -1", "iterations should be greater than or equal to 0, got -1"),
     ("--seed -1", "seed should be greater than or equal to 0, got -1"),
     ("--threads -1", "threads should be greater than or equal to 0, got -1"),
     ("--chunk_size 0", "chunk_size should be greater than 0, got 0"),
@@ -227,7 +227,12 @@ def test_a_run_whose_settings_are_damaged_is_refused(finished: Path, refused):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "the following arguments are required: run"),
+        ("", "the following arguments are required: runs"),
+        ("run run/../run", "run is named twice"),
+        ("run missing", "there is no run folder missing"),
+        ("run --env.family ant-goal", "env.family cannot differ from the trained one"),
+        ("run --env.goal_range [2,1]", "goal_range must be [low, high] with low < high"),
+        ("run --candidate_rates [0]", "candidate_rates should be greater than 0, got [0]"),
         ("run --taks 2", "did you mean --tasks?"),
         ("run --tasks 0", "tasks should be greater than 0, got 0"),
         ("run --inner_rates [-1]", "inner_rates should be greater than 0, got [-1]"),
@@ -244,6 +249,47 @@ def test_evaluate_refuses_bad_options(finished: Path, refused, arguments: str, s
     assert said in refused(evaluate, *arguments.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "the following arguments are required: runs"),
+        ("missing", "there is no run folder missing"),
+        ("run run", "run is named twice"),
+        ("run --videos 9", "videos should be less than or equal to 3, got 9"),
+        ("run --output report.pdf", "the output should be a file named .html, got report.pdf"),
+        ("run --output /dev/null/x.html", "cannot write /dev/null/x.html"),
+    ],
+)
+def test_report_refuses_bad_options(finished: Path, refused, arguments: str, said: str):
+    assert said in refused(report, *arguments.split())
+
+
+def test_runs_without_checkpoint_or_of_another_version_or_kind_are_refused(finished: Path, refused):
+    shutil.rmtree(finished / "checkpoints")
+    for command in (report, evaluate):
+        assert "run/checkpoints has no checkpoint last; there are: none" in refused(command, "run")
+    settings = (finished / "config.yaml").read_text()
+    for other in (settings + "unheard_of: 1\n", "ways: 20\n"):
+        (finished / "config.yaml").write_text(other)
+        for command in (report, evaluate):
+            assert re.search(r"run/config.yaml: .*(unheard_of|ways)", refused(command, "run"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("--env.family", "ant-goal"), "cannot be compared: env.family is ant-goal, not point-"),
+        (("--env.action_scale", "0.5"), "cannot be compared: env.action_scale is 0.5, not 0.1"),
+    ],
+)
+def test_runs_that_differ_in_the_task_family_are_not_compared(
+    finished: Path, refused, toy, settings: tuple[str, ...], said: str
+):
+    assert train([*toy("other"), "--folder", ".", *settings]) == 0
+    for command in (evaluate, report):
+        assert said in refused(command, "run", "other")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_run_made_on_a_gpu_is_evaluated_and_resumed_without_one(finished: Path, refused, toy):
     said = refused(train, *toy("other"), "--device", "cuda")
@@ -256,7 +302,7 @@ def test_a_run_made_on_a_gpu_is_evaluated_and_resumed_without_one(finished: Path
     assert train(["--resume", "run", "--iterations", "3", "--device", "cpu"]) == 0
 
 
-def test_ctrl_c_outside_of_training_ends_the_command_in_one_line(toy, monkeypatch, capsys):
+def test_ctrl_c_outside_of_training_ends_the_command_in_one_line(toy, runs, monkeypatch, capsys):
     class Interrupted(PointNavigation):
         def sample_tasks(self, rng, n):
             if n == 7:  # of the evaluation
@@ -264,14 +310,14 @@ def test_ctrl_c_outside_of_training_ends_the_command_in_one_line(toy, monkeypatc
             return super().sample_tasks(rng, n)
 
     monkeypatch.setitem(FAMILIES, "interrupted", Interrupted)
-    arguments = toy("run", "--env.family", "interrupted", "--evaluation.tasks", "7")
+    assert train(toy("run", "--env.family", "interrupted")) == 0
     # A shell starts its background jobs with SIGINT ignored, and this may be one.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert train([*arguments, "--evaluation.every", "0"]) == 130
+        assert evaluate([str(runs / "run"), "--tasks", "7"]) == 130
     finally:
         signal.signal(signal.SIGINT, previous)
-    assert capsys.readouterr().err == "metarl train: interrupted\n"
+    assert capsys.readouterr().err == "metarl evaluate: interrupted\n"
 
 
 # --- reading settings
@@ -359,10 +405,11 @@ def test_metarl_dispatches_to_its_commands(monkeypatch, refused, capsys):
 
     for arguments, said in (
         (["--version"], "metarl 0"),
-        (["--help"], "train,evaluate"),
-        ([], "train,evaluate"),
+        (["--help"], "train,evaluate,report"),
+        ([], "train,evaluate,report"),
         (["train", "--help"], "--outer.max_kl"),
         (["evaluate", "--help"], "--inner_rates"),
+        (["report", "--help"], "--videos"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
@@ -372,10 +419,12 @@ def test_metarl_dispatches_to_its_commands(monkeypatch, refused, capsys):
     assert "there is no run folder missing" in refused(main, "evaluate", "missing")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "visualize"])
 def test_the_scripts_refuse_bad_input(tmp_path: Path, start, script, name: str):
-    process = start(script(name), "--config" if name == "train" else "--checkpoint", "missing")
+    options = {"train": "--config", "evaluate": "--checkpoint", "visualize": "--videos"}
+    process = start(script(name), options[name], "missing")
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
-    assert re.fullmatch(rf"metarl {name}: error: .*\n", err)
+    command = {"visualize": "report"}.get(name, name)
+    assert re.fullmatch(rf"metarl {command}: error: .*\n", err)
     assert list(tmp_path.iterdir()) == []

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from metarl.cli import _read_config, train
-from metarl.config import to_yaml
+from metarl.cli import train
+from metarl.config import plain, to_yaml
 from metarl.metrics import read_metrics
 from metarl.run import RunFolder
+from metarl.settings import read_config, read_settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
@@ -32,10 +33,10 @@ def contains(whole: Any, part: Any) -> bool:
 def test_a_config_is_read_whole_and_written_whole(tmp_path: Path, name: str):
     run = RunFolder(tmp_path)
     run.config_file.write_text((CONFIGS / f"{name}.yaml").read_text())
-    written = to_yaml(_read_config(run))
+    written = to_yaml(read_config(run))
     assert contains(yaml.safe_load(written), yaml.safe_load(run.config_file.read_text()))
     run.config_file.write_text(written)
-    assert to_yaml(_read_config(run)) == written
+    assert to_yaml(read_config(run)) == written
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,3 +53,17 @@ def test_a_config_runs_one_toy_iteration(toy, runs: Path, name: str, capsys):
     published = yaml.safe_load(run.config_file.read_text())["evaluation"]["published"]
     for value in published["returns"][:2]:
         assert f" {value:.2f}\n" in out
+
+
+@pytest.mark.parametrize("baseline", ["pretrained", "random", "oracle"])
+@pytest.mark.parametrize("experiment", ["point_navigation", "half_cheetah_velocity"])
+def test_a_baseline_changes_only_what_it_says_of_an_experiment(experiment: str, baseline: str):
+    arguments = ["--config", experiment]
+    alone, layered = (
+        plain(read_settings(argv)[0])
+        for argv in (arguments, [*arguments, "--config", f"baselines/{baseline}"])
+    )
+    assert layered.pop("name").startswith(f"{experiment}-{baseline}-seed0-")
+    said = yaml.safe_load((CONFIGS / "baselines" / f"{baseline}.yaml").read_text())
+    assert contains(layered, said)
+    assert {key for key in layered if layered[key] != alone[key]} == set(said)

@@ -12,8 +12,8 @@ import torch
 
 from metarl.checkpoint import CheckpointFolder
 from metarl.errors import UserError
-from metarl.metrics import JsonlSink, Sinks, read_metrics
-from metarl.trainer import Scores, StopRequest, Trainer, first_difference
+from metarl.metrics import JsonlSink, Media, Sinks, Table, read_metrics
+from metarl.trainer import StopRequest, Trainer, first_difference
 
 SETTINGS = {"seed": 0, "outer": {"max_kl": 0.01}, "rates": [0.1], "name": None}
 
@@ -34,6 +34,7 @@ class CountingLearner:
     def __init__(self, at: Callable[[int], float] = float):
         self.total = torch.zeros(())
         self.iterations: list[int] = []
+        self.evaluations: list[int] = []
         self._at = at
 
     def iterate(self, iteration: int) -> dict[str, float]:
@@ -41,7 +42,8 @@ class CountingLearner:
         self.total = self.total + iteration
         return {"score": self._at(iteration), "total": float(self.total)}
 
-    def evaluate(self, iteration: int) -> Scores:
+    def evaluate(self, iteration: int) -> CountingScores:
+        self.evaluations.append(iteration)
         return CountingScores(iteration)
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,7 +88,65 @@ def test_evaluations_come_after_every_so_many_iterations(tmp_path: Path, make, s
     assert make(CountingLearner(), evaluate_every=3).run(sinks)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     found = {row["iteration"]: row.get("evaluation/return_0") for row in rows}
-    assert found == {i: 101.0 + i if i in (2, 5, 8) else None for i in range(10)}
+    assert found == {i: 101.0 + i if i in (2, 5, 8, 9) else None for i in range(10)}
+
+
+def test_the_end_is_evaluated_once_whatever_is_left_to_do(make, sinks):
+    for iterations in (4, 4):  # the second time there is nothing left
+        learner = CountingLearner()
+        trainer = make(learner, iterations=iterations, evaluate_every=2)
+        trainer.resume()
+        assert trainer.run(sinks).iteration == 4
+        assert learner.evaluations == ([2, 4] if trainer.start == 0 else [4])
+
+
+def test_no_iterations_keep_and_evaluate_the_untrained_learner(tmp_path: Path, make, sinks):
+    learner = CountingLearner()
+    assert make(learner, iterations=0).run(sinks).iteration == 0
+    assert learner.iterations == []
+    assert saved(tmp_path) == [0]
+    trainer = make(CountingLearner(), iterations=3)
+    trainer.resume()
+    assert (trainer.start, trainer.run(sinks).iteration) == (0, 3)
+
+
+def test_evaluations_are_illustrated_for_the_sinks(make):
+    shown = []
+
+    class Showing:
+        def log(self, iteration: int, metrics: object) -> None: ...
+        def show(self, iteration: int, media: Media) -> None:
+            shown.append((iteration, media.tables))
+
+        def close(self) -> None: ...
+
+    def illustrate(done: int, scores: CountingScores) -> Media:
+        assert scores.iteration == done
+        return Media(tables={"done": Table(["x"], [[done]])})
+
+    trainer = make(CountingLearner(), iterations=5, evaluate_every=2, illustrate=illustrate)
+    trainer.run(lambda start: Sinks({"showing": Showing}))
+    assert [(i, tables["done"].rows) for i, tables in shown] == [
+        (1, [[2]]),
+        (3, [[4]]),
+        (4, [[5]]),
+    ]
+
+
+def test_training_goes_on_when_pictures_cannot_be_drawn(make, sinks, capsys):
+    def illustrate(done: int, scores: object) -> Media:
+        drawn.append(done)
+        raise OSError("the disk is full")
+
+    drawn: list[int] = []
+    learner = CountingLearner()
+    assert make(learner, evaluate_every=2, illustrate=illustrate).run(sinks)
+    assert learner.iterations == list(range(10))
+    assert drawn == [2]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert (
+        warning == "metarl: warning: drawing pictures failed and is switched off: the disk is full"
+    )
 
 
 def test_a_resumed_run_does_the_rest(tmp_path: Path, make, sinks):
@@ -206,6 +266,7 @@ def test_sinks_are_closed_and_handlers_restored_when_the_learner_fails(make):
 
     class Closing:
         def log(self, iteration: int, metrics: object) -> None: ...
+        def show(self, iteration: int, media: object) -> None: ...
         def close(self) -> None:
             closed.append(True)
 

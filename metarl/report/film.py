@@ -7,25 +7,33 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from metarl.errors import warn
 from metarl.evaluation import Episodes
 from metarl.files import write_atomically
-from metarl.report.view import RunView
+from metarl.report.view import Array, RunView, after
 
 PACKAGES = "libegl1 and libgl1-mesa-dri, or libosmesa6"
 TIMEOUT = 300  # seconds per video; it takes a few
 
 
-def film(view: RunView, tasks: int, folder: Path) -> dict[str, Path]:
-    """An MP4 of each of the first ``tasks`` held-out tasks, by name; nothing without OpenGL.
+class Film(NamedTuple):
+    """A video of one task's adaptation."""
 
-    The picture shows the first recorded trajectory before and after every inner step.
+    path: Path  # MP4
+    caption: str
+
+
+def film(view: RunView, tasks: int, folder: Path) -> list[Film]:
+    """Videos of the first ``tasks`` held-out tasks; none without an OpenGL library.
+
+    They show the first recorded trajectory before and after every inner step.
     """
     if view.episodes is None or tasks == 0:
-        return {}
+        return []
     paths = [folder / f"task-{m + 1}.mp4" for m in range(min(tasks, view.episodes.qpos.shape[1]))]
     with tempfile.TemporaryDirectory() as temporary:
         clips = [Path(temporary) / f"{m}.npz" for m in range(len(paths))]
@@ -33,20 +41,27 @@ def film(view: RunView, tasks: int, folder: Path) -> dict[str, Path]:
             _save_clip(view, view.episodes, m, clip)
         library = _first_that_draws(clips[0])
         if library is None:
-            return {}
+            return []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda clip: _render(clip, library), clips[1:]))
         for clip, path in zip(clips, paths, strict=True):
             write_atomically(path, _video(clip).read_bytes())
-    return {path.stem: path for path in paths}
+    returns = view.episodes.rewards[:, :, 0].sum(-1)
+    return [Film(path, _caption(view, m, returns[:, m])) for m, path in enumerate(paths)]
+
+
+def _caption(view: RunView, m: int, returns: Array) -> str:
+    """``velocity 1.25: return -80 before adaptation, -60 after 1 inner step, -55 after 2``."""
+    before, *after = (f"{x:.1f}" for x in returns)
+    steps = [f"{x} after {k}" + " inner step" * (k == 1) for k, x in enumerate(after, start=1)]
+    return f"{view.task_name(m)}: return " + ", ".join([f"{before} before adaptation", *steps])
 
 
 def _save_clip(view: RunView, episodes: Episodes, m: int, path: Path) -> None:
     """What ``envs.video.Clip.load`` reads."""
     env = view.evaluation["env"]
     constants = {key: value for key, value in env.items() if key != "family"}
-    captions = ["before adaptation"]
-    captions += [f"after {k} inner step{'s' * (k > 1)}" for k in range(1, len(episodes.qpos))]
+    captions = [after(k) for k in range(len(episodes.qpos))]
     np.savez(
         path,
         text=np.array(json.dumps([env["family"], constants, captions])),

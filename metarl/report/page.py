@@ -13,7 +13,7 @@ from markupsafe import Markup
 from metarl.files import write_atomically
 from metarl.metrics import Media
 from metarl.report import tables
-from metarl.report.film import film
+from metarl.report.film import Film, film
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, require_comparable
 
@@ -52,21 +52,28 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
     for name, figure in drawn.items():
         write_atomically(assets / f"{name}.svg", svgs[name])
         write_atomically(assets / f"{name}.png", to_png(figure))
-    filmed: dict[str, Path] = {}
-    for view in views:
-        folder = assets if len(views) == 1 else assets / view.name
-        folder.mkdir(exist_ok=True)
-        found = film(view, videos if len(views) == 1 else min(videos, 1), folder)
-        filmed |= {n if len(views) == 1 else f"{view.name}-{n}": p for n, p in found.items()}
+    filmed = _film(views, videos, assets)
     write_atomically(page, render(views, svgs, filmed).encode())
     return Media(
         {name: assets / f"{name}.png" for name in drawn},
-        filmed,
-        {"evaluation": tables.tracker_table(views[0].evaluation)},
+        {f.path.relative_to(assets).with_suffix("").as_posix(): f.path for f in filmed},
+        {"returns": tables.tracker_table(views[0].evaluation)},
     )
 
 
-def render(views: Sequence[RunView], svgs: Mapping[str, bytes], videos: Mapping[str, Path]) -> str:
+def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
+    """Videos of one run's first tasks, or of the first task of each of several."""
+    if len(views) == 1:
+        return film(views[0], videos, assets)
+    filmed = []
+    for view in views:
+        (assets / view.name).mkdir(exist_ok=True)
+        found = film(view, min(videos, 1), assets / view.name)
+        filmed += [f._replace(caption=f"{view.name}; {f.caption}") for f in found]
+    return filmed
+
+
+def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[Film]) -> str:
     """The page's HTML; everything but the figures is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -76,14 +83,14 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], videos: Mapping[
         undefined=jinja2.StrictUndefined,
     )
     pictures = {name: (Markup(_inline(svg)), CAPTIONS[name]) for name, svg in svgs.items()}
-    films = {name: _data_url("video/mp4", path.read_bytes()) for name, path in videos.items()}
+    videos = [(_data_url("video/mp4", f.path.read_bytes()), f.caption) for f in films]
     return environment.get_template("page.html").render(
         views=views,
         protocol=tables.protocol(views[0].evaluation),
         scores=tables.comparison(views),
         differences=tables.differences(views) if len(views) > 1 else None,
         pictures=pictures,
-        videos=films,
+        videos=videos,
         command=command,
         to_yaml=lambda values: yaml.safe_dump(dict(values), sort_keys=False),
         versions=versions,

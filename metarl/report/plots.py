@@ -9,10 +9,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from metarl.evaluation import Episodes, half_width
-from metarl.report.view import Array, Curve, RunView, Target, groups
+from metarl.report.view import Array, Curve, RunView, Target, after, groups
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -76,18 +77,15 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     for colour, (name, runs) in zip(cycle(COLOURS), groups(views).items(), strict=False):
         if not all(run.metrics for run in runs):
             continue
-        after = _over_runs(runs, "return/after")
-        _band(axes, after, colour, "-", f"{name}, after" if _adapts(runs[0]) else name)
-        if _adapts(runs[0]):
-            before = _over_runs(runs, "return/before")
-            axes.plot(before.x, before.mean, color=colour, linestyle="--", label=f"{name}, before")
+        adapts = runs[0].config["inner"]["steps"] > 0
+        last = _over_runs(runs, "return/after")
+        _band(axes, last, colour, "-", f"{name}, after adaptation" if adapts else name)
+        if adapts:
+            first = _over_runs(runs, "return/before")
+            axes.plot(first.x, first.mean, color=colour, linestyle="--", label=f"{name}, before")
     axes.set(xlabel="env steps", ylabel="return in training")
-    axes.legend(fontsize=8)
+    _legend_below(figure, axes)
     return figure
-
-
-def _adapts(run: RunView) -> bool:
-    return bool(run.config["inner"]["steps"] > 0)
 
 
 def _over_runs(runs: Sequence[RunView], name: str) -> Curve:
@@ -121,7 +119,7 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
         label = published["source"] or "published"
         axes.plot(range(len(y)), y, color=INK, marker="x", linestyle=":", label=label)
     axes.set(xlabel="inner steps", ylabel="return on held-out tasks", xticks=range(longest + 1))
-    axes.legend(fontsize=8)
+    _legend_below(figure, axes)
     return figure
 
 
@@ -154,7 +152,7 @@ def paths(view: RunView, episodes: Episodes) -> Figure:
     figure = Figure(figsize=(2.3 * steps + 0.5, 2.3 * tasks + 0.5))
     grid = figure.subplots(tasks, steps, squeeze=False, sharex="row", sharey="row")
     for m, target in enumerate(_targets(view, episodes)):
-        reach = 1.0
+        reach = 0.1
         for k in range(steps):
             axes = grid[m, k]
             for n, length in enumerate(episodes.lengths[k, m]):
@@ -164,16 +162,19 @@ def paths(view: RunView, episodes: Episodes) -> Figure:
             axes.plot(0, 0, "+", color=INK)
             axes.set_aspect("equal")
             if m == 0:
-                axes.set_title(_after(k))
+                axes.set_title(after(k))
             if k == 0:
-                axes.set_ylabel(f"{_task_name(view, m)}\ny (m)", fontsize=8)
+                axes.set_ylabel(f"{view.task_name(m)}\ny (m)", fontsize=8)
             if m == tasks - 1:
                 axes.set_xlabel("x (m)")
         if target is not None and target.kind == "position":
             reach = max(reach, 1.1 * float(np.abs(target.value).max()))
         for axes in grid[m]:
             _draw_target(axes, target, reach)
+        ticks = MaxNLocator(5, steps=[1, 2, 5, 10], symmetric=True)
         grid[m, 0].set(xlim=(-reach, reach), ylim=(-reach, reach))
+        grid[m, 0].xaxis.set_major_locator(ticks)
+        grid[m, 0].yaxis.set_major_locator(ticks)
     return figure
 
 
@@ -204,7 +205,7 @@ def velocity(view: RunView, episodes: Episodes) -> Figure:
             axes.annotate("", (0.04, tip), (0.04, 0.5), "axes fraction", arrowprops=ARROW)
         axes.set(xlabel="time (s)")
     panels[0].set_ylabel(f"velocity (m/s), over {SPEED_WINDOW} env steps")
-    panels[0].legend(fontsize=8)
+    _legend_below(figure, panels[0])
     return figure
 
 
@@ -224,8 +225,14 @@ def heading(view: RunView, episodes: Episodes) -> Figure:
         axes.axhline(90, color=INK, linestyle=":", label="chance")
         axes.set(xlabel="time (s)", ylim=(0, 180), yticks=range(0, 181, 45))
     panels[0].set_ylabel("heading off the goal direction (°)")
-    panels[0].legend(fontsize=8)
+    _legend_below(figure, panels[0])
     return figure
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = min(5, len(labels), max(1, round(12 * figure.get_figwidth() / max(map(len, labels)))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _panel_per_task(view: RunView, episodes: Episodes) -> tuple[Figure, list[Axes]]:
@@ -233,7 +240,7 @@ def _panel_per_task(view: RunView, episodes: Episodes) -> tuple[Figure, list[Axe
     figure = Figure(figsize=(3.1 * tasks + 0.6, 3.2))
     panels = list(figure.subplots(1, tasks, squeeze=False, sharey=True)[0])
     for m, axes in enumerate(panels):
-        axes.set_title(_task_name(view, m))
+        axes.set_title(view.task_name(m))
     return figure, panels
 
 
@@ -244,7 +251,7 @@ def _lines_per_step(axes: Axes, x: Array, y: Array) -> None:
         count = finite.sum(0)
         mean = np.where(finite, of_step, 0).sum(0) / np.maximum(count, 1)
         style = ("--", "-", "-.", (0, (1, 1)))[k % 4]
-        label, colour = _after(k), _step_colour(k, len(y))
+        label, colour = after(k), _step_colour(k, len(y))
         axes.plot(x[count > 0], mean[count > 0], color=colour, linestyle=style, label=label)
 
 
@@ -263,19 +270,9 @@ def _is_planar(view: RunView, episodes: Episodes) -> bool:
     return planar and all(_kind(target) != "velocity" for target in _targets(view, episodes))
 
 
-def _task_name(view: RunView, m: int) -> str:
-    """``velocity 1.25``: the task's fields and values."""
-    values = zip(view.evaluation["task_fields"], view.evaluation["tasks"][m], strict=True)
-    return ", ".join(f"{name} {value:.2f}" for name, value in values)
-
-
 def _step_colour(k: int, steps: int) -> Any:
     """From grey, before adaptation, through blue to orange."""
     return ("#808080", COLOURS[0], COLOURS[4], COLOURS[1], COLOURS[3], COLOURS[2])[k % 6]
-
-
-def _after(k: int) -> str:
-    return "before adaptation" if k == 0 else f"after {k} inner step{'s' * (k > 1)}"
 
 
 # --- how training went

@@ -68,6 +68,17 @@ class RunView:
         """A metric over iterations, NaN where it is missing."""
         return np.array([row.get(name) for row in self.metrics], dtype=np.float64)
 
+    def task_name(self, m: int) -> str:
+        """A held-out task's fields and values: ``velocity 1.25``."""
+        values = zip(self.evaluation["task_fields"], self.evaluation["tasks"][m], strict=True)
+        return ", ".join(f"{name} {value:.2f}" for name, value in values)
+
+
+def after(inner_steps: int) -> str:
+    """``before adaptation``, ``after 1 inner step``, ..."""
+    plural = "s" * (inner_steps > 1)
+    return f"after {inner_steps} inner step{plural}" if inner_steps else "before adaptation"
+
 
 class Curve(NamedTuple):
     """A mean with its interval over something."""
