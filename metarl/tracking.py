@@ -72,7 +72,8 @@ class WandbSink:
         import wandb
 
         tables = {
-            n: wandb.Table(columns=[*t.columns], data=t.rows) for n, t in media.tables.items()
+            f"tables/{n}": wandb.Table(columns=[*t.columns], data=t.rows)
+            for n, t in media.tables.items()
         }
         figures = {f"figures/{n}": wandb.Image(str(path)) for n, path in media.figures.items()}
         videos = {f"videos/{n}": wandb.Video(str(path)) for n, path in media.videos.items()}

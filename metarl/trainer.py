@@ -125,8 +125,12 @@ class Trainer(Generic[Result]):
             sinks = open_sinks(self.start)
             try:
                 for iteration in range(self.start, self._iterations):
-                    scores = self._iterate(iteration, sinks, stop)
-                    if stop.requested and iteration + 1 < self._iterations:
+                    metrics, scores = self._iterate(iteration, sinks)
+                    done, stopping = iteration + 1, stop.requested
+                    last = done == self._iterations
+                    if last or stopping or done % self._checkpoint_every == 0:
+                        self._save(done, metrics[self._learner.score])
+                    if stopping and not last:
                         return None
                 if scores is None:  # there was nothing left to train, or nothing at all
                     if self._iterations == 0:
@@ -137,20 +141,18 @@ class Trainer(Generic[Result]):
                 sinks.close()
         return scores
 
-    def _iterate(self, iteration: int, sinks: Sinks, stop: StopRequest) -> Result | None:
-        """One iteration and what is due after it."""
+    def _iterate(self, iteration: int, sinks: Sinks) -> tuple[dict[str, float], Result | None]:
+        """One iteration, and an evaluation if one is due; both go to the sinks."""
         metrics = self._learner.iterate(iteration)
         scores, done = None, iteration + 1
-        last = done == self._iterations
-        if last or (self._evaluate_every and done % self._evaluate_every == 0):
+        often = self._evaluate_every > 0 and done % self._evaluate_every == 0
+        if often or done == self._iterations:
             scores = self._learner.evaluate(done)
             metrics |= scores.metrics()
         sinks.log(iteration, metrics)
-        if last or stop.requested or done % self._checkpoint_every == 0:
-            self._save(done, metrics[self._learner.score])
         if scores is not None:
             self._show(iteration, scores, sinks)
-        return scores
+        return metrics, scores
 
     def _show(self, iteration: int, scores: Result, sinks: Sinks) -> None:
         done = min(iteration + 1, self._iterations)

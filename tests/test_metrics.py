@@ -1,6 +1,7 @@
 """Where metrics go: each sink is read back with its own reader and compared with metrics.jsonl."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from metarl.cli import COLUMNS, train
 from metarl.metrics import (
@@ -252,9 +254,54 @@ def test_an_offline_run_holds_config_and_history_also_after_a_resume(
         assert_history_is_what_was_logged(history, part)
         assert closed
     assert {"return/before", "return/after_ci95", "outer/kl", "seconds/update"} <= rows[0].keys()
-    # All that wandb leaves elsewhere are its own debug logs.
-    others = {p.suffix for p in wandb.rglob("*") if p.is_file()}
-    assert others <= {".log"}
+    # All that wandb leaves elsewhere are its own debug logs, and tables it would upload.
+    others = {p.parent.name for p in wandb.rglob("*") if p.is_file() and p.suffix != ".log"}
+    assert others <= {"staging"}
+
+
+def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path, capsys):
+    run = runs / "run"
+    arguments = ("--logging.wandb", "offline", "--logging.tensorboard", "true")
+    drawing = ("--logging.report", "true", "--logging.videos", "1", "--evaluation.every", "2")
+    assert train(toy("run", *arguments, *drawing, "--iterations", "3")) == 0
+    assert capsys.readouterr().err == ""
+    drawn = {path.stem for path in (run / "report").glob("*.png")}
+    assert drawn == {"adaptation", "training", "paths", "diagnostics"}
+
+    (folder,) = (run / "wandb").glob("offline-run-*")
+    _, _, history, _ = wandb_session(folder)
+    rows = logged(run)
+    assert_history_is_what_was_logged(history, rows)
+    figures = {f"figures/{name}/_type": "image-file" for name in drawn}
+    expected = {
+        **figures,
+        "videos/task-1/_type": "video-file",
+        "tables/returns/_type": "table-file",
+    }
+    for row in history:
+        media = {k: v for k, v in row.items() if k in expected}
+        assert media == (expected if row["_step"] in (1, 2) else {})
+    (kept,) = {row["tables/returns/nrows"] for row in history if "tables/returns/nrows" in row}
+    assert kept == 2  # before and after one inner step
+    files = folder / "files"
+    for row in (row for row in history if row["_step"] == 2):
+        video = files / row["videos/task-1/path"]
+        assert video.read_bytes() == (run / "report" / "task-1.mp4").read_bytes()
+        table = json.loads((files / row["tables/returns/path"]).read_text())
+        assert table["columns"][:3] == ["inner_steps", "return", "ci95"]
+        assert [r[1] for r in table["data"]] == [rows[2][f"evaluation/return_{k}"] for k in (0, 1)]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    images = {f"figures/{name}" for name in drawn} | {"videos/task-1"}
+    assert set(events.Tags()["images"]) == images
+    for name in images:
+        assert [image.step for image in events.Images(name)] == [1, 2]
+    animated = Image.open(io.BytesIO(events.Images("videos/task-1")[-1].encoded_image_string))
+    assert (animated.format, animated.size) == ("GIF", (360, 120))
+    (text,) = events.Tensors("tables/returns/text_summary")[-1].tensor_proto.string_val
+    assert text.decode().splitlines()[0].startswith("inner_steps|return|ci95")
 
 
 @pytest.mark.parametrize(("begin", "resume"), [(0, None), (3, "allow")])

@@ -105,7 +105,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
     toy, start, runs: Path, capsys
 ):
     before_the_rename_of_the_second = str(2 * 3 + 2 * 3 + 5)
-    arguments = (*POINT, "--iterations", "9")
+    arguments = (*POINT, "--iterations", "9", "--evaluation.every", "0")
     process = start("-c", CRASH, before_the_rename_of_the_second, *toy("torn", *arguments))
     process.communicate()
     assert process.returncode == -signal.SIGKILL

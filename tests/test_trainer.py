@@ -252,6 +252,17 @@ def test_a_signal_stops_after_the_iteration_and_saves(tmp_path: Path, make, sink
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_a_signal_while_pictures_are_drawn_stops_and_saves(tmp_path: Path, make, sinks, capfd):
+    def illustrate(done: int, scores: object) -> Media:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Media()
+
+    learner = CountingLearner()
+    assert make(learner, evaluate_every=2, illustrate=illustrate).run(sinks) is None
+    assert learner.iterations == [0, 1]
+    assert saved(tmp_path) == [2]
+
+
 def test_a_signal_in_the_last_iteration_lets_the_run_be_finished(make, sinks, capfd):
     def at(iteration: int) -> float:
         if iteration == 9:

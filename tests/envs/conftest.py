@@ -40,3 +40,18 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
 
     return run
+
+
+DRAWS = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 16, 16)"
+
+
+@pytest.fixture
+def run_with_opengl(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """``run_python`` with a ``MUJOCO_GL`` that works; skips the test where none does."""
+    choices = [os.environ["MUJOCO_GL"]] if "MUJOCO_GL" in os.environ else ["egl", "osmesa"]
+    for choice in choices:
+        if run_python(DRAWS, MUJOCO_GL=choice).returncode == 0:
+            return lambda program: run_python(program, MUJOCO_GL=choice)
+    pytest.skip(f"no OpenGL library draws here, tried MUJOCO_GL={' and '.join(choices)}")

@@ -1,6 +1,5 @@
 """Frames of the point world, and of the bodies where there is an OpenGL library to draw them."""
 
-import os
 import subprocess
 
 import gymnasium
@@ -102,19 +101,6 @@ def test_frames_per_second_are_those_of_real_time():
     assert TaskEnv("half-cheetah-velocity").metadata["render_fps"] == 20
     assert TaskEnv("half-cheetah-velocity", frame_skip=1).metadata["render_fps"] == 100
     assert TaskEnv("point-navigation").metadata["render_fps"] == 20
-
-
-DRAWS = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 16, 16)"
-
-
-@pytest.fixture
-def run_with_opengl(run_python):
-    """``run_python`` with a ``MUJOCO_GL`` that works; skips the test where none does."""
-    choices = [os.environ["MUJOCO_GL"]] if "MUJOCO_GL" in os.environ else ["egl", "osmesa"]
-    for choice in choices:
-        if run_python(DRAWS, MUJOCO_GL=choice).returncode == 0:
-            return lambda program: run_python(program, MUJOCO_GL=choice)
-    pytest.skip(f"no OpenGL library draws here, tried MUJOCO_GL={' and '.join(choices)}")
 
 
 # In a process of its own, as MUJOCO_GL must be set before mujoco is imported.

@@ -1,0 +1,299 @@
+"""The report page: what it shows and escapes, that it needs nothing else, in a real browser."""
+
+import base64
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarl.cli import evaluate, report, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, toy_settings: list[str]) -> Path:
+    """Two finished toy runs, ``one`` and ``two``."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, name in enumerate(("one", "two")):
+        arguments = ("--evaluation.tasks", "4", "--evaluation.inner_steps", "2")
+        place = ("--folder", str(folder), "--name", name, "--seed", str(seed))
+        published = ("--evaluation.published.returns", "[-1.5]")
+        source = ("--evaluation.published.source", "<script>a paper</script>")
+        assert train([*toy_settings, *arguments, *place, *published, *source]) == 0
+    return folder
+
+
+@pytest.fixture
+def workplace(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the runs, as the working directory."""
+    shutil.copytree(folder, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, page: Path):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_report_shows_the_run(workplace: Path, capsys):
+    assert report(["one"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["report: one/report.html"]
+    page = Reader(workplace / "one/report.html")
+    result = json.loads((workplace / "one/evaluation.json").read_text())
+    for row in result["rows"]:
+        assert f"{row['return']:.2f} ± {row['ci95']:.2f}" in page.text
+    assert "-1.50" in page.text  # the published one
+    for returns in result["returns"]:
+        for value in returns:
+            assert f"{value:.2f}" in page.text
+    assert (workplace / "one/config.yaml").read_text().strip() in page.text  # all settings
+    info = json.loads((workplace / "one/run.json").read_text())
+    assert info["packages"]["torch"] in page.text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 4
+    videos = [attributes["src"] for tag, attributes in page.tags if tag == "video"]
+    files = [workplace / f"one/report/task-{m}.mp4" for m in (1, 2, 3)]
+    for source, file in zip(videos, files, strict=True):
+        kind, _, data = str(source).partition(";base64,")
+        assert (kind, base64.b64decode(data)) == ("data:video/mp4", file.read_bytes())
+    kinds = {path.suffix for path in (workplace / "one/report").iterdir()}
+    assert kinds == {".svg", ".png", ".mp4"}
+
+
+def test_a_page_needs_nothing_but_itself_and_escapes_what_it_prints(workplace: Path):
+    hostile = "<img src=x onerror=alert(1)>'\"&{{7*7}}"
+    (workplace / "one").rename(workplace / hostile)
+    info = json.loads((workplace / hostile / "run.json").read_text())
+    info["command"] = ["<script>x</script>", hostile]
+    info["git_commit"] = hostile
+    (workplace / hostile / "run.json").write_text(json.dumps(info))
+    assert report([hostile, "--output", "page.html", "--videos", "0"]) == 0
+    page = Reader(workplace / "page.html")
+    assert not {"script", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert hostile in page.text
+    assert "49" not in re.findall(r"onerror=alert\(1\)>'\"&(\S*)", page.text)
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href", "data", "poster"):
+                assert str(value).startswith(("data:", "#")), (tag, name, value)
+    assert "@import" not in page.text
+    assert not re.search(r"url\((?!#)", (workplace / "page.html").read_text())
+
+
+def test_several_runs_are_compared_on_the_same_tasks(workplace: Path):
+    assert report(["one", "two"]) == 0
+    assert not (workplace / "one/report.html").exists()
+    page = Reader(workplace / "one/comparison.html")
+    one, two = (json.loads((workplace / n / "evaluation.json").read_text()) for n in ("one", "two"))
+    for row in one["rows"] + two["rows"]:
+        assert f"{row['return']:.2f} ± {row['ci95']:.2f}" in page.text
+    for k in range(3):
+        pairs = zip(one["returns"][k], two["returns"][k], strict=True)
+        mean = sum(b - a for a, b in pairs) / len(one["tasks"])
+        assert f"{mean:.2f} ± " in page.text
+    assert len([tag for tag, _ in page.tags if tag == "video"]) == 2
+
+
+def test_runs_evaluated_on_different_tasks_are_not_compared(workplace: Path, capsys):
+    assert evaluate(["two", "--seed", "7"]) == 0
+    capsys.readouterr()
+    assert report(["one", "two"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "one and two were evaluated on different tasks; evaluate them together first" in error
+    assert evaluate(["one", "two"]) == 0
+    assert report(["one", "two", "--videos", "0"]) == 0
+
+
+def test_an_evaluation_that_is_missing_old_or_damaged_is_made_again(workplace: Path, capsys):
+    expected = (workplace / "one/evaluation.json").read_bytes()
+    for damage in (
+        (workplace / "one/evaluation.json").unlink,
+        lambda: (workplace / "one/evaluation.json").write_text('{"rows": []}'),
+        lambda: (workplace / "one/episodes.npz").write_bytes(b"PK"),
+        lambda: (workplace / "one/evaluation.json").write_bytes(
+            expected.replace(b'"iteration": 2', b'"iteration": 1')
+        ),
+    ):
+        damage()
+        assert report(["one", "--videos", "0"]) == 0
+        assert "evaluating one after 2 iterations" in capsys.readouterr().out
+        assert (workplace / "one/evaluation.json").read_bytes() == expected
+    assert report(["one", "--videos", "0"]) == 0
+    assert "evaluating" not in capsys.readouterr().out
+
+
+def test_without_opengl_there_is_a_report_without_videos_and_a_hint(
+    workplace: Path, monkeypatch, capsys, toy_settings
+):
+    settings = ("--env", '{"family": "half-cheetah-velocity", "horizon": 5}')
+    assert train([*toy_settings, *settings, "--folder", ".", "--name", "body"]) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("MUJOCO_GL", "glx-of-another-world")
+    assert report(["body"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["report: body/report.html"]
+    assert err.count("\n") == 1
+    assert "no videos" in err
+    assert "libegl1 and libgl1-mesa-dri, or libosmesa6" in err
+    page = Reader(workplace / "body/report.html")
+    assert not [tag for tag, _ in page.tags if tag == "video"]
+    assert "velocity" in {path.stem for path in (workplace / "body/report").glob("*.svg")}
+    # A point needs no OpenGL, and is filmed even so.
+    assert report(["one", "--videos", "1"]) == 0
+    assert capsys.readouterr().err == ""
+    assert (workplace / "one/report/task-1.mp4").is_file()
+
+
+def test_an_interrupted_report_leaves_no_half_file(
+    workplace: Path, start: Callable[..., Any], script
+):
+    arguments = (script("visualize"), str(workplace / "one"))
+    for seconds in (1.5, 3.0, 4.0):
+        process = start(*arguments)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        written = [p for p in (workplace / "one").rglob("*") if p.is_file()]
+        assert not [p for p in written if p.suffix == ".tmp"]
+        for path in written:
+            if path.suffix in (".html", ".svg"):
+                assert path.read_text().rstrip().endswith(("</html>", "</svg>"))
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("there is no chromium here")
+    return found
+
+
+class Browser:
+    """A page in headless Chromium, spoken to by its DevTools protocol."""
+
+    def __init__(self, program: str, profile: Path, page: Path, width: int):
+        from websockets.sync.client import connect
+
+        flags = [
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            "--remote-debugging-port=0",
+        ]
+        self.process = subprocess.Popen(
+            [program, *flags, f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if address := re.search(r"DevTools listening on (ws://\S+)", line):
+                break
+        self.socket = connect(address[1], max_size=None, proxy=None)
+        self.events: list[dict[str, Any]] = []
+        self.count, self.session = 0, None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Page.navigate", url=page.as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.receive()
+
+    def receive(self) -> dict[str, Any]:
+        message = json.loads(self.socket.recv(timeout=60))
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": parameters}
+        self.socket.send(
+            json.dumps(message | ({"sessionId": self.session} if self.session else {}))
+        )
+        while (answer := self.receive()).get("id") != self.count:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def evaluate(self, expression: str) -> Any:
+        found = self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def close(self) -> None:
+        self.socket.close()
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(params=[400, 1400])
+def browser(
+    request: pytest.FixtureRequest, chromium: str, workplace: Path, tmp_path: Path
+) -> Iterator[Browser]:
+    assert report(["one"]) == 0
+    browser = Browser(chromium, tmp_path / "profile", workplace / "one/report.html", request.param)
+    yield browser
+    browser.close()
+
+
+def test_a_browser_shows_the_page_and_plays_its_videos(browser: Browser):
+    width = browser.evaluate("innerWidth")
+    # Nothing but what scrolls by itself is wider than the window.
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("[...document.querySelectorAll('svg')].every(s => s.clientWidth > 200)")
+    columns = browser.evaluate(
+        "new Set([...document.querySelectorAll('video')].map(v => v.offsetLeft)).size"
+    )
+    assert columns == (1 if width < 600 else 2)
+    played = browser.evaluate(
+        "(async () => { const v = document.querySelector('video'); v.loop = false; await v.play();"
+        " await new Promise(r => setTimeout(r, 600)); return [v.currentTime, v.videoWidth]; })()"
+    )
+    assert played[0] > 0.1
+    assert played[1] == 720
+    # Dark where the reader's system is.
+    for scheme, dark in (("light", False), ("dark", True)):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.call("Emulation.setEmulatedMedia", features=features)
+        colour = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", colour))) < 200) == dark
+    methods = [event["method"] for event in browser.events]
+    assert "Runtime.exceptionThrown" not in methods
+    entries = [e["params"]["entry"] for e in browser.events if e["method"] == "Log.entryAdded"]
+    assert not [entry for entry in entries if entry["level"] in ("error", "warning")]
+    asked = [
+        event["params"]["request"]["url"].partition(":")[0]
+        for event in browser.events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert set(asked) <= {"file", "data"}
