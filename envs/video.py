@@ -24,7 +24,8 @@ from envs.point import PointNavigation
 from envs.rendering import GOAL, PAPER, paint_point, point_reach
 
 COLUMNS = 2
-TEXT, SHADE = (255, 255, 255), (0, 0, 0, 150)
+TEXT_HEIGHT = 76  # pixels above every picture: four lines
+TEXT, SHADE = (255, 255, 255), (45, 50, 58)
 SPEED_WINDOW = (
     10  # env steps that a written speed is the mean of: single ones jump too much to read
 )
@@ -136,20 +137,22 @@ def make_painter(clip: Clip, width: int, height: int) -> Painter:
 
 def frame(clip: Clip, painter: Painter, t: int, width: int, height: int) -> Image.Image:
     """All panels after ``t`` env steps; one whose episode is over stands still."""
-    columns, rows = grid(clip)
-    image = Image.new("RGB", (columns * width, rows * height), PAPER)
+    image = Image.new("RGB", video_size(clip, width, height), PAPER)
+    draw = ImageDraw.Draw(image)
     for panel in range(len(clip.captions)):
         at = min(t, int(clip.lengths[panel]))
-        picture = painter.draw(panel, at)
-        _write(picture, [clip.captions[panel], *status(clip, panel, at)])
-        image.paste(picture, (panel % columns * width, panel // columns * height))
+        x, y = panel % COLUMNS * width, panel // COLUMNS * (height + TEXT_HEIGHT)
+        draw.rectangle((x, y, x + width, y + TEXT_HEIGHT), SHADE)
+        text = "\n".join([clip.captions[panel], *status(clip, panel, at)])
+        draw.multiline_text((x + 8, y + 3), text, TEXT, ImageFont.load_default(14), spacing=3)
+        image.paste(painter.draw(panel, at), (x, y + TEXT_HEIGHT))
     return image
 
 
-def grid(clip: Clip) -> tuple[int, int]:
-    """Columns and rows of panels."""
-    columns = min(COLUMNS, len(clip.captions))
-    return columns, -(-len(clip.captions) // columns)
+def video_size(clip: Clip, width: int, height: int) -> tuple[int, int]:
+    """Width and height of the video in pixels; a panel's picture is ``width`` x ``height``."""
+    panels = len(clip.captions)
+    return min(COLUMNS, panels) * width, -(-panels // COLUMNS) * (height + TEXT_HEIGHT)
 
 
 def status(clip: Clip, panel: int, t: int) -> list[str]:
@@ -172,26 +175,17 @@ def status(clip: Clip, panel: int, t: int) -> list[str]:
 
 
 def write_video(clip: Clip, path: Path, width: int = 360, height: int = 240) -> None:
-    """H.264 in real time, one frame per env step; ``width`` x ``height`` pixels per panel."""
+    """H.264 in real time, one frame per env step; ``width`` x ``height`` pixels per picture."""
     painter = make_painter(clip, width, height)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=clip.family.render_fps)
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "30", "preset": "veryfast"}
-        columns, rows = grid(clip)
-        stream.width, stream.height = columns * width, rows * height
+        stream.width, stream.height = video_size(clip, width, height)
         for t in range(int(max(clip.lengths)) + 1):
             image = frame(clip, painter, t, width, height)
             container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode())
-
-
-def _write(picture: Image.Image, lines: list[str]) -> None:
-    draw = ImageDraw.Draw(picture, "RGBA")
-    font = ImageFont.load_default(14)
-    width = max(draw.textlength(line, font) for line in lines)
-    draw.rectangle((0, 0, width + 16, 18 * len(lines) + 8), fill=SHADE)
-    draw.multiline_text((8, 4), "\n".join(lines), TEXT, font, spacing=3)
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Commands: ``metarl train``, ``metarl evaluate``, ``metarl report``."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -139,7 +140,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser = Parser(prog="metarl evaluate", description=evaluate.__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders.")
     parser.add_class_arguments(EvaluateOptions)
-    argv = ["--inner_steps" if a == "--steps" else a for a in argv]
+    argv = [re.sub("^--steps(?==|$)", "--inner_steps", argument) for argument in argv]
     values = vars(parser.instantiate(parser.parse_settings(argv)))
     runs = results.open_runs(values.pop("runs"))
     options = EvaluateOptions(**values)

@@ -131,7 +131,7 @@ class Evaluation:
             {
                 "inner_steps": k,
                 **_mean_with_interval(per_task),
-                "median": float(np.nanmedian(per_task)),
+                "median": _median(per_task[np.isfinite(per_task)]),
                 "length": float(self.lengths[k].mean()),
                 "diverged": float(self.diverged[k]),
             }
@@ -178,6 +178,10 @@ def _mean_with_interval(per_task: Array) -> dict[str, float]:
     finite = per_task[np.isfinite(per_task)]
     mean = float(finite.mean()) if len(finite) else float("nan")
     return {"return": mean, "ci95": half_width(finite)}
+
+
+def _median(samples: Array) -> float:
+    return float(np.median(samples)) if len(samples) else float("nan")
 
 
 def half_width(samples: Array) -> float:

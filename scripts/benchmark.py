@@ -136,6 +136,7 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         if limit is not None:
             record("physics limit, env steps/s", limit())
         record("sampler, env steps/s", sampler_speed(learner, phi, tasks, case.trajectories))
+        record("evaluation, env steps/s", evaluation_speed(learner))
 
     rounds = learner.adapt_and_sample(tasks, config.inner.alphas, case.trajectories, STREAM)
     # The counter does not see other threads.
@@ -191,6 +192,14 @@ def sampler_speed(learner: MetaRLLearner, phi: Any, tasks: Any, trajectories: in
     began = time.perf_counter()
     sampled = learner.sampler.collect(phi, tasks, trajectories, STREAM)
     return float(sampled.mask.sum()) / (time.perf_counter() - began)
+
+
+def evaluation_speed(learner: MetaRLLearner) -> float:
+    """Env steps per second of a whole evaluation: sampling, adaptation, statistics."""
+    began = time.perf_counter()
+    evaluation = learner.evaluate(0)
+    env_steps = evaluation.trajectories * evaluation.lengths.sum()
+    return float(env_steps) / (time.perf_counter() - began)
 
 
 def flop_per_call(learner: MetaRLLearner, support: Sampled, query: Sampled) -> dict[str, int]:
@@ -255,6 +264,7 @@ def show(result: dict[str, Any]) -> None:
     median = {name: statistics.median(values) for name, values in result["numbers"].items()}
     limits = {
         "sampler, env steps/s": "physics limit, env steps/s",
+        "evaluation, env steps/s": "sampler, env steps/s",
         "meta-gradient, GFLOP/s": "matrix peak, GFLOP/s",
         "TRPO update, GFLOP/s": "matrix peak, GFLOP/s",
     }

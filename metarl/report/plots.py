@@ -23,6 +23,7 @@ STYLE: dict[Any, Any] = {
     **{"axes.labelcolor": INK, "axes.edgecolor": INK, "axes.facecolor": "none"},
     **{"axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "none"},
     **{"axes.grid": True, "grid.color": "#8888884d", "font.size": 9.5, "legend.frameon": False},
+    **{"text.parse_math": False},  # names are not mathematics
     **{"svg.fonttype": "none", "axes.titlesize": 10, "figure.constrained_layout.use": True},
 }
 ARROW = {"arrowstyle": "-|>", "color": COLOURS[2], "linewidth": 1.8}
@@ -32,12 +33,10 @@ HEADING_WINDOW = 20  # env steps
 
 def figures(views: Sequence[RunView]) -> dict[str, Figure]:
     """All figures of one run, or those that compare several."""
-    drawn: dict[str, Callable[[], Figure]] = {
-        "training": lambda: training_curves(views),
-        "adaptation": lambda: adaptation_curves(views),
-    }
-    if not any(view.metrics for view in views):
-        drawn.pop("training")
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if trained := [view for view in views if view.metrics]:
+        drawn["training"] = lambda: training_curves(trained)
+    drawn["adaptation"] = lambda: adaptation_curves(views)
     view, episodes = views[0], views[0].episodes
     if len(views) == 1 and episodes is not None:
         if _is_planar(view, episodes):
@@ -74,9 +73,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     """Return before and after adaptation against env steps; intervals over tasks, or over seeds."""
     figure = Figure(figsize=(6.4, 4.0))
     axes = figure.subplots()
-    for colour, (name, runs) in zip(cycle(COLOURS), groups(views).items(), strict=False):
-        if not all(run.metrics for run in runs):
-            continue
+    for colour, (name, runs) in zip(cycle(COLOURS), _named(views), strict=False):
         adapts = runs[0].config["inner"]["steps"] > 0
         last = _over_runs(runs, "return/after")
         _band(axes, last, colour, "-", f"{name}, after adaptation" if adapts else name)
@@ -86,6 +83,11 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     axes.set(xlabel="env steps", ylabel="return in training")
     _legend_below(figure, axes)
     return figure
+
+
+def _named(views: Sequence[RunView]) -> list[tuple[str, list[RunView]]]:
+    """Groups of runs by their names as labels; matplotlib hides those that begin with ``_``."""
+    return [(f" {name}" if name[0] == "_" else name, runs) for name, runs in groups(views).items()]
 
 
 def _over_runs(runs: Sequence[RunView], name: str) -> Curve:
@@ -106,7 +108,7 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
     axes = figure.subplots()
     longest = max(len(view.returns) for view in views) - 1
     marks = zip(cycle(COLOURS), cycle(MARKERS))
-    for (colour, marker), (name, runs) in zip(marks, groups(views).items(), strict=False):
+    for (colour, marker), (name, runs) in zip(marks, _named(views), strict=False):
         curve = _adaptation(runs)
         if len(curve.x) == 1 and longest > 0:  # a policy that does not adapt
             wide = Curve(np.array([0.0, longest]), *(np.repeat(y, 2) for y in curve[1:]))
@@ -129,7 +131,10 @@ def _adaptation(runs: Sequence[RunView]) -> Curve:
     if len(runs) == 1:
         samples = [row[np.isfinite(row)] for row in runs[0].returns]
     else:
-        samples = list(np.stack([np.nanmean(run.returns[:steps], axis=1) for run in runs]).T)
+        means = np.array(
+            [[row["return"] for row in run.evaluation["rows"][:steps]] for run in runs]
+        )
+        samples = [x[np.isfinite(x)] for x in means.astype(np.float64).T]
     mean = np.array([x.mean() if len(x) else np.nan for x in samples])
     return Curve(
         np.arange(steps, dtype=np.float64), mean, np.array([half_width(x) for x in samples])
@@ -231,6 +236,8 @@ def heading(view: RunView, episodes: Episodes) -> Figure:
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
+    if not labels:
+        return
     columns = min(5, len(labels), max(1, round(12 * figure.get_figwidth() / max(map(len, labels)))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 

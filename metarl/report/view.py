@@ -1,5 +1,6 @@
 """A run as reports see it: what its folder holds, and its family's geometry."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -57,7 +58,7 @@ class RunView:
     @property
     def group(self) -> str:
         """The name without its seed: runs that differ only in the seed are drawn as one."""
-        return self.name.partition("-seed")[0]
+        return re.sub(r"-seed\d+(-.*)?$", "", self.name)
 
     @property
     def returns(self) -> Array:
