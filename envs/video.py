@@ -142,7 +142,7 @@ def frame(clip: Clip, painter: Painter, t: int, width: int, height: int) -> Imag
     for panel in range(len(clip.captions)):
         at = min(t, int(clip.lengths[panel]))
         x, y = panel % COLUMNS * width, panel // COLUMNS * (height + TEXT_HEIGHT)
-        draw.rectangle((x, y, x + width, y + TEXT_HEIGHT), SHADE)
+        draw.rectangle((x, y, x + width - 1, y + TEXT_HEIGHT - 1), SHADE)
         text = "\n".join([clip.captions[panel], *status(clip, panel, at)])
         draw.multiline_text((x + 8, y + 3), text, TEXT, ImageFont.load_default(14), spacing=3)
         image.paste(painter.draw(panel, at), (x, y + TEXT_HEIGHT))

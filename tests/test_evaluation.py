@@ -95,6 +95,69 @@ def test_options_change_the_protocol(scores):
     assert other["returns"] != default["returns"]
 
 
+def test_mean_actions_and_chosen_rates_are_options(scores):
+    default = scores()
+    mean = scores("--mean_actions", "true")
+    assert (default["actions"], mean["actions"]) == ("sampled", "mean")
+    assert mean["tasks"] == default["tasks"]
+    assert mean["returns"] != default["returns"]
+
+    chosen = scores("--candidate_rates", "[0.3,0.7]")
+    assert [v["rate"] for v in chosen["validation"]] == [0.3, 0.7]
+    best = max(chosen["validation"], key=lambda v: v["return"])["rate"]
+    assert chosen["inner_rates"] == [best, best / 2]
+    assert default["validation"] == []
+
+
+def test_tasks_may_be_out_of_the_trained_range(scores):
+    far = scores("--env.goal_range", "[2,3]")
+    assert (np.array(far["tasks"]) >= 2).all()
+    assert far["env"]["goal_range"] == [2, 3]
+    assert far["rows"][0]["return"] < scores()["rows"][0]["return"]
+
+
+def test_steps_is_short_for_inner_steps(scores):
+    assert scores("--steps", "1") == scores("--steps=1") == scores("--inner_steps", "1")
+
+
+def test_several_runs_are_compared_on_the_first_ones_tasks(toy, runs: Path, tmp_path: Path, capsys):
+    for name, own in {
+        "first": ("--evaluation.tasks", "5", "--evaluation.trajectories", "3"),
+        "second": ("--seed", "1"),
+        "oracle": ("--config", "baselines/oracle", "--evaluation.inner_steps", "0"),
+    }.items():
+        assert train(toy(name, *own)) == 0
+    before = (runs / "second" / "evaluation.json").read_bytes()
+    capsys.readouterr()
+    output = tmp_path / "comparison.json"
+    names = ("first", "second", "oracle")
+    arguments = [*(str(runs / name) for name in names), "--steps", "2"]
+    assert evaluate([*arguments, "--output", str(output)]) == 0
+    assert (runs / "second" / "evaluation.json").read_bytes() == before
+    found = json.loads(output.read_text())
+    first, second, oracle = (found["runs"][name] for name in names)
+    assert np.shape(first["returns"]) == np.shape(second["returns"]) == (3, 5)
+    assert np.shape(oracle["returns"]) == (1, 5), "it is not adapted"
+    assert first["tasks"] == second["tasks"] == oracle["tasks"]
+    assert {run["trajectories"] for run in (first, second, oracle)} == {3}
+
+    differences = found["differences"]
+    assert list(differences) == ["second - first", "oracle - first"]
+    assert [len(rows) for rows in differences.values()] == [3, 1]
+    out = capsys.readouterr().out
+    for k, row in enumerate(differences["second - first"]):
+        paired = stats.ttest_rel(second["returns"][k], first["returns"][k]).confidence_interval()
+        assert row["return"] == pytest.approx((paired.low + paired.high) / 2)
+        assert row["ci95"] == pytest.approx((paired.high - paired.low) / 2)
+        assert f"{row['return']:.2f} ± {row['ci95']:.2f}" in out
+
+    # Without an output every run keeps its own part.
+    assert evaluate(arguments) == 0
+    for name in names:
+        kept = json.loads((runs / name / "evaluation.json").read_text())
+        assert kept == found["runs"][name]
+
+
 def test_held_out_tasks_are_the_same_for_all_runs(toy, runs: Path):
     tasks, returns = [], []
     for seed in ("0", "1"):

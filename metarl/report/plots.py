@@ -34,8 +34,8 @@ HEADING_WINDOW = 20  # env steps
 def figures(views: Sequence[RunView]) -> dict[str, Figure]:
     """All figures of one run, or those that compare several."""
     drawn: dict[str, Callable[[], Figure]] = {}
-    if trained := [view for view in views if view.metrics]:
-        drawn["training"] = lambda: training_curves(trained)
+    if any(view.metrics for view in views):
+        drawn["training"] = lambda: training_curves(views)
     drawn["adaptation"] = lambda: adaptation_curves(views)
     view, episodes = views[0], views[0].episodes
     if len(views) == 1 and episodes is not None:
@@ -73,7 +73,10 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     """Return before and after adaptation against env steps; intervals over tasks, or over seeds."""
     figure = Figure(figsize=(6.4, 4.0))
     axes = figure.subplots()
-    for colour, (name, runs) in zip(cycle(COLOURS), _named(views), strict=False):
+    for colour, (name, group) in zip(cycle(COLOURS), _named(views), strict=False):
+        runs = [run for run in group if run.metrics]
+        if not runs:
+            continue
         adapts = runs[0].config["inner"]["steps"] > 0
         last = _over_runs(runs, "return/after")
         _band(axes, last, colour, "-", f"{name}, after adaptation" if adapts else name)

@@ -54,38 +54,41 @@ def scores_table(view: RunView) -> Table:
 
 
 def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every run's return after every inner step, the published one beside it."""
+    """Header, and a row per run of its returns after every inner step; the published one last."""
+    rows = [
+        [view.name, *(score(row["return"], row["ci95"]) for row in view.evaluation["rows"])]
+        for view in views
+    ]
     published = views[0].config["evaluation"]["published"]
-    header = ["inner steps", *(view.name for view in views)]
-    rows = []
-    for k in range(max(len(view.evaluation["rows"]) for view in views)):
-        row = [str(k)]
-        for view in views:
-            scores = view.evaluation["rows"][k : k + 1]
-            row += [score(s["return"], s["ci95"]) for s in scores] or [""]
-        rows.append(row)
     if published["returns"]:
-        header.append(published["source"] or "published")
-        rows = [[*row, _published(published, k)] for k, row in enumerate(rows)]
-    return header, rows
+        name = published["source"] or "published"
+        rows.append([name, *(f"{value:.2f}" for value in published["returns"])])
+    return _with_header("run", rows)
 
 
 def differences(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every other run's return minus the first one's, paired by task."""
+    """Header, and a row per other run of its returns minus the first one's, paired by task."""
     first, *others = views
-    found = [paired_differences(first.returns, view.returns) for view in others]
-    header = ["inner steps", *(f"{view.name} - {first.name}" for view in others)]
     rows = []
-    for k in range(max(map(len, found), default=0)):
-        cells = [[score(d["return"], d["ci95"]) for d in of_run[k : k + 1]] for of_run in found]
-        rows.append([str(k), *((cell or [""])[0] for cell in cells)])
-    return header, rows
+    for view in others:
+        paired = paired_differences(first.returns, view.returns)
+        rows.append([view.name, *(score(row["return"], row["ci95"]) for row in paired)])
+    return _with_header(f"minus {first.name}", rows)
+
+
+def _with_header(name: str, rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Rows as long as the longest one, and a header of the inner steps."""
+    steps = max(map(len, rows)) - 1
+    header = [name, *(f"{k} inner steps" if k == 0 else str(k) for k in range(steps))]
+    return header, [row + [""] * (steps + 1 - len(row)) for row in rows]
 
 
 def terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = _table(title)
-    for name in header:
-        table.add_column(name, justify="right")
+    first, *others = header
+    table.add_column(first)  # long names are broken to fit, scores are not
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table

@@ -179,7 +179,7 @@ def test_panels_lie_row_by_row_in_two_columns():
         cut = whole[row : row + height, column : column + 200]
         np.testing.assert_array_equal(cut[TEXT_HEIGHT:], pixels(painter.draw(panel, 2)))
         assert len(np.unique(cut[:TEXT_HEIGHT])) > 10  # there is text
-    assert (whole[height:, 201:] == PAPER).all()  # there is no fourth panel
+    assert (whole[height:, 200:] == PAPER).all()  # there is no fourth panel
 
 
 def test_a_panel_whose_episode_is_over_stands_still():

@@ -185,9 +185,10 @@ def test_an_interrupted_report_leaves_no_half_file(
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        pytest.skip("there is no chromium here")
+        pytest.skip(f"there is no browser here, none of {', '.join(names)}")
     return found
 
 
