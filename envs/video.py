@@ -157,6 +157,8 @@ def video_size(clip: Clip, width: int, height: int) -> tuple[int, int]:
 
 def status(clip: Clip, panel: int, t: int) -> list[str]:
     """What a panel says of its episode after ``t`` env steps."""
+    if clip.lengths[panel] == 0:
+        return ["the simulation diverged"]
     lines = [f"return so far {clip.rewards[panel, :t].sum():.1f}"]
     target = clip.family.target(clip.task)
     position = clip.family.position(clip.qpos[panel, : t + 1])

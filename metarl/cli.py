@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Interval
 from rich.console import Console
@@ -19,11 +19,13 @@ from metarl.evaluation import Evaluation
 from metarl.files import require_writable
 from metarl.metrics import ConsoleSink, JsonlSink, Media, Sink, Sinks
 from metarl.report import tables
-from metarl.report.view import RunView, require_comparable
+from metarl.report.view import RunView
 from metarl.run import RunFolder
 from metarl.settings import checked, read_config, read_settings
 from metarl.tracking import TensorboardSink, WandbSink
 from metarl.trainer import Trainer
+
+Options = TypeVar("Options")
 
 COLUMNS = {
     "return/before": ("before", ".1f"),
@@ -64,13 +66,18 @@ def train(argv: Sequence[str]) -> int:
     path = Path(config.folder) / str(config.name)
     run = resumed or RunFolder.create(path, to_yaml(config))
 
-    def illustrate(iteration: int, evaluation: Evaluation) -> Media:
-        view = results.keep_in(run, config, iteration, evaluation)
-        if config.logging.report:
-            from metarl.report.page import write_report  # slow to import, and writes font caches
+    reported: list[int] = []  # what the report is of
 
-            return write_report([view], run.report_file, config.logging.videos)
-        return Media(tables={"returns": tables.tracker_table(view.evaluation)})
+    def illustrate(iteration: int, evaluation: Evaluation) -> Media:
+        reported.clear()
+        view = results.keep_in(run, config, iteration, evaluation)
+        if not config.logging.report:
+            return Media(tables={"returns": tables.tracker_table(view.evaluation)})
+        from metarl.report.page import write_report  # slow to import, and writes font caches
+
+        media = write_report([view], run.report_file, config.logging.videos)
+        reported.append(iteration)
+        return media
 
     trainer = Trainer(
         learner,
@@ -93,9 +100,10 @@ def train(argv: Sequence[str]) -> int:
             f'(or make train ARGS="--resume {run.path}")'
         )
     else:
-        _print_scores([results.keep_in(run, config, config.iterations, evaluation)])
+        view = results.keep_in(run, config, config.iterations, evaluation)
+        Console().print(tables.scores_table(view))
         print(f"written to {run.evaluation_file}")
-        if config.logging.report and run.report_file.is_file():
+        if reported == [config.iterations]:
             print(f"report: {run.report_file}")
     return 0 if trainer.saved else 1
 
@@ -137,19 +145,14 @@ class EvaluateOptions:
 @_command
 def evaluate(argv: Sequence[str]) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
-    parser = Parser(prog="metarl evaluate", description=evaluate.__doc__, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders.")
-    parser.add_class_arguments(EvaluateOptions)
     argv = [re.sub("^--steps(?==|$)", "--inner_steps", argument) for argument in argv]
-    values = vars(parser.instantiate(parser.parse_settings(argv)))
-    runs = results.open_runs(values.pop("runs"))
-    options = EvaluateOptions(**values)
+    runs, options = _runs_and_options(evaluate, EvaluateOptions, argv)
     configs = [read_config(run) for run in runs]
+    results.require_same_env(runs, configs)
     trained = [
-        results.load(run, _with_options(config, options, configs[0]), options.checkpoint)
+        results.load(run, _with_options(config, options, configs), options.checkpoint)
         for run, config in zip(runs, configs, strict=True)
     ]
-    results.require_same_env(trained)
     output = Path(options.output) if options.output else None
     for file in [output] if output else [run.evaluation_file for run in runs]:
         require_writable(file)
@@ -157,16 +160,22 @@ def evaluate(argv: Sequence[str]) -> int:
     for one in trained:
         print(f"{one.run.path} after {one.iteration} iterations", flush=True)
         views.append(results.evaluated(one, keep=output is None))
-    require_comparable(views)
-    _print_scores(views)
+        Console().print(tables.scores_table(views[-1]))
+    if len(views) > 1:
+        _print_comparison(views)
     if output is not None:
         results.write(output, views)
     print(f"written to {output or ', '.join(str(run.evaluation_file) for run in runs)}")
     return 0
 
 
-def _with_options(config: Config, options: EvaluateOptions, first: Config) -> Config:
-    """The config with what the options and, so that runs can be compared, the first run say."""
+def _with_options(config: Config, options: EvaluateOptions, configs: Sequence[Config]) -> Config:
+    """A config with what the options and, so that runs can be compared, the first run say."""
+    if options.inner_rates is not None and options.candidate_rates is not None:
+        raise UserError(
+            "either inner_rates are given or one of candidate_rates is chosen, not both"
+        )
+    first = configs[0]
     given = {n: getattr(first.evaluation, n) for n in ("tasks", "seed", "mean_actions")}
     given["trajectories"] = first.evaluation.trajectories or first.trajectories
     for name in (*given, "inner_steps", "inner_rates", "candidate_rates"):
@@ -176,7 +185,7 @@ def _with_options(config: Config, options: EvaluateOptions, first: Config) -> Co
         given["candidate_rates"] = None
     if options.candidate_rates is not None:
         given["inner_rates"] = None
-    if config is not first and config.evaluation.inner_steps == 0:
+    if len(configs) > 1 and config.evaluation.inner_steps == 0:
         given["inner_steps"] = 0  # beside others, a policy that does not adapt stays as it is
     if "family" in options.env:
         raise UserError("env.family cannot differ from the trained one, only its constants can")
@@ -210,19 +219,14 @@ class ReportOptions:
 @_command
 def report(argv: Sequence[str]) -> int:
     """Write figures, videos and a page about a run, or about several side by side."""
-    parser = Parser(prog="metarl report", description=report.__doc__, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders.")
-    parser.add_class_arguments(ReportOptions)
-    values = vars(parser.instantiate(parser.parse_settings(argv)))
-    runs = results.open_runs(values.pop("runs"))
-    options = ReportOptions(**values)
+    runs, options = _runs_and_options(report, ReportOptions, argv)
     default = runs[0].report_file if len(runs) == 1 else runs[0].path / "comparison.html"
     page = Path(options.output) if options.output else default
     if page.suffix != ".html":
         raise UserError(f"the output should be a file named .html, got {page}")
+    results.require_same_env(runs, [read_config(run) for run in runs])
     require_writable(page)
     views = [results.newest(run) for run in runs]
-    require_comparable(views)
     from metarl.report.page import write_report
 
     try:
@@ -231,6 +235,18 @@ def report(argv: Sequence[str]) -> int:
         raise UserError(f"cannot write {page}: {error.strerror}") from error
     print(f"report: {page}")
     return 0
+
+
+def _runs_and_options(
+    command: Callable[[Sequence[str]], int], schema: type[Options], argv: Sequence[str]
+) -> tuple[list[RunFolder], Options]:
+    """What a command about existing runs was asked for."""
+    name = f"metarl {command.__name__}"
+    parser = Parser(prog=name, description=command.__doc__, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders.")
+    parser.add_class_arguments(schema)
+    values = vars(parser.instantiate(parser.parse_settings(argv)))
+    return results.open_runs(values.pop("runs")), schema(**values)
 
 
 COMMANDS = {"train": train, "evaluate": evaluate, "report": report}
@@ -262,12 +278,8 @@ def _open_sinks(config: Config, run: RunFolder, start: int) -> Sinks:
     return Sinks(factories)
 
 
-def _print_scores(views: Sequence[RunView]) -> None:
+def _print_comparison(views: Sequence[RunView]) -> None:
     console = Console()
-    if len(views) == 1:
-        console.print(tables.scores_table(views[0]))
-        return
-    title = tables.protocol(views[0].evaluation)
-    console.print(tables.terminal_table(title, *tables.comparison(views)))
-    title = "differences on the same tasks, with their own 95 % intervals"
+    console.print(tables.terminal_table("side by side", *tables.comparison(views)))
+    title = f"minus {views[0].name}, paired by task, with their own 95 % intervals"
     console.print(tables.terminal_table(title, *tables.differences(views)))

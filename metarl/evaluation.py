@@ -63,6 +63,10 @@ class EvaluationConfig:
             raise ValueError(
                 "evaluation.inner_rates are given, so evaluation.candidate_rates must be null"
             )
+        if self.candidate_rates == []:
+            raise ValueError(
+                "evaluation.candidate_rates should have at least one entry, or be null"
+            )
 
     def rates(self, alpha: float) -> list[float]:
         """Inner rate of every inner step (Finn et al. 2017, appendix A.2)."""
@@ -165,12 +169,23 @@ class Evaluation:
 def paired_differences(one: Array, other: Array) -> list[dict[str, float]]:
     """Mean of other - one over tasks with its 95 % interval, after every inner step both have.
 
+    A task that diverged entirely in one of them is left out; ``tasks`` counts the others.
+
     Args:
         one, other: returns [steps + 1, M] of two policies on the same tasks and random numbers; the
-            interval is narrower than those of the returns as the tasks' difficulty cancels.
+            interval is narrower than those of the returns as the tasks' difficulty cancels. A
+            policy that does not adapt, [1, M], is the same after every inner step.
     """
-    differences = [b - a for a, b in zip(one, other, strict=False)]
-    return [{"inner_steps": k, **_mean_with_interval(d)} for k, d in enumerate(differences)]
+    steps = max(len(one), len(other)) if 1 in (len(one), len(other)) else min(len(one), len(other))
+    one, other = (np.repeat(x, steps, axis=0) if len(x) == 1 else x for x in (one, other))
+    return [
+        {
+            "inner_steps": k,
+            **_mean_with_interval(other[k] - one[k]),
+            "tasks": int(np.isfinite(other[k] - one[k]).sum()),
+        }
+        for k in range(steps)
+    ]
 
 
 def _mean_with_interval(per_task: Array) -> dict[str, float]:

@@ -11,7 +11,8 @@ from metarl.errors import UserError
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data``: after a crash at any moment it holds the old or the new."""
-    temporary = path.with_name(path.name + ".tmp")
+    # Named after the process: two that write the same file do not meddle with each other.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -27,10 +27,10 @@ Metrics = Mapping[str, float]
 
 
 class Table(NamedTuple):
-    """Rows of numbers under named columns."""
+    """Rows of numbers under named columns; None for what is not finite."""
 
     columns: list[str]
-    rows: list[list[float]]
+    rows: list[list[float | None]]
 
 
 class Media(NamedTuple):
@@ -73,7 +73,6 @@ class Sinks:
 
     def __init__(self, factories: Mapping[str, Callable[[], Sink]]):
         self._sinks: dict[str, Sink] = {}
-        self._drawing = True
         for name, factory in factories.items():
             with self._guard(name):
                 self._sinks[name] = factory()
@@ -84,15 +83,15 @@ class Sinks:
                 sink.log(iteration, metrics)
 
     def show(self, iteration: int, make: Callable[[], Media]) -> None:
-        """Hand on the pictures that ``make`` draws; once it fails there are none any more."""
-        if self._drawing:
-            with self._guard("drawing pictures"):
-                self._drawing = False
-                media = make()
-                self._drawing = True
-                for name, sink in list(self._sinks.items()):
-                    with self._guard(name):
-                        sink.show(iteration, media)
+        """Hand on the pictures that ``make`` draws, if it can."""
+        try:
+            media = make()
+        except Exception as error:
+            warn(f"drawing pictures failed: {_one_line(error)}")
+            return
+        for name, sink in list(self._sinks.items()):
+            with self._guard(name):
+                sink.show(iteration, media)
 
     def close(self) -> None:
         for name, sink in list(self._sinks.items()):
@@ -105,8 +104,11 @@ class Sinks:
             yield
         except Exception as error:
             self._sinks.pop(name, None)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            warn(f"{name} failed and is switched off: {reason}")
+            warn(f"{name} failed and is switched off: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class JsonlSink:

@@ -20,7 +20,10 @@ from metarl.trainer import first_difference, load_into
 
 
 class Trained(NamedTuple):
-    """A run with its policy, to be evaluated with the settings of ``config``."""
+    """A run with its policy, to be evaluated with the settings of ``config``.
+
+    Those differ from its own settings where a command was asked for other tasks, say.
+    """
 
     run: RunFolder
     config: Config
@@ -32,13 +35,13 @@ def open_runs(paths: Sequence[str]) -> list[RunFolder]:
     """Existing runs.
 
     Raises:
-        UserError: there is no run in one of the folders, or one is named twice.
+        UserError: there is no run in one of the folders, or two have the same name.
     """
     runs = [RunFolder.open(Path(path)) for path in paths]
-    folders = [run.path.resolve() for run in runs]
-    for run, folder in zip(runs, folders, strict=True):
-        if folders.count(folder) > 1:
-            raise UserError(f"{run.path} is named twice")
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            raise UserError(f"{run.path} is named twice, or another run has its name")
     return runs
 
 
@@ -54,14 +57,12 @@ def load(run: RunFolder, config: Config, which: str = "last") -> Trained:
     return Trained(run, config, checkpoint.iteration, learner)
 
 
-def require_same_env(trained: Sequence[Trained]) -> None:
+def require_same_env(runs: Sequence[RunFolder], configs: Sequence[Config]) -> None:
     """Raises UserError unless all runs are of one task family with the same constants."""
-    first = trained[0]
-    for other in trained[1:]:
-        if difference := first_difference(plain(other.config)["env"], plain(first.config)["env"]):
-            raise UserError(
-                f"{other.run.path} and {first.run.path} cannot be compared: env.{difference}"
-            )
+    envs = [plain(config)["env"] for config in configs]
+    for run, env in zip(runs, envs, strict=True):
+        if difference := first_difference(env, envs[0], "env"):
+            raise UserError(f"{run.path} and {runs[0].path} cannot be compared: {difference}")
 
 
 def evaluated(trained: Trained, keep: bool) -> RunView:
@@ -72,7 +73,7 @@ def evaluated(trained: Trained, keep: bool) -> RunView:
 
 
 def newest(run: RunFolder) -> RunView:
-    """The evaluation of the newest checkpoint, which is made now if there is none yet."""
+    """The last evaluation of the newest checkpoint, which is made now if there is none yet."""
     config = read_config(run)
     kept, checkpoints = run.load_evaluation(), run.checkpoints().all()
     if kept and kept[1] and checkpoints and kept[0]["iteration"] == checkpoints[0].iteration:
@@ -84,29 +85,15 @@ def newest(run: RunFolder) -> RunView:
 
 def keep_in(run: RunFolder, config: Config, iteration: int, evaluation: Evaluation) -> RunView:
     """Write an evaluation to the run's folder; returns what reports see of it."""
-    view = view_of(run, config, iteration, evaluation)
-    episodes = b"" if evaluation.episodes is None else evaluation.episodes.to_bytes()
-    run.save_evaluation(dict(view.evaluation), episodes)
-    return view
+    result, episodes = _result(config, iteration, evaluation)
+    run.save_evaluation(result, episodes)
+    return _view(run, read_config(run), result, evaluation.episodes)
 
 
 def view_of(run: RunFolder, config: Config, iteration: int, evaluation: Evaluation) -> RunView:
-    """What reports see of an evaluation.
-
-    Its JSON is the same for the same checkpoint and settings, byte for byte.
-    """
-    settings = plain(config)
-    episodes = b"" if evaluation.episodes is None else evaluation.episodes.to_bytes()
-    result = {
-        **evaluation.to_json(),
-        "env": settings["env"],
-        "iteration": iteration,
-        "seed": config.seed,
-        "evaluation_seed": config.evaluation.seed,
-        "published": settings["evaluation"]["published"],
-        "episodes_sha256": hashlib.sha256(episodes).hexdigest(),
-    }
-    return _view(run, config, json.loads(to_json(result)), evaluation.episodes)
+    """What reports see of an evaluation."""
+    result, _ = _result(config, iteration, evaluation)
+    return _view(run, read_config(run), result, evaluation.episodes)
 
 
 def write(output: Path, views: Sequence[RunView]) -> None:
@@ -135,7 +122,7 @@ def _view(
     run: RunFolder, config: Config, result: dict[str, Any], episodes: Episodes | None
 ) -> RunView:
     return RunView(
-        name=run.path.resolve().name,
+        name=run.name,
         config=plain(config),
         info=run.info(),
         metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
@@ -143,3 +130,22 @@ def _view(
         episodes=episodes,
         family=build.make_family(result["env"]),
     )
+
+
+def _result(config: Config, iteration: int, evaluation: Evaluation) -> tuple[dict[str, Any], bytes]:
+    """All of an evaluation, and the file of its episodes.
+
+    The same for the same checkpoint and settings, byte for byte.
+    """
+    settings = plain(config)
+    episodes = b"" if evaluation.episodes is None else evaluation.episodes.to_bytes()
+    result = {
+        **evaluation.to_json(),
+        "env": settings["env"],
+        "iteration": iteration,
+        "seed": config.seed,
+        "evaluation_seed": config.evaluation.seed,
+        "published": settings["evaluation"]["published"],
+        "episodes_sha256": hashlib.sha256(episodes).hexdigest(),
+    }
+    return json.loads(to_json(result)), episodes

@@ -7,7 +7,7 @@ runs/<name>/
     checkpoints/     the newest few and the best
     evaluation.json  returns after every inner step on held-out tasks
     episodes.npz     some of the episodes that it scored
-    report.html      all of it to look at; report/ has its figures and videos
+    report.html      all of it to look at; report_files/ has its figures and videos
     wandb/ tensorboard/   if switched on
 """
 
@@ -41,6 +41,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.name = path.resolve().name
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.evaluation_file = path / "evaluation.json"
@@ -132,6 +133,8 @@ class RunFolder:
             return None
         if not isinstance(result, dict) or not result.keys() >= EVALUATION_KEYS:
             return None
+        if not isinstance(result["rows"], list) or not all(map(_is_dict, result["rows"])):
+            return None
         try:
             data = self.episodes_file.read_bytes()
             intact = hashlib.sha256(data).hexdigest() == result["episodes_sha256"]
@@ -155,6 +158,10 @@ class RunFolder:
         """Raises UserError unless files can be written here."""
         if not os.access(self.path, os.W_OK):
             raise UserError(f"cannot write the run folder {self.path}")
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _version(package: str) -> str | None:

@@ -113,7 +113,7 @@ class TensorboardSink:
             self._add_video(f"videos/{name}", path, iteration)
         for name, table in media.tables.items():
             rows = [table.columns, ["---"] * len(table.columns)]
-            rows += [[f"{x:.4g}" for x in row] for row in table.rows]
+            rows += [["–" if x is None else f"{x:.4g}" for x in row] for row in table.rows]
             self._writer.add_text(
                 f"tables/{name}", "\n".join("|".join(row) for row in rows), iteration
             )

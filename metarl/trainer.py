@@ -125,37 +125,39 @@ class Trainer(Generic[Result]):
             sinks = open_sinks(self.start)
             try:
                 for iteration in range(self.start, self._iterations):
-                    metrics, scores = self._iterate(iteration, sinks)
-                    done, stopping = iteration + 1, stop.requested
-                    last = done == self._iterations
-                    if last or stopping or done % self._checkpoint_every == 0:
-                        self._save(done, metrics[self._learner.score])
-                    if stopping and not last:
+                    scores = self._iterate(iteration, sinks, stop)
+                    if stop.requested and iteration + 1 < self._iterations:
                         return None
-                if scores is None:  # there was nothing left to train, or nothing at all
+                if scores is None:  # unless the last iteration's own evaluation is of the end
                     if self._iterations == 0:
                         self._save(0, -math.inf)
                     scores = self._learner.evaluate(self._iterations)
-                    self._show(self._iterations, scores, sinks)
+                    step = self._iterations - (self.start < self._iterations)
+                    self._show(step, self._iterations, scores, sinks)
             finally:
                 sinks.close()
         return scores
 
-    def _iterate(self, iteration: int, sinks: Sinks) -> tuple[dict[str, float], Result | None]:
-        """One iteration, and an evaluation if one is due; both go to the sinks."""
+    def _iterate(self, iteration: int, sinks: Sinks, stop: StopRequest) -> Result | None:
+        """One iteration and what is due after it; the scores, if it was evaluated."""
         metrics = self._learner.iterate(iteration)
-        scores, done = None, iteration + 1
-        often = self._evaluate_every > 0 and done % self._evaluate_every == 0
-        if often or done == self._iterations:
+        scores, done, saved = None, iteration + 1, False
+        if self._evaluate_every and done % self._evaluate_every == 0:
             scores = self._learner.evaluate(done)
             metrics |= scores.metrics()
         sinks.log(iteration, metrics)
+        score = metrics[self._learner.score]
+        last = done == self._iterations
+        if last or stop.requested or done % self._checkpoint_every == 0:
+            self._save(done, score)
+            saved = True
         if scores is not None:
-            self._show(iteration, scores, sinks)
-        return metrics, scores
+            self._show(iteration, done, scores, sinks)
+        if stop.requested and not saved:  # asked for while pictures were drawn
+            self._save(done, score)
+        return scores
 
-    def _show(self, iteration: int, scores: Result, sinks: Sinks) -> None:
-        done = min(iteration + 1, self._iterations)
+    def _show(self, iteration: int, done: int, scores: Result, sinks: Sinks) -> None:
         sinks.show(iteration, lambda: self._illustrate(done, scores))
 
     def _save(self, done: int, score: float) -> None:

@@ -228,10 +228,12 @@ def test_a_run_whose_settings_are_damaged_is_refused(finished: Path, refused):
     ("arguments", "said"),
     [
         ("", "the following arguments are required: runs"),
-        ("run run/../run", "run is named twice"),
+        ("run run/../run", "run is named twice, or another run has its name"),
         ("run missing", "there is no run folder missing"),
         ("run --env.family ant-goal", "env.family cannot differ from the trained one"),
         ("run --env.goal_range [2,1]", "goal_range must be [low, high] with low < high"),
+        ("run --candidate_rates []", "candidate_rates should have at least one entry"),
+        ("run --candidate_rates [1] --inner_rates [1]", "either inner_rates are given or one of"),
         ("run --candidate_rates [0]", "candidate_rates should be greater than 0, got [0]"),
         ("run --taks 2", "did you mean --tasks?"),
         ("run --tasks 0", "tasks should be greater than 0, got 0"),

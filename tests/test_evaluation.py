@@ -109,8 +109,11 @@ def test_mean_actions_and_chosen_rates_are_options(scores):
     assert default["validation"] == []
 
 
-def test_tasks_may_be_out_of_the_trained_range(scores):
+def test_tasks_may_be_out_of_the_trained_range(scores, capsys):
     far = scores("--env.goal_range", "[2,3]")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NOT as trained: goal_range [2.0, 3.0] instead of [-0.5, 0.5]" in said
+    assert "a paper" not in said
     assert (np.array(far["tasks"]) >= 2).all()
     assert far["env"]["goal_range"] == [2, 3]
     assert far["rows"][0]["return"] < scores()["rows"][0]["return"]
@@ -143,7 +146,10 @@ def test_several_runs_are_compared_on_the_first_ones_tasks(toy, runs: Path, tmp_
 
     differences = found["differences"]
     assert list(differences) == ["second - first", "oracle - first"]
-    assert [len(rows) for rows in differences.values()] == [3, 1]
+    assert [len(rows) for rows in differences.values()] == [3, 3]
+    for k, row in enumerate(differences["oracle - first"]):  # the same after every inner step
+        means = np.mean(oracle["returns"][0]), np.mean(first["returns"][k])
+        assert row["return"] == pytest.approx(means[0] - means[1])
     out = capsys.readouterr().out
     for k, row in enumerate(differences["second - first"]):
         paired = stats.ttest_rel(second["returns"][k], first["returns"][k]).confidence_interval()

@@ -265,7 +265,7 @@ def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path,
     drawing = ("--logging.report", "true", "--logging.videos", "1", "--evaluation.every", "2")
     assert train(toy("run", *arguments, *drawing, "--iterations", "3")) == 0
     assert capsys.readouterr().err == ""
-    drawn = {path.stem for path in (run / "report").glob("*.png")}
+    drawn = {path.stem for path in (run / "report_files").glob("*.png")}
     assert drawn == {"adaptation", "training", "paths", "diagnostics"}
 
     (folder,) = (run / "wandb").glob("offline-run-*")
@@ -286,10 +286,11 @@ def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path,
     files = folder / "files"
     for row in (row for row in history if row["_step"] == 2):
         video = files / row["videos/task-1/path"]
-        assert video.read_bytes() == (run / "report" / "task-1.mp4").read_bytes()
+        assert video.read_bytes() == (run / "report_files" / "task-1.mp4").read_bytes()
         table = json.loads((files / row["tables/returns/path"]).read_text())
         assert table["columns"][:3] == ["inner_steps", "return", "ci95"]
-        assert [r[1] for r in table["data"]] == [rows[2][f"evaluation/return_{k}"] for k in (0, 1)]
+        scores = json.loads((run / "evaluation.json").read_text())["rows"]
+        assert [r[1] for r in table["data"]] == [s["return"] for s in scores]
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -299,7 +300,7 @@ def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path,
     for name in images:
         assert [image.step for image in events.Images(name)] == [1, 2]
     animated = Image.open(io.BytesIO(events.Images("videos/task-1")[-1].encoded_image_string))
-    assert (animated.format, animated.size) == ("GIF", (360, 120))
+    assert (animated.format, animated.size) == ("GIF", (360, 158))
     (text,) = events.Tensors("tables/returns/text_summary")[-1].tensor_proto.string_val
     assert text.decode().splitlines()[0].startswith("inner_steps|return|ci95")
 

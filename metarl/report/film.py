@@ -14,10 +14,10 @@ import numpy as np
 from metarl.errors import warn
 from metarl.evaluation import Episodes
 from metarl.files import write_atomically
-from metarl.report.view import Array, RunView, after
+from metarl.report.view import RunView, after
 
 PACKAGES = "libegl1 and libgl1-mesa-dri, or libosmesa6"
-TIMEOUT = 300  # seconds per video; it takes a few
+TIMEOUT = 120  # seconds per video; it takes a few
 
 
 class Film(NamedTuple):
@@ -43,18 +43,26 @@ def film(view: RunView, tasks: int, folder: Path) -> list[Film]:
         if library is None:
             return []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda clip: _render(clip, library), clips[1:]))
-        for clip, path in zip(clips, paths, strict=True):
+            errors = [None, *pool.map(lambda clip: _try(clip, library), clips[1:])]
+        films = []
+        for m, (clip, path, error) in enumerate(zip(clips, paths, errors, strict=True)):
+            if error is not None:
+                warn(f"there is no video {path}: {error}")
+                continue
             write_atomically(path, _video(clip).read_bytes())
-    returns = view.episodes.rewards[:, :, 0].sum(-1)
-    return [Film(path, _caption(view, m, returns[:, m])) for m, path in enumerate(paths)]
+            films.append(Film(path, _caption(view, view.episodes, m)))
+    return films
 
 
-def _caption(view: RunView, m: int, returns: Array) -> str:
-    """``velocity 1.25: return -80 before adaptation, -60 after 1 inner step, -55 after 2``."""
-    before, *after = (f"{x:.1f}" for x in returns)
-    steps = [f"{x} after {k}" + " inner step" * (k == 1) for k, x in enumerate(after, start=1)]
-    return f"{view.task_name(m)}: return " + ", ".join([f"{before} before adaptation", *steps])
+def _caption(view: RunView, episodes: Episodes, m: int) -> str:
+    """``velocity 1.25; returns of these episodes: -80 before adaptation, -60 after 1 ...``."""
+    returns = [
+        f"{rewards.sum():.1f} {after(k)}" if length else f"diverged {after(k)}"
+        for k, (rewards, length) in enumerate(
+            zip(episodes.rewards[:, m, 0], episodes.lengths[:, m, 0], strict=True)
+        )
+    ]
+    return f"{view.task_name(m)}; returns of these episodes: {', '.join(returns)}"
 
 
 def _save_clip(view: RunView, episodes: Episodes, m: int, path: Path) -> None:
@@ -90,17 +98,14 @@ def _first_that_draws(clip: Path) -> str | None:
     return None
 
 
-def _render(clip: Path, library: str) -> None:
-    error = _try(clip, library)
-    if error is not None:
-        raise RuntimeError(f"a video could not be made: {error}")
-
-
 def _try(clip: Path, library: str) -> str | None:
     """Draw a clip's video; the last line of the error, or None."""
     try:
         subprocess.run(
-            [sys.executable, "-m", "envs.video", str(clip), str(_video(clip))],
+            # -P: not the envs/ of whatever folder this is. A session of its own: Ctrl-C asks
+            # training to stop after the iteration, and its pictures are part of that.
+            [sys.executable, "-P", "-m", "envs.video", str(clip), str(_video(clip))],
+            start_new_session=True,
             env={**os.environ, "MUJOCO_GL": library},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -45,7 +45,7 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
         OSError: something cannot be written.
     """
     require_comparable(views)
-    assets = page.with_suffix("")
+    assets = page.with_name(f"{page.stem}_files")
     assets.mkdir(parents=True, exist_ok=True)
     drawn = figures(views)
     svgs = {name: to_svg(figure, name) for name, figure in drawn.items()}
@@ -54,11 +54,19 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
         write_atomically(assets / f"{name}.png", to_png(figure))
     filmed = _film(views, videos, assets)
     write_atomically(page, render(views, svgs, filmed).encode())
+    _remove_others(assets, {*svgs, *(f.path.stem for f in filmed)})
     return Media(
         {name: assets / f"{name}.png" for name in drawn},
         {f.path.relative_to(assets).with_suffix("").as_posix(): f.path for f in filmed},
         {"returns": tables.tracker_table(views[0].evaluation)},
     )
+
+
+def _remove_others(assets: Path, drawn: set[str]) -> None:
+    """Remove what an earlier report left here and this one does not have."""
+    for path in assets.rglob("*"):
+        if path.suffix in (".svg", ".png", ".mp4") and path.stem not in drawn:
+            path.unlink(missing_ok=True)
 
 
 def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
@@ -86,20 +94,22 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
     videos = [(_data_url("video/mp4", f.path.read_bytes()), f.caption) for f in films]
     return environment.get_template("page.html").render(
         views=views,
-        protocol=tables.protocol(views[0].evaluation),
+        protocols=[(view.name, tables.protocol(view)) for view in views],
         scores=tables.comparison(views),
         differences=tables.differences(views) if len(views) > 1 else None,
         pictures=pictures,
         videos=videos,
         command=command,
+        score=tables.score,
         to_yaml=lambda values: yaml.safe_dump(dict(values), sort_keys=False),
         versions=versions,
     )
 
 
 def command(view: RunView) -> str:
-    """The command line that made the run."""
-    words = [str(word) for word in view.info.get("command", [])]
+    """The command line that started the run."""
+    recorded = view.info.get("command")
+    words = [str(word) for word in recorded] if isinstance(recorded, list) else []
     if not words:
         return "not recorded"
     program = Path(words[0])
@@ -113,7 +123,8 @@ def versions(view: RunView) -> dict[str, Any]:
     known = {"git commit": info.get("git_commit"), "Python": info.get("python")}
     known |= {"platform": info.get("platform"), "started": info.get("created")}
     packages = info.get("packages")
-    return {k: v for k, v in (known | (packages or {})).items() if v is not None}
+    known |= packages if isinstance(packages, dict) else {}
+    return {k: v for k, v in known.items() if v is not None}
 
 
 def _inline(svg: bytes) -> str:

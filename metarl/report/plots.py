@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from metarl.evaluation import Episodes, half_width
+from metarl.report.tables import published_of
 from metarl.report.view import Array, Curve, RunView, Target, after, groups
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
@@ -118,7 +119,7 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
             _band(axes, wide, colour, "-.", name)
             continue
         axes.errorbar(*curve, color=colour, marker=marker, capsize=4, label=name)
-    published = views[0].config["evaluation"]["published"]
+    published = published_of(views[0])
     if published["returns"]:
         y = published["returns"]
         label = published["source"] or "published"

@@ -1,9 +1,11 @@
 """Scores as text: on the terminal, in a tracker and in the report page alike."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from metarl import metrics
@@ -13,30 +15,46 @@ from metarl.report.view import RunView
 
 def score(mean: float | None, half_width: float) -> str:
     """``-11.68 ± 0.52``; a dash for no finite value."""
-    return "–" if mean is None else f"{mean:.2f} ± {half_width:.2f}"
+    return "–" if mean is None or math.isnan(mean) else f"{mean:.2f} ± {half_width:.2f}"
 
 
-def protocol(evaluation: Mapping[str, Any]) -> str:
+def protocol(view: RunView) -> str:
     """How the scores were taken, in a sentence."""
-    chosen = ""
+    evaluation, chosen = view.evaluation, ""
     if evaluation["validation"]:
         candidates = ", ".join(f"{v['rate']:g}" for v in evaluation["validation"])
         chosen = f"; alpha chosen from {candidates} on validation tasks"
     return (
         f"{len(evaluation['tasks'])} held-out tasks, {evaluation['trajectories']} trajectories "
         f"per task and inner step, {evaluation['actions']} actions; "
-        f"mean return with 95 % interval (Student's t over tasks){chosen}"
+        f"mean return with 95 % interval (Student's t over tasks){chosen}{elsewhere(view)}"
     )
+
+
+def elsewhere(view: RunView) -> str:
+    """In which constants of the family the held-out tasks differ from the trained ones, if any."""
+    changed = [
+        f"{key} {value} instead of {view.config['env'].get(key)}"
+        for key, value in view.evaluation["env"].items()
+        if view.config["env"].get(key) != value
+    ]
+    return f"; NOT as trained: {', '.join(changed)}" if changed else ""
+
+
+def published_of(view: RunView) -> Mapping[str, Any]:
+    """The published row, empty where the evaluation is of another setting."""
+    empty: dict[str, Any] = {"source": "", "returns": []}
+    return empty if elsewhere(view) else view.config["evaluation"]["published"]
 
 
 def scores_table(view: RunView) -> Table:
     """One run, for a terminal."""
-    evaluation, published = view.evaluation, view.config["evaluation"]["published"]
-    table = _table(protocol(evaluation))
+    evaluation, published = view.evaluation, published_of(view)
+    table = _table(protocol(view))
     for name in ("inner steps", "rate", "return", "median", "length", "diverged"):
         table.add_column(name, justify="right", no_wrap=True)
     if published["returns"]:
-        table.add_column(published["source"], justify="right")
+        table.add_column(escape(published["source"]), justify="right")
     for row in evaluation["rows"]:
         k = int(row["inner_steps"])
         cells = [
@@ -59,7 +77,7 @@ def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
         [view.name, *(score(row["return"], row["ci95"]) for row in view.evaluation["rows"])]
         for view in views
     ]
-    published = views[0].config["evaluation"]["published"]
+    published = published_of(views[0])
     if published["returns"]:
         name = published["source"] or "published"
         rows.append([name, *(f"{value:.2f}" for value in published["returns"])])
@@ -86,11 +104,11 @@ def _with_header(name: str, rows: list[list[str]]) -> tuple[list[str], list[list
 def terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = _table(title)
     first, *others = header
-    table.add_column(first)  # long names are broken to fit, scores are not
+    table.add_column(escape(first))  # long names are broken to fit, scores are not
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -102,7 +120,7 @@ def tracker_table(evaluation: Mapping[str, Any]) -> metrics.Table:
 
 def _table(title: str) -> Table:
     return Table(
-        title=title,
+        title=escape(title),
         box=box.SIMPLE_HEAD,
         collapse_padding=True,  # this and no edges: to fit 80 columns
         pad_edge=False,

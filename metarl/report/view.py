@@ -56,8 +56,8 @@ class RunView:
     family: Family
 
     @property
-    def group(self) -> str:
-        """The name without its seed: runs that differ only in the seed are drawn as one."""
+    def name_without_seed(self) -> str:
+        """``point`` for ``point-seed3`` and ``point-seed3-20261231-235959``."""
         return re.sub(r"-seed\d+(-.*)?$", "", self.name)
 
     @property
@@ -90,11 +90,25 @@ class Curve(NamedTuple):
 
 
 def groups(views: Sequence[RunView]) -> dict[str, list[RunView]]:
-    """Runs by group, in order."""
+    """Runs by name, in order; those that differ in nothing but the seed are one group."""
     found: dict[str, list[RunView]] = {}
     for view in views:
-        found.setdefault(view.group, []).append(view)
-    return found
+        found.setdefault(view.name_without_seed, []).append(view)
+    return {
+        name: runs
+        for stem, group in found.items()
+        for name, runs in (
+            [(stem, group)] if _are_seeds(group) else [(view.name, [view]) for view in group]
+        )
+    }
+
+
+def _are_seeds(views: Sequence[RunView]) -> bool:
+    """Whether the runs are one experiment with different seeds."""
+    kept = ("env", "observe_task", "policy", "tasks", "trajectories", "inner", "advantage", "outer")
+    experiments = [{key: view.config.get(key) for key in kept} for view in views]
+    seeds = {view.config.get("seed") for view in views}
+    return len(seeds) == len(views) and all(e == experiments[0] for e in experiments)
 
 
 def require_comparable(views: Sequence[RunView]) -> None:
@@ -104,7 +118,7 @@ def require_comparable(views: Sequence[RunView]) -> None:
         one, other = first.evaluation["env"], view.evaluation["env"]
         if difference := first_difference(other, one, "env"):
             raise UserError(f"{view.name} and {first.name} cannot be compared: {difference}")
-        for key in ("tasks", "trajectories", "actions"):
+        for key in ("tasks", "trajectories", "actions", "evaluation_seed"):
             if view.evaluation[key] != first.evaluation[key]:
                 raise UserError(
                     f"{first.name} and {view.name} were evaluated on different {key}; evaluate "

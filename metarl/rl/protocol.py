@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.errors import warn
 from metarl.evaluation import Episodes, Evaluation, EvaluationConfig
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.rollout import Trajectories
@@ -95,7 +96,9 @@ class EvaluationProtocol:
         """The scores; the adapter stays as it is."""
         config = self.config
         validation = self._validation(adapter)
-        alpha = max(validation, key=lambda a: validation[a]) if validation else self.alpha
+        alpha = max(validation, key=lambda a: (validation[a], -a)) if validation else self.alpha
+        if validation and not np.isfinite(validation[alpha]):
+            warn(f"every candidate rate breaks the simulation; the smallest, {alpha:g}, is used")
         tasks = self._tasks(Purpose.EVALUATION_TASKS)
         trajectories = config.trajectories or self.trajectories
         stream = Stream(config.seed, Purpose.EVALUATION_ROLLOUT)

@@ -70,11 +70,11 @@ def test_a_report_shows_the_run(workplace: Path, capsys):
     assert info["packages"]["torch"] in page.text
     assert sum(tag == "svg" for tag, _ in page.tags) == 4
     videos = [attributes["src"] for tag, attributes in page.tags if tag == "video"]
-    files = [workplace / f"one/report/task-{m}.mp4" for m in (1, 2, 3)]
+    files = [workplace / f"one/report_files/task-{m}.mp4" for m in (1, 2, 3)]
     for source, file in zip(videos, files, strict=True):
         kind, _, data = str(source).partition(";base64,")
         assert (kind, base64.b64decode(data)) == ("data:video/mp4", file.read_bytes())
-    kinds = {path.suffix for path in (workplace / "one/report").iterdir()}
+    kinds = {path.suffix for path in (workplace / "one/report_files").iterdir()}
     assert kinds == {".svg", ".png", ".mp4"}
 
 
@@ -157,22 +157,54 @@ def test_without_opengl_there_is_a_report_without_videos_and_a_hint(
     assert "libegl1 and libgl1-mesa-dri, or libosmesa6" in err
     page = Reader(workplace / "body/report.html")
     assert not [tag for tag, _ in page.tags if tag == "video"]
-    assert "velocity" in {path.stem for path in (workplace / "body/report").glob("*.svg")}
+    assert "velocity" in {path.stem for path in (workplace / "body/report_files").glob("*.svg")}
     # A point needs no OpenGL, and is filmed even so.
     assert report(["one", "--videos", "1"]) == 0
     assert capsys.readouterr().err == ""
-    assert (workplace / "one/report/task-1.mp4").is_file()
+    assert (workplace / "one/report_files/task-1.mp4").is_file()
+
+
+def test_a_foreign_envs_in_the_working_directory_is_left_alone(workplace: Path, capsys):
+    (workplace / "envs").mkdir()
+    (workplace / "envs" / "__init__.py").write_text("raise SystemExit('not this one')")
+    assert report(["one", "--videos", "1"]) == 0
+    assert capsys.readouterr().err == ""
+    assert (workplace / "one/report_files/task-1.mp4").is_file()
+
+
+def test_a_smaller_report_leaves_nothing_of_a_larger_one(workplace: Path):
+    assert report(["one", "--videos", "2"]) == 0
+    assert report(["one", "--videos", "1"]) == 0
+    videos = [path.name for path in (workplace / "one/report_files").glob("*.mp4")]
+    assert videos == ["task-1.mp4"]
+
+
+def test_scores_of_other_tasks_are_said_to_be(workplace: Path):
+    assert evaluate(["one", "--env.goal_range", "[2,3]"]) == 0
+    assert report(["one", "--videos", "0"]) == 0
+    text = Reader(workplace / "one/report.html").text
+    assert "NOT as trained: goal_range [2.0, 3.0] instead of [-0.5, 0.5]" in text
+    assert "a paper" not in text.partition("settings")[0]
 
 
 def test_an_interrupted_report_leaves_no_half_file(
     workplace: Path, start: Callable[..., Any], script
 ):
-    arguments = (script("visualize"), str(workplace / "one"))
-    for seconds in (1.5, 3.0, 4.0):
-        process = start(*arguments)
-        time.sleep(seconds)
+    files = workplace / "one" / "report_files"
+    for moment in ("training.svg", "diagnostics.png"):  # while it draws, and while it films
+        shutil.rmtree(files, ignore_errors=True)
+        # Of a background job of a shell that ignores SIGINT, as this may be.
+        program = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        program += f"import sys; sys.argv[:] = ['', {str(workplace / 'one')!r}]; "
+        program += f"runpy.run_path({script('visualize')!r}, run_name='__main__')"
+        process = start("-c", program)
+        while not (files / moment).exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        out, err = process.communicate()
+        assert (process.returncode, out) == (130, ""), err
+        assert err == "metarl report: interrupted\n"
         written = [p for p in (workplace / "one").rglob("*") if p.is_file()]
         assert not [p for p in written if p.suffix == ".tmp"]
         for path in written:

@@ -25,7 +25,8 @@ from metarl.config import Config, PolicyConfig
 from metarl.evaluation import Episodes, Evaluation
 from metarl.files import to_json
 from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
-from metarl.report.view import RunView
+from metarl.report.tables import protocol
+from metarl.report.view import RunView, groups
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,10 +95,12 @@ def make_view(
     metrics=(),
     inner_steps=1,
     published=None,
+    trained=None,
 ):
     """A run to draw; by default of three tasks, without metrics and episodes.
 
     Args:
+        trained: constants of the family that were others in training.
         episodes: those of the first tasks, or the arguments of ``moving`` for some.
     """
     built = FAMILIES[family]()
@@ -115,9 +118,11 @@ def make_view(
         inner_rates=[0.1] * (len(returns) - 1),
         trajectories=20,
     )
-    env = {"family": family, **dataclasses.asdict(built)}
+    env = json.loads(json.dumps({"family": family, **dataclasses.asdict(built)}))
+    seed = re.search(r"-seed(\d+)", name)
     config = {
-        "env": env,
+        "env": env | (trained or {}),
+        "seed": int(seed[1]) if seed else 0,
         "inner": {"steps": inner_steps},
         "outer": {"max_kl": 0.01},
         "evaluation": {"published": published or {"source": "", "returns": []}},
@@ -265,6 +270,23 @@ def test_the_published_row_is_drawn_beside_ones_own():
     assert sorted(legend(figure)) == ["Finn et al. 2017", "run"]
     nameless = only_axes([make_view(published=published | {"source": ""})], "adaptation")
     np.testing.assert_array_equal(line(nameless, "published")[1], [-40.41, -11.68])
+
+
+def test_the_published_row_is_not_drawn_beside_scores_of_other_tasks():
+    published = {"source": "a paper", "returns": [-40.41, -11.68]}
+    view = make_view(published=published, trained={"goal_range": [-1.0, 1.0]})
+    assert legend(figures([view])["adaptation"]) == ["run"]
+    assert "NOT as trained: goal_range [-0.5, 0.5] instead of [-1.0, 1.0]" in protocol(view)
+    assert "NOT as trained" not in protocol(make_view())
+
+
+def test_runs_whose_names_alone_look_like_seeds_are_curves_of_their_own():
+    other = make_view("maml-seed1", inner_steps=2)  # another experiment
+    assert list(groups([make_view("maml-seed0"), other])) == ["maml-seed0", "maml-seed1"]
+    twice = [make_view("maml-seed0-20260101"), make_view("maml-seed0-20260102")]  # the same seed
+    assert list(groups(twice)) == ["maml-seed0-20260101", "maml-seed0-20260102"]
+    seeds = [make_view("maml-seed0-20260101"), make_view("maml-seed1")]
+    assert list(groups([*seeds, make_view("pre-seeded")])) == ["maml", "pre-seeded"]
 
 
 def test_runs_that_differ_in_the_seed_are_one_curve():

@@ -218,7 +218,7 @@ def test_the_oracle_sees_the_task_and_nothing_else_changes(name: str):
 
 
 def test_an_oracle_learns_what_a_policy_that_is_not_told_cannot():
-    """20 iterations on two opposite goals: only the one that is told which it is reaches both."""
+    """30 iterations on goals in a square: only the one that is told the goal walks there."""
     final = {}
     for told in (False, True):
         learner = toy(
