@@ -10,9 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
-from metarl.evaluation import Episodes, half_width
+from metarl.evaluation import Episodes, half_width, t_quantile
 from metarl.report.tables import published_of
 from metarl.report.view import Array, Curve, RunView, Target, after, groups
 
@@ -102,7 +101,7 @@ def _over_runs(runs: Sequence[RunView], name: str) -> Curve:
     length = min(len(run.metrics) for run in runs)
     x = np.mean([run.series("env_steps")[:length] for run in runs], axis=0)
     y = np.stack([run.series(name)[:length] for run in runs])
-    width = stats.t.ppf(0.975, len(y) - 1) * y.std(0, ddof=1) / np.sqrt(len(y))
+    width = t_quantile(len(y)) * y.std(0, ddof=1) / np.sqrt(len(y))
     return Curve(x, y.mean(0), width)
 
 
