@@ -1,4 +1,4 @@
-"""Commands: ``metarl train``, ``metarl evaluate``, ``metarl report``."""
+"""Commands: ``metarl train``, ``evaluate``, ``report`` and ``gradcheck``."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from annotated_types import Ge, Gt, Interval
 from rich.console import Console
 
-from metarl import __version__, build, results
+from metarl import __version__, build, check, results
 from metarl.config import Config, Parser, fixed_settings, plain, to_yaml
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation
@@ -145,8 +145,7 @@ class EvaluateOptions:
 @_command
 def evaluate(argv: Sequence[str]) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
-    argv = [re.sub("^--steps(?==|$)", "--inner_steps", argument) for argument in argv]
-    runs, options = _runs_and_options(evaluate, EvaluateOptions, argv)
+    runs, options = _runs_and_options(evaluate, EvaluateOptions, _with_short_names(argv))
     configs = [read_config(run) for run in runs]
     results.require_same_env(runs, configs)
     trained = [
@@ -237,6 +236,52 @@ def report(argv: Sequence[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class GradcheckOptions:
+    """Options of ``metarl gradcheck``.
+
+    Args:
+        rate: inner rate alpha.
+        inner_steps: adaptation steps; --steps is short for it.
+        tolerance: largest difference allowed, as a part of the gradient's largest entry.
+        entries: entries of every parameter to compare.
+    """
+
+    rate: Annotated[float, Gt(0)] = 0.01
+    inner_steps: Annotated[int, Ge(0)] = 1
+    tolerance: Annotated[float, Gt(0)] = 1e-4
+    entries: Annotated[int, Gt(0)] = 20
+
+
+@_command
+def gradcheck(argv: Sequence[str]) -> int:
+    """Compare the meta-gradient of your own model and loss with finite differences, in float64."""
+    parser = Parser(prog="metarl gradcheck", description=gradcheck.__doc__, allow_abbrev=False)
+    defines = "; ".join(f"{name}, {meaning}" for name, meaning in check.NAMES.items())
+    parser.add_argument("file", help=f"Python file that defines {defines}.")
+    parser.add_class_arguments(GradcheckOptions)
+    values = vars(parser.instantiate(parser.parse_settings(_with_short_names(argv))))
+    path = Path(values.pop("file"))
+    options = GradcheckOptions(**values)
+    found = check.check_file(path, options.rate, options.inner_steps, options.entries)
+    header = ["parameter", "entry", "gradient", "finite difference", "error", ""]
+    rows = [
+        [
+            *(entry.name, str(list(entry.where)), f"{entry.gradient:.6g}"),
+            *(f"{entry.finite_difference:.6g}", f"{entry.error:.1e}"),
+            "ok" if entry.error <= options.tolerance else "DIFFERS",
+        ]
+        for entry in found
+    ]
+    title = "the entry of every parameter where the two differ most"
+    Console().print(tables.terminal_table(title, header, rows))
+    return int(any(entry.error > options.tolerance for entry in found))
+
+
+def _with_short_names(argv: Sequence[str]) -> list[str]:
+    return [re.sub("^--steps(?==|$)", "--inner_steps", argument) for argument in argv]
+
+
 def _runs_and_options(
     command: Callable[[Sequence[str]], int], schema: type[Options], argv: Sequence[str]
 ) -> tuple[list[RunFolder], Options]:
@@ -249,7 +294,7 @@ def _runs_and_options(
     return results.open_runs(values.pop("runs")), schema(**values)
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "report": report}
+COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "gradcheck": gradcheck}
 
 
 def main() -> int:

@@ -81,9 +81,9 @@ class TaskMap:
 
         @torch.enable_grad()
         def run(chunk: Any) -> tuple[Tensor, Params]:
-            leaves = _leaves(meta)
+            leaves = leaves_of(meta)
             value = self._sum(objective, leaves, chunk)
-            return value.detach(), _grad(value[0], leaves)
+            return value.detach(), gradients_of(value[0], leaves)
 
         tasks = leading_size(data)
         value, gradient = _add(self._over_chunks(run, data))
@@ -94,9 +94,11 @@ class TaskMap:
 
         @torch.enable_grad()
         def run(chunk: Any) -> Params:
-            leaves = _leaves(meta)
-            gradient = _grad(self._sum(objective, leaves, chunk)[0], leaves, create_graph=True)
-            return _grad(sum_of_products(gradient, vector), leaves)
+            leaves = leaves_of(meta)
+            gradient = gradients_of(
+                self._sum(objective, leaves, chunk)[0], leaves, create_graph=True
+            )
+            return gradients_of(sum_of_products(gradient, vector), leaves)
 
         tasks = leading_size(data)
         return {name: h / tasks for name, h in _add(self._over_chunks(run, data)).items()}
@@ -121,11 +123,13 @@ def sum_of_products(a: Params, b: Params) -> Tensor:
     return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
 
 
-def _leaves(meta: Params) -> Params:
+def leaves_of(meta: Params) -> Params:
+    """The same values as leaves of a new graph."""
     return {name: p.detach().requires_grad_() for name, p in meta.items()}
 
 
-def _grad(value: Tensor, leaves: Params, create_graph: bool = False) -> Params:
+def gradients_of(value: Tensor, leaves: Params, create_graph: bool = False) -> Params:
+    """Gradients of a scalar; zero for leaves that it does not depend on."""
     if not value.requires_grad:
         return {name: torch.zeros_like(p) for name, p in leaves.items()}
     gradients = torch.autograd.grad(
