@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -144,9 +145,14 @@ def frame(clip: Clip, painter: Painter, t: int, width: int, height: int) -> Imag
         x, y = panel % COLUMNS * width, panel // COLUMNS * (height + TEXT_HEIGHT)
         draw.rectangle((x, y, x + width - 1, y + TEXT_HEIGHT - 1), SHADE)
         text = "\n".join([clip.captions[panel], *status(clip, panel, at)])
-        draw.multiline_text((x + 8, y + 3), text, TEXT, ImageFont.load_default(14), spacing=3)
+        draw.multiline_text((x + 8, y + 3), text, TEXT, font(), spacing=3)
         image.paste(painter.draw(panel, at), (x, y + TEXT_HEIGHT))
     return image
+
+
+@cache
+def font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(14)
 
 
 def video_size(clip: Clip, width: int, height: int) -> tuple[int, int]:
