@@ -172,11 +172,12 @@ def status(clip: Clip, panel: int, t: int) -> list[str]:
         lines.append(f"distance to goal {np.linalg.norm(position[-1] - target.value):.2f} m")
     elif target is not None and t > 0:
         window = position[-SPEED_WINDOW - 1 :]
-        velocity = (window[-1] - window[0]) / (clip.family.dt * (len(window) - 1))
+        seconds = clip.family.dt * (len(window) - 1)
+        velocity, over = (window[-1] - window[0]) / seconds, f"over {seconds:.2g} s"
         if target.kind == "velocity":
-            lines.append(f"velocity {velocity[0]:.2f} m/s, goal {target.value[0]:.2f}")
+            lines.append(f"velocity {velocity[0]:.2f} m/s {over}, goal {target.value[0]:.2f}")
         else:
-            lines.append(f"towards the arrow {velocity @ target.value:.2f} m/s")
+            lines.append(f"towards the arrow {velocity @ target.value:.2f} m/s {over}")
     if t == clip.lengths[panel] < clip.rewards.shape[1]:
         lines.append(f"episode over after {t} env steps")
     return lines

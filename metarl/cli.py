@@ -125,7 +125,8 @@ class EvaluateOptions:
             of the trained range.
         threads: CPU threads, 0 for one per core.
         device: where adaptation runs; null: where training ran.
-        output: JSON file for the results; null: evaluation.json in each run's folder.
+        output: JSON file for the results; null: evaluation.json in the folder of each run that was
+            evaluated by its own settings, which is what a report shows.
     """
 
     checkpoint: str = "last"
@@ -158,13 +159,17 @@ def evaluate(argv: Sequence[str]) -> int:
     views = []
     for one in trained:
         print(f"{one.run.path} after {one.iteration} iterations", flush=True)
-        views.append(results.evaluated(one, keep=output is None))
+        own = results.is_own(one)
+        views.append(results.evaluated(one, keep=own and output is None))
         Console().print(tables.scores_table(views[-1]))
+        if output is None:
+            kept = f"written to {one.run.evaluation_file}"
+            print(kept if own else "not kept, as it is not the run's own protocol; see --output")
     if len(views) > 1:
         _print_comparison(views)
     if output is not None:
         results.write(output, views)
-    print(f"written to {output or ', '.join(str(run.evaluation_file) for run in runs)}")
+        print(f"written to {output}")
     return 0
 
 
@@ -223,9 +228,11 @@ def report(argv: Sequence[str]) -> int:
     page = Path(options.output) if options.output else default
     if page.suffix != ".html":
         raise UserError(f"the output should be a file named .html, got {page}")
-    results.require_same_env(runs, [read_config(run) for run in runs])
+    configs = [read_config(run) for run in runs]
+    results.require_same_env(runs, configs)
     require_writable(page)
-    views = [results.newest(run) for run in runs]
+    alike = [_with_options(config, EvaluateOptions(), configs) for config in configs]
+    views = [results.newest(run, config) for run, config in zip(runs, alike, strict=True)]
     from metarl.report.page import write_report
 
     try:
@@ -326,5 +333,8 @@ def _open_sinks(config: Config, run: RunFolder, start: int) -> Sinks:
 def _print_comparison(views: Sequence[RunView]) -> None:
     console = Console()
     console.print(tables.terminal_table("side by side", *tables.comparison(views)))
-    title = f"minus {views[0].name}, paired by task, with their own 95 % intervals"
+    title = (
+        f"minus {views[0].name}, paired by task, with their own 95 % intervals\n"
+        "(a policy that does not adapt is the same after every inner step)"
+    )
     console.print(tables.terminal_table(title, *tables.differences(views)))

@@ -65,6 +65,13 @@ def require_same_env(runs: Sequence[RunFolder], configs: Sequence[Config]) -> No
             raise UserError(f"{run.path} and {runs[0].path} cannot be compared: {difference}")
 
 
+def is_own(trained: Trained) -> bool:
+    """Whether the evaluation is to be that of the run's own settings and newest checkpoint."""
+    own, asked = plain(read_config(trained.run)), plain(trained.config)
+    newest = trained.run.checkpoints().all()[0].iteration
+    return trained.iteration == newest and all(own[k] == asked[k] for k in ("env", "evaluation"))
+
+
 def evaluated(trained: Trained, keep: bool) -> RunView:
     """Evaluate a policy, and keep the result in the run's folder if asked to."""
     run, config, iteration, learner = trained
@@ -72,15 +79,41 @@ def evaluated(trained: Trained, keep: bool) -> RunView:
     return (keep_in if keep else view_of)(run, config, iteration, evaluation)
 
 
-def newest(run: RunFolder) -> RunView:
-    """The last evaluation of the newest checkpoint, which is made now if there is none yet."""
-    config = read_config(run)
+def newest(run: RunFolder, config: Config) -> RunView:
+    """The evaluation of the newest checkpoint; made now, unless the run's own is kept and fits."""
     kept, checkpoints = run.load_evaluation(), run.checkpoints().all()
-    if kept and kept[1] and checkpoints and kept[0]["iteration"] == checkpoints[0].iteration:
-        return _view(run, config, *kept)
+    if kept and kept[1] and checkpoints:
+        newest_one = kept[0]["iteration"] == checkpoints[0].iteration
+        if newest_one and _protocol_of(kept[0]) == _protocol(config):
+            return _view(run, read_config(run), *kept)
     trained = load(run, config)
     print(f"evaluating {run.path} after {trained.iteration} iterations", flush=True)
-    return evaluated(trained, keep=True)
+    return evaluated(trained, keep=is_own(trained))
+
+
+def _protocol(config: Config) -> dict[str, Any]:
+    """What a result says of how it was taken, as a config asks for it."""
+    settings, evaluation = plain(config), config.evaluation
+    chosen = evaluation.candidate_rates if evaluation.inner_steps else None
+    return {
+        "env": settings["env"],
+        "tasks": evaluation.tasks,
+        "trajectories": evaluation.trajectories or config.trajectories,
+        "inner_rates": None if chosen else evaluation.rates(config.inner.alpha),
+        "candidates": chosen or [],
+        "actions": "mean" if evaluation.mean_actions else "sampled",
+        "evaluation_seed": evaluation.seed,
+    }
+
+
+def _protocol_of(result: dict[str, Any]) -> dict[str, Any]:
+    candidates = [entry["rate"] for entry in result["validation"]]
+    return {
+        **{key: result[key] for key in ("env", "trajectories", "actions", "evaluation_seed")},
+        "tasks": len(result["tasks"]),
+        "inner_rates": None if candidates else result["inner_rates"],
+        "candidates": candidates,
+    }
 
 
 def keep_in(run: RunFolder, config: Config, iteration: int, evaluation: Evaluation) -> RunView:

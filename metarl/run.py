@@ -31,7 +31,8 @@ from metarl.metrics import read_metrics
 
 EVALUATION_KEYS = {
     *("rows", "inner_rates", "trajectories", "actions", "validation", "task_fields", "tasks"),
-    *("returns", "lengths", "env", "iteration", "episodes_sha256"),
+    *("returns", "lengths", "env", "iteration", "evaluation_seed"),
+    "episodes_sha256",
 }
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 

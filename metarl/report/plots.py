@@ -23,7 +23,6 @@ STYLE: dict[Any, Any] = {
     **{"axes.labelcolor": INK, "axes.edgecolor": INK, "axes.facecolor": "none"},
     **{"axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "none"},
     **{"axes.grid": True, "grid.color": "#8888884d", "font.size": 9.5, "legend.frameon": False},
-    **{"text.parse_math": False},  # names are not mathematics
     **{"svg.fonttype": "none", "axes.titlesize": 10, "figure.constrained_layout.use": True},
 }
 ARROW = {"arrowstyle": "-|>", "color": COLOURS[2], "linewidth": 1.8}
@@ -89,8 +88,13 @@ def training_curves(views: Sequence[RunView]) -> Figure:
 
 
 def _named(views: Sequence[RunView]) -> list[tuple[str, list[RunView]]]:
-    """Groups of runs by their names as labels; matplotlib hides those that begin with ``_``."""
-    return [(f" {name}" if name[0] == "_" else name, runs) for name, runs in groups(views).items()]
+    """Groups of runs by their names as labels."""
+    return [(_label(name), runs) for name, runs in groups(views).items()]
+
+
+def _label(name: str) -> str:
+    """Matplotlib hides labels that begin with ``_`` and reads ``$`` as mathematics."""
+    return f"{' ' * name.startswith('_')}{name}".replace("$", r"\$")
 
 
 def _over_runs(runs: Sequence[RunView], name: str) -> Curve:
@@ -121,7 +125,7 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
     published = published_of(views[0])
     if published["returns"]:
         y = published["returns"]
-        label = published["source"] or "published"
+        label = _label(published["source"] or "published")
         axes.plot(range(len(y)), y, color=INK, marker="x", linestyle=":", label=label)
     axes.set(xlabel="inner steps", ylabel="return on held-out tasks", xticks=range(longest + 1))
     _legend_below(figure, axes)

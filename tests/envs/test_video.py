@@ -242,17 +242,17 @@ def test_status_of_a_velocity_is_of_the_last_ten_env_steps(name):
     said = {t: status(clip, 0, t) for t in (0, 1, 10, 15, 20)}
     assert said == {
         0: ["return so far 0.0"],  # nothing has moved yet
-        1: ["return so far -1.0", "velocity 1.00 m/s, goal 1.25"],
-        10: ["return so far -10.0", "velocity 1.00 m/s, goal 1.25"],
-        15: ["return so far -15.0", "velocity -1.00 m/s, goal 1.25"],
-        20: ["return so far -20.0", "velocity -3.00 m/s, goal 1.25"],
+        1: ["return so far -1.0", "velocity 1.00 m/s over 0.05 s, goal 1.25"],
+        10: ["return so far -10.0", "velocity 1.00 m/s over 0.5 s, goal 1.25"],
+        15: ["return so far -15.0", "velocity -1.00 m/s over 0.5 s, goal 1.25"],
+        20: ["return so far -20.0", "velocity -3.00 m/s over 0.5 s, goal 1.25"],
     }
 
 
 def test_status_knows_how_long_an_env_step_is():
     x = 0.02 * np.arange(13)
     clip = moving_clip("half-cheetah-velocity", [0.5], x, frame_skip=1)  # of 0.01 s
-    assert status(clip, 0, 12)[1] == "velocity 2.00 m/s, goal 0.50"
+    assert status(clip, 0, 12)[1] == "velocity 2.00 m/s over 0.1 s, goal 0.50"
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,10 @@ def test_status_of_a_direction_is_the_speed_along_it(name, task, towards):
     x = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
     clip = moving_clip(name, [task], x[:, :1] if name.startswith("half-cheetah") else x)
     assert status(clip, 0, 0) == ["return so far 0.0"]
-    assert status(clip, 0, 13) == ["return so far -13.0", f"towards the arrow {towards} m/s"]
+    assert status(clip, 0, 13) == [
+        "return so far -13.0",
+        f"towards the arrow {towards} m/s over 0.5 s",
+    ]
 
 
 def test_status_says_when_an_episode_ended_early():

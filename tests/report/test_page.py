@@ -113,15 +113,32 @@ def test_several_runs_are_compared_on_the_same_tasks(workplace: Path):
     assert len([tag for tag, _ in page.tags if tag == "video"]) == 2
 
 
-def test_runs_evaluated_on_different_tasks_are_not_compared(workplace: Path, capsys):
-    assert evaluate(["two", "--seed", "7"]) == 0
+def test_runs_with_protocols_of_their_own_are_compared_by_the_first_ones(
+    workplace: Path, capsys, toy_settings
+):
+    arguments = ("--evaluation.seed", "7", "--evaluation.tasks", "3", "--seed", "2")
+    assert train([*toy_settings, *arguments, "--folder", ".", "--name", "other"]) == 0
+    own = (workplace / "other/evaluation.json").read_bytes()
     capsys.readouterr()
-    assert report(["one", "two"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "one and two were evaluated on different tasks; evaluate them together first" in error
-    assert evaluate(["one", "two"]) == 0
-    assert report(["one", "two", "--videos", "0"]) == 0
+    assert report(["one", "other", "--videos", "0"]) == 0
+    assert "evaluating other" in capsys.readouterr().out
+    assert (workplace / "other/evaluation.json").read_bytes() == own
+    text = Reader(workplace / "one/comparison.html").text
+    assert "one: 4 held-out tasks" in text
+    assert "other: 4 held-out tasks" in text
+
+
+def test_an_evaluation_by_other_settings_is_not_what_a_report_shows(workplace: Path, capsys):
+    own = (workplace / "one/evaluation.json").read_bytes()
+    for options in (["--tasks", "3"], ["--seed", "5"], ["--checkpoint", "1"], ["--steps", "1"]):
+        assert evaluate(["one", *options]) == 0
+        assert "not kept, as it is not the run's own protocol" in capsys.readouterr().out
+    assert evaluate(["one", "--env.goal_range", "[2,3]"]) == 0
+    assert "NOT as trained" in capsys.readouterr().out
+    assert (workplace / "one/evaluation.json").read_bytes() == own
+    assert evaluate(["one", "--threads", "1"]) == 0
+    assert "written to one/evaluation.json" in capsys.readouterr().out
+    assert (workplace / "one/evaluation.json").read_bytes() == own
 
 
 def test_an_evaluation_that_is_missing_old_or_damaged_is_made_again(workplace: Path, capsys):
@@ -177,14 +194,6 @@ def test_a_smaller_report_leaves_nothing_of_a_larger_one(workplace: Path):
     assert report(["one", "--videos", "1"]) == 0
     videos = [path.name for path in (workplace / "one/report_files").glob("*.mp4")]
     assert videos == ["task-1.mp4"]
-
-
-def test_scores_of_other_tasks_are_said_to_be(workplace: Path):
-    assert evaluate(["one", "--env.goal_range", "[2,3]"]) == 0
-    assert report(["one", "--videos", "0"]) == 0
-    text = Reader(workplace / "one/report.html").text
-    assert "NOT as trained: goal_range [2.0, 3.0] instead of [-0.5, 0.5]" in text
-    assert "a paper" not in text.partition("settings")[0]
 
 
 def test_an_interrupted_report_leaves_no_half_file(

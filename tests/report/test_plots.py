@@ -719,3 +719,13 @@ def test_figures_need_no_pyplot_and_are_the_same_in_every_process(tmp_path):
     assert found.stdout.splitlines() == [
         f"{name} {hashlib.sha256(to_svg(figure, name)).hexdigest()}" for name, figure in own.items()
     ]
+
+
+def test_names_are_no_mathematics_but_powers_of_ten_are():
+    """A log axis has ticks like 10^-1, which are drawn as such; a name with dollars is drawn too."""
+    rows = metric_rows()
+    figure = figures([make_view("a$\\b$", metrics=rows)])
+    for name in ("training", "adaptation", "diagnostics"):
+        text = to_svg(figure[name], "x").decode()
+        assert "mathdefault" not in text
+    assert "a$\\b$" in to_svg(figure["adaptation"], "x").decode()
