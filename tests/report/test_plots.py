@@ -722,7 +722,7 @@ def test_figures_need_no_pyplot_and_are_the_same_in_every_process(tmp_path):
 
 
 def test_names_are_no_mathematics_but_powers_of_ten_are():
-    """A log axis has ticks like 10^-1, which are drawn as such; a name with dollars is drawn too."""
+    """Log axes have ticks like 10^-1, drawn as such; a name with dollars is drawn as it is."""
     rows = metric_rows()
     figure = figures([make_view("a$\\b$", metrics=rows)])
     for name in ("training", "adaptation", "diagnostics"):
