@@ -67,9 +67,9 @@ def require_same_env(runs: Sequence[RunFolder], configs: Sequence[Config]) -> No
 
 def is_own(trained: Trained) -> bool:
     """Whether the evaluation is to be that of the run's own settings and newest checkpoint."""
-    own, asked = plain(read_config(trained.run)), plain(trained.config)
     newest = trained.run.checkpoints().all()[0].iteration
-    return trained.iteration == newest and all(own[k] == asked[k] for k in ("env", "evaluation"))
+    own = _protocol(read_config(trained.run))
+    return trained.iteration == newest and _protocol(trained.config) == own
 
 
 def evaluated(trained: Trained, keep: bool) -> RunView:

@@ -162,6 +162,19 @@ def test_several_runs_are_compared_on_the_first_ones_tasks(toy, runs: Path, tmp_
     assert (runs / "second" / "evaluation.json").read_bytes() == before
 
 
+def test_what_a_config_leaves_open_is_the_runs_own(toy, runs: Path, capsys):
+    """Evaluation.trajectories is null: as many as in training, said or not."""
+    arguments = [a for a in toy("run") if a not in ("--evaluation.trajectories",)]
+    arguments.pop(arguments.index("--evaluation.tasks") + 2)  # its value
+    assert train(arguments) == 0
+    own = (runs / "run" / "evaluation.json").read_bytes()
+    capsys.readouterr()
+    for options in ([], ["--trajectories", "2"], ["--inner_rates", "[0.1]"]):
+        assert evaluate([str(runs / "run"), *options]) == 0
+        assert "written to" in capsys.readouterr().out
+        assert (runs / "run" / "evaluation.json").read_bytes() == own
+
+
 def test_held_out_tasks_are_the_same_for_all_runs(toy, runs: Path):
     tasks, returns = [], []
     for seed in ("0", "1"):
