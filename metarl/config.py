@@ -23,6 +23,7 @@ from metarl.errors import UserError
 from metarl.evaluation import EvaluationConfig
 from metarl.metrics import LoggingConfig
 from metarl.rl.learner import LearnerConfig
+from metarl.run import FIXED
 
 Schema = TypeVar("Schema")
 
@@ -95,13 +96,6 @@ def _require_finite(where: str, value: Any) -> None:
             _require_finite(where, entry)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} should be finite, got {value}")
-
-
-FIXED = (
-    *("env", "observe_task", "policy", "tasks", "trajectories", "inner", "advantage", "outer"),
-    "seed",
-)
-"""Settings that make a run what it is: a resumed run keeps them."""
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -34,6 +34,11 @@ EVALUATION_KEYS = {
     *("returns", "lengths", "env", "iteration", "evaluation_seed"),
     "episodes_sha256",
 }
+FIXED = (
+    *("env", "observe_task", "policy", "tasks", "trajectories", "inner", "advantage", "outer"),
+    "seed",
+)
+"""Settings that make a run what it is: a resumed run keeps them."""
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.errors import UserError
 from metarl.evaluation import Episodes
+from metarl.run import FIXED
 from metarl.trainer import first_difference
 
 Array = NDArray[np.floating]
@@ -105,7 +106,7 @@ def groups(views: Sequence[RunView]) -> dict[str, list[RunView]]:
 
 def _are_seeds(views: Sequence[RunView]) -> bool:
     """Whether the runs are one experiment with different seeds."""
-    kept = ("env", "observe_task", "policy", "tasks", "trajectories", "inner", "advantage", "outer")
+    kept = [key for key in FIXED if key != "seed"]
     experiments = [{key: view.config.get(key) for key in kept} for view in views]
     seeds = {view.config.get("seed") for view in views}
     return len(seeds) == len(views) and all(e == experiments[0] for e in experiments)
@@ -121,6 +122,6 @@ def require_comparable(views: Sequence[RunView]) -> None:
         for key in ("tasks", "trajectories", "actions", "evaluation_seed"):
             if view.evaluation[key] != first.evaluation[key]:
                 raise UserError(
-                    f"{first.name} and {view.name} were evaluated on different {key}; evaluate "
-                    "them together first: metarl evaluate RUN RUN ..."
+                    f"{first.name} and {view.name} cannot be compared: they were evaluated with "
+                    f"different {key}"
                 )
