@@ -1,20 +1,52 @@
 """The one place where names in a config become objects."""
 
 import dataclasses
-from typing import Any
+import importlib
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from envs import FAMILIES, BatchedEnv, TaskFamily
-from metarl.config import Config, parse_object, suggestion
+from metarl.config import Experiment, RLExperiment, SupervisedExperiment
 from metarl.core.algorithms import ALGORITHMS, adapted_names, with_rates
+from metarl.core.compiled import compiler_fault
 from metarl.core.outer import TaskMap, cores
 from metarl.core.params import Functional, parameters_of
-from metarl.errors import UserError
+from metarl.errors import UserError, warn
+from metarl.parsing import parse_object, suggestion
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.policy import GaussianMLP
 from metarl.rl.sampler import Sampler
 from metarl.seeding import Purpose, torch_seed
+from metarl.supervised.episodes import Source
+from metarl.supervised.fewshot import FewShot, FewShotConfig, LabelledTensors
+from metarl.supervised.glyphs import Glyphs
+from metarl.supervised.images import ImageFolder, ImageSet
+from metarl.supervised.learner import SupervisedLearner
+from metarl.supervised.losses import CLASSIFICATION, REGRESSION
+from metarl.supervised.models import (
+    MODELS,
+    make_model,
+    require_outputs,
+    require_stateless,
+    sees_batches,
+)
+from metarl.supervised.omniglot import Omniglot
+from metarl.supervised.sinusoid import Sinusoid
+
+Settings = TypeVar("Settings", bound=Experiment)
+Learner = MetaRLLearner | SupervisedLearner
+
+IMAGES: dict[str, type[ImageSet]] = {
+    "omniglot": Omniglot,
+    "image-folder": ImageFolder,
+    "glyphs": Glyphs,
+}
+SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
+
+COMPILE_FROM = 2000  # iterations from which compiling saves more time than it takes
 
 
 def make_family(env: dict[str, Any]) -> TaskFamily:
@@ -23,38 +55,92 @@ def make_family(env: dict[str, Any]) -> TaskFamily:
     Raises:
         UserError: the family or a constant is unknown, or a value is not allowed.
     """
-    settings = dict(env)
-    name = settings.pop("family", None)
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise UserError(
-            f"env.family {name!r} is unknown{suggestion(str(name), list(FAMILIES))}; "
-            f"there are {', '.join(FAMILIES)}"
-        )
-    return parse_object(FAMILIES[name], settings, "env")
+    family, settings = _named("env.family", FAMILIES, env)
+    return parse_object(family, settings, "env")
 
 
-def resolve(config: Config) -> Config:
-    """The config with every constant of its family written out.
+def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
+    """Settings of the source that ``data`` names and, if it has images, of few-shot tasks of them.
 
     Raises:
-        UserError: the env settings are not allowed.
+        UserError: the source or a setting is unknown, or a value is not allowed.
     """
-    family = make_family(config.env)
-    env = {"family": config.env["family"], **dataclasses.asdict(family)}
-    return dataclasses.replace(config, env=env)
+    source, settings = _named("data.source", SOURCES, data)
+    if source not in IMAGES.values():
+        return parse_object(source, settings, "data"), None
+    of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)} & settings.keys()
+    tasks = {name: settings.pop(name) for name in of_tasks}
+    return parse_object(source, settings, "data"), parse_object(FewShotConfig, tasks, "data")
 
 
-def make_learner(config: Config) -> MetaRLLearner:
+def make_source(data: dict[str, Any], folder: str | None) -> Source:
+    """The distribution over tasks that ``data`` describes.
+
+    Raises:
+        UserError: see ``parse_source``; or its images cannot be had.
+    """
+    source, few_shot = parse_source(data)
+    if few_shot is None:
+        if folder is not None:
+            raise UserError(f"data_folder is for images, which {data['source']} has none of")
+        made: Source = source
+        return made
+    found = source.load(Path(folder) if folder else None)
+    return FewShot({name: LabelledTensors(*split) for name, split in found.items()}, few_shot)
+
+
+def _named(
+    where: str, registry: dict[str, Any], settings: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The entry that ``settings`` names, and the other settings."""
+    key = where.rpartition(".")[2]
+    name = settings.get(key)
+    if not isinstance(name, str) or name not in registry:
+        raise UserError(
+            f"{where} {name!r} is unknown{suggestion(str(name), list(registry))}; "
+            f"there are {', '.join(registry)}"
+        )
+    return registry[name], {k: v for k, v in settings.items() if k != key}
+
+
+def resolve(config: Settings) -> Settings:
+    """The config with everything written out that it leaves open.
+
+    Raises:
+        UserError: the settings of its tasks are not allowed.
+    """
+    if isinstance(config, RLExperiment):
+        family = make_family(config.env)
+        env = {"family": config.env["family"], **dataclasses.asdict(family)}
+        return dataclasses.replace(config, env=env)
+    assert isinstance(config, SupervisedExperiment)
+    parts = [part for part in parse_source(config.data) if part is not None]
+    data = {"source": config.data["source"]}
+    for part in parts:
+        data |= dataclasses.asdict(part)
+    pays = config.iterations >= COMPILE_FROM and config.device == "cpu"
+    return dataclasses.replace(
+        config, data=data, compile=pays if config.compile is None else config.compile
+    )
+
+
+def make_learner(config: Experiment) -> Learner:
     """The learner of an experiment.
 
     Raises:
-        UserError: the env settings are not allowed, or there is no such device.
+        UserError: its tasks or its model cannot be made, or there is no such device.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
-    # Threads run tasks, not pieces of one matrix product: faster at these sizes, and the result of
-    # every task is the same whatever the number of threads.
-    torch.set_num_threads(1)
+    if isinstance(config, RLExperiment):
+        return make_rl_learner(config)
+    assert isinstance(config, SupervisedExperiment)
+    return make_supervised_learner(config)
+
+
+def make_rl_learner(config: RLExperiment) -> MetaRLLearner:
+    """See ``make_learner``."""
+    _use_threads_for_tasks()
     family = make_family(config.env)
     module = GaussianMLP(
         family.observation_dim + config.observe_task * family.task_dim,
@@ -88,3 +174,85 @@ def make_learner(config: Config) -> MetaRLLearner:
         ),
         seed=config.seed,
     )
+
+
+def make_supervised_learner(config: SupervisedExperiment) -> SupervisedLearner:
+    """See ``make_learner``."""
+    _use_threads_for_tasks()
+    source = make_source(config.data, config.data_folder)
+    ways = source.ways if isinstance(source, FewShot) else None
+    if config.observe_task and ways:
+        raise UserError("observe_task is for regression: to be told the classes is to be told all")
+    shape = source.input_shape
+    if config.observe_task:
+        shape = (shape[0] + len(source.task_fields), *shape[1:])
+    module, changed = _make_module(config, shape, ways or 1)
+    theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
+    algorithm = ALGORITHMS[config.inner.algorithm]
+    try:
+        adapted = adapted_names(algorithm, list(theta), head=("head.",))
+    except ValueError as error:
+        raise UserError(f"model.name {config.model.name}: {error}") from error
+    if changed:
+        warn(f"{config.model.name}: batch norm now uses the statistics of the batch at hand")
+    compiled = bool(config.compile)
+    if compiled and (fault := compiler_fault()):
+        warn(f"nothing is compiled, which is slower: {fault}")
+        compiled = False
+    return SupervisedLearner(
+        config=config,
+        evaluation=config.evaluation,
+        source=source,
+        criterion=CLASSIFICATION if ways else REGRESSION,
+        ways=ways,
+        model=Functional(module),
+        sees_batches=sees_batches(module),
+        observe_task=config.observe_task,
+        meta=with_rates(algorithm, theta, adapted, config.inner.rate),
+        algorithm=algorithm,
+        adapted=adapted,
+        task_map=TaskMap(config.chunk_size or config.tasks, config.threads, compiled),
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def _use_threads_for_tasks() -> None:
+    """And not for pieces of one matrix product: that is faster at these sizes, and the result of
+    every task is the same whatever the number of threads.
+    """
+    torch.set_num_threads(1)
+
+
+def _make_module(
+    config: SupervisedExperiment, shape: tuple[int, ...], outputs: int
+) -> tuple[nn.Module, bool]:
+    """The network for inputs [S, *shape], our own or a user's; whether the latter was changed."""
+    name = config.model.name
+    seed = torch_seed(config.seed, Purpose.PARAMETERS)
+    try:
+        if name in MODELS:
+            return make_model(config.model, shape, outputs, seed), False
+        module = _import_model(name, shape, outputs, seed)
+        changed = require_stateless(module)
+        require_outputs(module, shape, outputs)
+    except ValueError as error:
+        raise UserError(f"model.name {name}: {error}") from error
+    return module, changed
+
+
+def _import_model(name: str, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+    """What the function ``package.module:NAME`` makes of (shape, outputs)."""
+    package, _, function = name.partition(":")
+    if not function:
+        raise ValueError(f"there are {', '.join(MODELS)}, or package.module:NAME of your own")
+    try:
+        make = getattr(importlib.import_module(package), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = make(shape, outputs)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"it should make a torch.nn.Module, got {type(module).__name__}")
+    return module

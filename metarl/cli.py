@@ -13,13 +13,14 @@ from annotated_types import Ge, Gt, Interval
 from rich.console import Console
 
 from metarl import __version__, build, check, results
-from metarl.config import Config, Parser, fixed_settings, plain, to_yaml
+from metarl.config import Experiment, fixed_settings, kind_of, plain, to_yaml
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation
 from metarl.files import require_writable
 from metarl.metrics import ConsoleSink, JsonlSink, Media, Sink, Sinks
+from metarl.parsing import Parser
 from metarl.report import tables
-from metarl.report.view import RunView
+from metarl.report.view import RunView, by_test
 from metarl.run import RunFolder
 from metarl.settings import checked, read_config, read_settings
 from metarl.tracking import TensorboardSink, WandbSink
@@ -31,9 +32,11 @@ COLUMNS = {
     "return/before": ("before", ".1f"),
     "return/after": ("after", ".1f"),
     "return/after_ci95": ("±", ".1f"),
+    "loss/after": ("loss", ".4f"),
+    "accuracy/after": ("accuracy", ".3f"),
     "outer/kl": ("KL", ".4f"),
     "env_steps_per_second": ("env steps/s", ",.0f"),
-    "seconds/iteration": ("s", ".2f"),
+    "seconds/iteration": ("s", ".2g"),
 }
 
 
@@ -72,7 +75,7 @@ def train(argv: Sequence[str]) -> int:
         reported.clear()
         view = results.keep_in(run, config, iteration, evaluation)
         if not config.logging.report:
-            return Media(tables={"returns": tables.tracker_table(view.evaluation)})
+            return Media(tables=tables.tracker_tables(view))
         from metarl.report.page import write_report  # slow to import, and writes font caches
 
         media = write_report([view], run.report_file, config.logging.videos)
@@ -87,6 +90,7 @@ def train(argv: Sequence[str]) -> int:
         config.checkpoint.every,
         config.evaluation.every,
         illustrate,
+        config.logging.every,
     )
     if resumed:
         trainer.resume()
@@ -101,7 +105,7 @@ def train(argv: Sequence[str]) -> int:
         )
     else:
         view = results.keep_in(run, config, config.iterations, evaluation)
-        Console().print(tables.scores_table(view))
+        _print_scores(view)
         print(f"written to {run.evaluation_file}")
         if reported == [config.iterations]:
             print(f"report: {run.report_file}")
@@ -115,14 +119,18 @@ class EvaluateOptions:
     Args:
         checkpoint: last, best, or a number of iterations.
         tasks: number of held-out tasks.
-        trajectories: trajectories per task and inner step.
         inner_steps: adaptation steps; --steps is short for it.
         inner_rates: inner rate of every inner step.
         candidate_rates: choose alpha from these on validation tasks.
-        mean_actions: score the policy's mean actions.
-        seed: of the held-out tasks and their noise.
+        seed: of the held-out tasks and their data.
+        trajectories: of a policy, trajectories per task and inner step.
+        mean_actions: score a policy's mean actions.
         env: constants of the task family that differ, as --env.velocity_range [2,3] for tasks out
             of the trained range.
+        tests: of a supervised model, as [5-shot,10-shot].
+        queries: of a supervised model, query examples of a task (of every class).
+        data: settings of the source of its tasks that differ, as --data.phase_range [0,6.2832].
+        data_folder: where its images are.
         threads: CPU threads, 0 for one per core.
         device: where adaptation runs; null: where training ran.
         output: JSON file for the results; null: evaluation.json in the folder of each run that was
@@ -131,13 +139,17 @@ class EvaluateOptions:
 
     checkpoint: str = "last"
     tasks: Annotated[int, Gt(0)] | None = None
-    trajectories: Annotated[int, Gt(0)] | None = None
     inner_steps: Annotated[int, Ge(0)] | None = None
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
     candidate_rates: list[Annotated[float, Gt(0)]] | None = None
-    mean_actions: bool | None = None
     seed: Annotated[int, Ge(0)] | None = None
+    trajectories: Annotated[int, Gt(0)] | None = None
+    mean_actions: bool | None = None
     env: dict[str, Any] = field(default_factory=dict)
+    tests: list[str] | None = None
+    queries: Annotated[int, Gt(0)] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    data_folder: str | None = None
     threads: Annotated[int, Ge(0)] = 0
     device: Literal["cpu", "cuda"] | None = None
     output: str | None = None
@@ -148,7 +160,7 @@ def evaluate(argv: Sequence[str]) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
     runs, options = _runs_and_options(evaluate, EvaluateOptions, _with_short_names(argv))
     configs = [read_config(run) for run in runs]
-    results.require_same_env(runs, configs)
+    results.require_same_problem(runs, configs)
     trained = [
         results.load(run, _with_options(config, options, configs), options.checkpoint)
         for run, config in zip(runs, configs, strict=True)
@@ -161,7 +173,7 @@ def evaluate(argv: Sequence[str]) -> int:
         print(f"{one.run.path} after {one.iteration} iterations", flush=True)
         own = results.is_own(one)
         views.append(results.evaluated(one, keep=own and output is None))
-        Console().print(tables.scores_table(views[-1]))
+        _print_scores(views[-1])
         if output is None:
             kept = f"written to {one.run.evaluation_file}"
             print(kept if own else "not kept, as it is not the run's own protocol; see --output")
@@ -173,37 +185,66 @@ def evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
-def _with_options(config: Config, options: EvaluateOptions, configs: Sequence[Config]) -> Config:
+# Options of an evaluation, each of which one of the kinds lacks or both have.
+PROTOCOL = (
+    *("tasks", "seed", "trajectories", "mean_actions", "tests", "queries"),
+    *("inner_steps", "inner_rates", "candidate_rates"),
+)
+
+
+def _with_options(
+    config: Experiment, options: EvaluateOptions, configs: Sequence[Experiment]
+) -> Experiment:
     """A config with what the options and, so that runs can be compared, the first run say."""
     if options.inner_rates is not None and options.candidate_rates is not None:
         raise UserError(
             "either inner_rates are given or one of candidate_rates is chosen, not both"
         )
-    first = configs[0]
-    given = {n: getattr(first.evaluation, n) for n in ("tasks", "seed", "mean_actions")}
-    given["trajectories"] = first.evaluation.trajectories or first.trajectories
-    for name in (*given, "inner_steps", "inner_rates", "candidate_rates"):
+    own = results.protocol(configs[0])
+    given = {name: own[name] for name in PROTOCOL[:6] if name in own}
+    if "actions" in own:
+        given["mean_actions"] = own["actions"] == "mean"
+    evaluation: Any = config.evaluation
+    for name in PROTOCOL:
         if getattr(options, name) is not None:
+            if not hasattr(evaluation, name):
+                raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
             given[name] = getattr(options, name)
     if options.inner_rates is not None:
         given["candidate_rates"] = None
     if options.candidate_rates is not None:
         given["inner_rates"] = None
-    if len(configs) > 1 and config.evaluation.inner_steps == 0:
-        given["inner_steps"] = 0  # beside others, a policy that does not adapt stays as it is
-    if "family" in options.env:
-        raise UserError("env.family cannot differ from the trained one, only its constants can")
+    if len(configs) > 1 and evaluation.inner_steps == 0:
+        given["inner_steps"] = 0  # beside others, a model that does not adapt stays as it is
+    changed: dict[str, Any] = {
+        "threads": options.threads,
+        "device": options.device or config.device,
+        **_other_tasks(config, options),
+    }
     return checked(
-        lambda: build.resolve(
-            replace(
-                config,
-                env={**config.env, **options.env},
-                threads=options.threads,
-                device=options.device or config.device,
-                evaluation=replace(config.evaluation, **given),
-            )
-        )
+        lambda: build.resolve(replace(config, **changed, evaluation=replace(evaluation, **given)))
     )
+
+
+def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]:
+    """The settings of the held-out tasks, where options change them."""
+    said = {"env": options.env, "data": options.data}
+    for name, values in said.items():
+        if values and name != config.problem:
+            raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
+        for key in ("family", "source"):
+            if key in values:
+                raise UserError(
+                    f"{name}.{key} cannot differ from the trained one, only its constants can"
+                )
+    if options.data_folder is not None and config.problem != "data":
+        raise UserError(f"data_folder is no option of an evaluation in {kind_of(config)}")
+    changed: dict[str, Any] = {
+        config.problem: {**plain(config)[config.problem], **said[config.problem]}
+    }
+    if options.data_folder is not None:
+        changed["data_folder"] = options.data_folder
+    return changed
 
 
 @dataclass(frozen=True)
@@ -229,7 +270,7 @@ def report(argv: Sequence[str]) -> int:
     if page.suffix != ".html":
         raise UserError(f"the output should be a file named .html, got {page}")
     configs = [read_config(run) for run in runs]
-    results.require_same_env(runs, configs)
+    results.require_same_problem(runs, configs)
     require_writable(page)
     alike = [_with_options(config, EvaluateOptions(), configs) for config in configs]
     views = [results.newest(run, config) for run, config in zip(runs, alike, strict=True)]
@@ -315,7 +356,7 @@ def main() -> int:
 # --- results
 
 
-def _open_sinks(config: Config, run: RunFolder, start: int) -> Sinks:
+def _open_sinks(config: Experiment, run: RunFolder, start: int) -> Sinks:
     factories: dict[str, Callable[[], Sink]] = {
         "metrics.jsonl": lambda: JsonlSink(run.metrics_file, start),
         "console": lambda: ConsoleSink(config.iterations, start, COLUMNS),
@@ -330,11 +371,20 @@ def _open_sinks(config: Config, run: RunFolder, start: int) -> Sinks:
     return Sinks(factories)
 
 
+def _print_scores(view: RunView) -> None:
+    for test in view.tests().values():
+        Console().print(tables.scores_table(test))
+
+
 def _print_comparison(views: Sequence[RunView]) -> None:
     console = Console()
-    console.print(tables.terminal_table("side by side", *tables.comparison(views)))
-    title = (
-        f"minus {views[0].name}, paired by task, with their own 95 % intervals\n"
-        "(a policy that does not adapt is the same after every inner step)"
-    )
-    console.print(tables.terminal_table(title, *tables.differences(views)))
+    for test, seen in by_test(views).items():
+        title = f"side by side{test and f', {test}'}"
+        console.print(tables.terminal_table(title, *tables.comparison(seen)))
+        if len(seen) < 2:
+            continue
+        title = (
+            f"minus {seen[0].name}, paired by task, with their own 95 % intervals\n"
+            "(a model that does not adapt is the same after every inner step)"
+        )
+        console.print(tables.terminal_table(title, *tables.differences(seen)))

@@ -5,27 +5,28 @@ them from files and command lines.
 """
 
 import dataclasses
-import difflib
 import json
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from annotated_types import Ge, Gt, MinLen
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from jsonargparse import SUPPRESS
 
 from metarl.checkpoint import CheckpointConfig
 from metarl.errors import UserError
 from metarl.evaluation import EvaluationConfig
 from metarl.metrics import LoggingConfig
+from metarl.parsing import Parser, suggestion
 from metarl.rl.learner import LearnerConfig
+from metarl.rl.protocol import PolicyEvaluationConfig
 from metarl.run import FIXED
-
-Schema = TypeVar("Schema")
+from metarl.supervised.learner import SupervisedConfig
+from metarl.supervised.models import ModelConfig
+from metarl.supervised.protocol import SupervisedEvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,23 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class Config(LearnerConfig):
-    """An experiment.
+class Experiment:
+    """What every run has, whatever it learns.
 
     Args:
-        env: the task family, ``family: NAME``, and any of its constants by name.
-        observe_task: append the task's parameters to the observation (the papers' oracle).
-        policy: the policy network.
-        evaluation: held-out tasks.
-        iterations: meta-updates of the whole run; 0 keeps the untrained policy.
+        iterations: meta-updates of the whole run; 0 keeps the untrained parameters.
         seed: of everything random.
         threads: CPU threads, 0 for one per core; results do not depend on it.
         device: where adaptation and update run; physics is on CPU threads.
-        chunk_size: tasks per vectorised call of the update; null: 1 on cpu, all on cuda.
+        chunk_size: tasks per vectorised call of the update; null: one for a policy on a CPU, all
+            otherwise.
         checkpoint: when to save, what to keep.
         logging: where metrics go.
+        evaluation: held-out tasks.
         folder: runs are kept in here.
         name: of the run, its folder's name; null: config, seed and time.
     """
 
-    env: dict[str, Any] = field(default_factory=lambda: {"family": "point-navigation"})
-    observe_task: bool = False
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     iterations: Annotated[int, Ge(0)] = 100
     seed: Annotated[int, Ge(0)] = 0
     threads: Annotated[int, Ge(0)] = 0
@@ -81,10 +76,82 @@ class Config(LearnerConfig):
     folder: str = "runs"
     name: str | None = None
 
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    problem: ClassVar[str]
+    """Which setting says where tasks come from."""
+
     def __post_init__(self) -> None:
         _require_finite("", dataclasses.asdict(self))
         if self.name and (Path(self.name).name != self.name or self.name == ".."):
             raise ValueError(f"name should be one folder's name, got {self.name}; see also folder")
+
+
+@dataclass(frozen=True)
+class RLExperiment(Experiment, LearnerConfig):
+    """Meta-reinforcement learning.
+
+    Args:
+        env: the task family, ``family: NAME``, and any of its constants by name.
+        observe_task: append the task's parameters to the observation (the papers' oracle).
+        policy: the policy network.
+        evaluation: held-out tasks.
+    """
+
+    env: dict[str, Any] = field(default_factory=lambda: {"family": "point-navigation"})
+    observe_task: bool = False
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    evaluation: PolicyEvaluationConfig = field(default_factory=PolicyEvaluationConfig)
+
+    problem: ClassVar = "env"
+
+
+@dataclass(frozen=True)
+class SupervisedExperiment(Experiment, SupervisedConfig):
+    """Supervised meta-learning.
+
+    Args:
+        data: where tasks come from, ``source: NAME``, and any of its settings by name; few-shot
+            classification also has ``ways`` and ``distinct``, the number of training tasks.
+        observe_task: append the task's parameters to the inputs (the papers' oracle).
+        model: the network.
+        evaluation: held-out tasks.
+        data_folder: where the images are; null: downloaded, if they can be.
+        compile: compile the meta-gradient, which takes up to a minute at the start; null: where the
+            run is long enough to pay for it.
+    """
+
+    data: dict[str, Any] = field(default_factory=lambda: {"source": "sinusoid"})
+    observe_task: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    evaluation: SupervisedEvaluationConfig = field(default_factory=SupervisedEvaluationConfig)
+    data_folder: str | None = None
+    compile: bool | None = None
+
+    problem: ClassVar = "data"
+
+
+SCHEMAS: dict[str, type[Experiment]] = {
+    "reinforcement learning": RLExperiment,
+    "supervised": SupervisedExperiment,
+}
+
+
+def kind_of(config: Experiment) -> str:
+    """A name of ``SCHEMAS``."""
+    return next(name for name, schema in SCHEMAS.items() if isinstance(config, schema))
+
+
+def schema_of(files: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> type[Experiment]:
+    """What settings are of: those that say ``data`` are supervised.
+
+    Args:
+        files: contents of config files.
+        overrides: arguments of a command line.
+    """
+    said = {key for values in files for key in values}
+    said |= {word.lstrip("-").partition("=")[0].partition(".")[0] for word in overrides}
+    return SupervisedExperiment if SupervisedExperiment.problem in said else RLExperiment
 
 
 def _require_finite(where: str, value: Any) -> None:
@@ -104,141 +171,28 @@ def plain(config: Any) -> dict[str, Any]:
     return values
 
 
-def fixed_settings(config: Config) -> dict[str, Any]:
+def fixed_settings(config: Experiment) -> dict[str, Any]:
     """The settings that a resumed run keeps, as plain values."""
     settings = plain(config)
-    return {key: settings[key] for key in FIXED}
+    return {key: settings[key] for key in FIXED if key in settings}
 
 
-def to_yaml(config: Config) -> str:
-    return str(yaml.safe_dump(plain(config), sort_keys=False))
+def to_yaml(config: Experiment) -> str:
+    """All settings, those that make the run what it is first."""
+    return str(yaml.safe_dump(fixed_settings(config) | plain(config), sort_keys=False))
 
 
-class Parser(ArgumentParser):
-    """An argument parser whose errors are one line that says what is allowed, with exit code 2."""
-
-    origin = ""
-    """What the errors should name as their place, a file for example."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        said = f"{self.origin}{one_line(message)}{self._did_you_mean(message)}"
-        self.exit(2, f"{self.prog}: error: {said}\n")
-        raise AssertionError("exit() does not return")
-
-    def parse_settings(self, arguments: Sequence[str]) -> Namespace:
-        """``parse_args`` that also refuses null, and a value in the place of a group."""
-        namespace = self.parse_args(list(arguments))
-        self._require_groups(self.get_defaults(), namespace)
-        try:
-            self.validate(namespace, skip_unset=False)
-        except TypeError as error:
-            self.error(str(error))
-        return namespace
-
-    def _require_groups(self, default: Namespace, found: Namespace, where: str = "") -> None:
-        for key, value in vars(default).items():
-            if isinstance(value, Namespace):
-                if not isinstance(found[key], Namespace):
-                    self.error(f"{where}{key} should be a mapping, got {found[key]}")
-                self._require_groups(value, found[key], f"{where}{key}.")
-
-    def _did_you_mean(self, message: str) -> str:
-        """For an unknown option of the command line, or an unknown key of a file."""
-        known = [o for action in self._actions for o in action.option_strings]
-        if option := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
-            return suggestion(option[1], known)
-        if key := re.search(r"(?:Group '([\w.]+)' .*)?[Oo]ption '([\w.-]+)'", message):
-            return suggestion(".".join(filter(None, key.groups())), [o.lstrip("-") for o in known])
-        return ""
-
-
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """`` (did you mean ...?)`` or nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-TYPES = {
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "list": "a list",
-    "tuple": "a list",
-    "dict": "a mapping",
-}
-
-MESSAGES = (
-    (r"\s+", " "),
-    (r"\d+ validation errors? for \S+ (\d+ )?", ""),
-    (r"(than|to)( \[type=.*Given value: (\S+))$", r"\1 \3\2"),  # a bound equal to the value is cut
-    (r" \[type=.*?/v/\w+", ""),
-    (r"Does not validate against .*? Errors: - ", ""),  # of "... | None" only the first is wanted
-    (r"(\. Got value: .*?)? - Expected a <class 'NoneType'>.*Given value: ", ". Got value: "),
-    (r'Parser key "([\w.]+)":', r"\1"),
-    (r"Unable to load config .* Unable to load config \"(.*)\"", r"should be a mapping, got \1"),
-    (r"(Input|List) should", "should"),
-    (r", unable to parse string as an? \w+| after validation, not 0", ""),
-    (r"Expected a typing\.Literal\[(.*?)\]", r"should be one of \1"),
-    (r"Expected a <class '(\w+)'>", lambda found: f"should be {TYPES.get(found[1], found[1])}"),
-    (r"Expected a tuple", "should be a list"),
-    (r"\. Got value:", ", got"),
-)
-"""What jsonargparse and pydantic say, and how to say it without their internals."""
-
-
-def one_line(message: str) -> str:
-    """A parser's message as one line."""
-    for pattern, replacement in MESSAGES:
-        message = re.sub(pattern, replacement, message)
-    return message.strip(" .")
-
-
-def config_parser(prog: str) -> Parser:
+def config_parser(prog: str, schema: type[Experiment]) -> Parser:
     """The parser of ``train``: ``--config FILE``, ``--resume RUN``, every setting by its path."""
-    parser = Parser(prog=prog, description="Meta-train a policy.", allow_abbrev=False)
+    parser = Parser(prog=prog, description=str(schema.__doc__).splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "--config", action="config", help="YAML file; a path, or a name from configs/."
     )
     parser.add_argument(
         "--resume", metavar="RUN", default=SUPPRESS, help="continue the run in this folder."
     )
-    parser.add_class_arguments(Config)
-    return parser
-
-
-def parse_object(schema: type[Schema], values: dict[str, Any], where: str) -> Schema:
-    """Make a dataclass from a dictionary.
-
-    Raises:
-        UserError: a key is unknown, or a value has the wrong type or is out of range.
-    """
-    known = [f.name for f in dataclasses.fields(schema)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise UserError(
-                f"{where}.{key} is not a setting{suggestion(str(key), known)}; "
-                f"there are {', '.join(known)}"
-            )
-    parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(schema)
-    try:
-        namespace = parser.parse_object(values)
-        parser.validate(namespace, skip_unset=False)  # parse_object lets null pass
-        return schema(**vars(parser.instantiate(namespace)))
-    except Exception as error:
-        raise UserError(f"{where}: {one_line(str(error))}") from error
-
-
-def require_mapping(path: Path) -> None:
-    """Raises UserError unless ``path`` holds a YAML mapping."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {one_line(str(error))}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} should hold settings, one `key: value` per line")
+    return parser
 
 
 def find_config(name: str) -> Path:

@@ -1,14 +1,16 @@
-"""How well a policy adapts: scores after every inner step on held-out tasks, with intervals."""
+"""How well a model adapts: scores after every inner step on held-out tasks, with intervals."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 from scipy.special import stdtrit
+
+from metarl.errors import warn
 
 Array = NDArray[np.floating]
 
@@ -19,36 +21,33 @@ class PublishedConfig:
 
     Args:
         source: paper and table.
-        returns: mean return after 0, 1, 2, ... inner steps.
+        scores: mean score after 0, 1, 2, ... inner steps; null where none was published.
     """
 
     source: str = ""
-    returns: list[float] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a policy is evaluated.
+    """How a model is evaluated.
 
     Args:
         tasks: number of held-out tasks.
-        trajectories: trajectories per task and inner step; null: as many as in training.
         inner_steps: adaptation steps.
-        inner_rates: inner rate of every inner step; null: alpha first, alpha / 2 after it.
-        candidate_rates: choose alpha from these, as the one with the best return on validation
+        inner_rates: inner rate of every inner step; null: as trained (reinforcement learning: alpha
+            first, alpha / 2 after it).
+        candidate_rates: choose alpha from these, as the one with the best score on validation
             tasks, which are others than the held-out ones; null: the trained alpha.
-        mean_actions: adapt on sampled actions, but score episodes of the policy's mean actions.
-        seed: of the held-out tasks and their noise; equal seeds give identical tasks to all runs.
+        seed: of the held-out tasks and their data; equal seeds give identical tasks to all runs.
         every: also evaluate after every so many iterations; 0: only at the end.
         published: published numbers of the same setting.
     """
 
     tasks: Annotated[int, Gt(0)] = 40
-    trajectories: Annotated[int, Gt(0)] | None = None
     inner_steps: Annotated[int, Ge(0)] = 3
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
     candidate_rates: list[Annotated[float, Gt(0)]] | None = None
-    mean_actions: bool = False
     seed: Annotated[int, Ge(0)] = 0
     every: Annotated[int, Ge(0)] = 0
     published: PublishedConfig = field(default_factory=PublishedConfig)
@@ -69,100 +68,133 @@ class EvaluationConfig:
             )
 
     def rates(self, alpha: float) -> list[float]:
-        """Inner rate of every inner step (Finn et al. 2017, appendix A.2)."""
+        """Inner rate of every inner step, from that of the first."""
         if self.inner_rates is not None:
             return self.inner_rates[: self.inner_steps]
-        return [alpha if k == 0 else alpha / 2 for k in range(self.inner_steps)]
+        return self.rates_from(alpha)
+
+    def rates_from(self, alpha: float) -> list[float]:
+        """What ``inner_rates: null`` means."""
+        return [alpha] * self.inner_steps
+
+    def choose_rate(
+        self, alpha: float, score: Callable[[float], float]
+    ) -> tuple[float, dict[float, float]]:
+        """The inner rate to evaluate with, and the scores of the candidates, if there are any.
+
+        Args:
+            alpha: the trained rate, taken when there are no candidates.
+            score: of a candidate on validation tasks, higher is better.
+        """
+        if not self.candidate_rates or not self.inner_steps:
+            return alpha, {}
+        # A rate that breaks a simulation or a model is none to choose.
+        found = {rate: score(rate) for rate in self.candidate_rates}
+        scores = {rate: x if np.isfinite(x) else float("-inf") for rate, x in found.items()}
+        best = max(scores, key=lambda rate: (scores[rate], -rate))
+        if not np.isfinite(scores[best]):
+            warn(f"no candidate rate has a finite score; the smallest, {best:g}, is used")
+        return best, scores
 
 
-class Episodes(NamedTuple):
-    """Recorded episodes: the first N' of the first M' held-out tasks after 0, 1, ... inner steps.
+class Recorded(Protocol):
+    """Named arrays of some of the scored episodes, to look at: a NamedTuple."""
 
-    They are those that the scores count, not episodes of their own.
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+Recording = TypeVar("Recording", bound=Recorded)
+
+
+def to_npz(recorded: Recorded | None) -> bytes:
+    """As an npz file; no bytes for nothing."""
+    if recorded is None:
+        return b""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **recorded._asdict())
+    return buffer.getvalue()
+
+
+def from_npz(data: bytes, kinds: Sequence[type[Recording]]) -> Recording:
+    """The inverse of ``to_npz``, as the one of ``kinds`` that has these arrays.
+
+    Raises:
+        ValueError: the data are damaged.
     """
-
-    qpos: Array  # [steps + 1, M', N', T + 1, nq], generalised coordinates, initial state first
-    rewards: Array  # [steps + 1, M', N', T]
-    lengths: NDArray[np.integer]  # [steps + 1, M', N'], env steps; what follows them is padding
-
-    def to_bytes(self) -> bytes:
-        """As an npz file."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **self._asdict())
-        return buffer.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Episodes":
-        """Raises ValueError when the data are damaged."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                return cls(**{name: file[name] for name in cls._fields})
-        except Exception as error:  # whatever damaged data lead to
-            raise ValueError(f"damaged episodes: {error}") from error
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = dict(file)
+        (kind,) = (kind for kind in kinds if set(kind._fields) == set(arrays))  # type: ignore[attr-defined]
+        return kind(**arrays)
+    except Exception as error:  # whatever damaged data lead to
+        raise ValueError(f"damaged episodes: {error}") from error
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one policy on held-out tasks.
+    """Scores of one model on held-out tasks.
 
     Args:
+        measure: what the scores are: return, MSE, accuracy.
         tasks: [M, task_dim], named by ``task_fields``.
-        returns: mean undiscounted return of every task after 0, 1, ... inner steps, [steps + 1, M];
-            NaN where all of a task's episodes diverged.
-        lengths: mean episode length, [steps + 1, M].
-        diverged: episodes that a broken simulation cut short, [steps + 1].
+        scores: of every task after 0, 1, ... inner steps, [steps + 1, M]; NaN where it diverged.
+        diverged: how many did (reinforcement learning: episodes), [steps + 1].
         inner_rates: [steps].
-        trajectories: per task and inner step.
-        mean_actions: whether the scored actions are the policy's mean ones.
-        validation: mean return on validation tasks by candidate rate, if alpha was chosen so.
+        validation: score on validation tasks by candidate rate, if alpha was chosen so.
         episodes: some of the scored episodes, to look at.
+        test: its name, where a model is put to several.
+        others: the same model in other tests.
     """
 
+    measure: str
     tasks: Array
     task_fields: Sequence[str]
-    returns: Array
-    lengths: Array
+    scores: Array
     diverged: Array
     inner_rates: Sequence[float]
-    trajectories: int
-    mean_actions: bool = False
     validation: Mapping[float, float] = field(default_factory=dict)
-    episodes: Episodes | None = None
+    episodes: Recorded | None = None
+    test: str = ""
+    others: Sequence["Evaluation"] = ()
 
     def rows(self) -> list[dict[str, float]]:
-        """One row per inner step: mean, 95 % interval (half-width over tasks), median, lengths."""
+        """One row per inner step: mean, 95 % interval (half-width over tasks), median."""
         return [
             {
                 "inner_steps": k,
                 **_mean_with_interval(per_task),
                 "median": _median(per_task[np.isfinite(per_task)]),
-                "length": float(self.lengths[k].mean()),
                 "diverged": float(self.diverged[k]),
             }
-            for k, per_task in enumerate(self.returns)
+            for k, per_task in enumerate(self.scores)
         ]
 
     def metrics(self) -> dict[str, float]:
-        """The rows as flat metrics, ``evaluation/return_k`` and so on."""
-        return {
-            f"evaluation/{name}_{row['inner_steps']}": row[name]
+        """The rows as flat metrics, ``evaluation/return_k`` and so on; those of a test by name."""
+        start = f"evaluation/{self.test}/" if self.test else "evaluation/"
+        found = {
+            f"{start}{self.measure if name == 'mean' else name}_{row['inner_steps']}": value
             for row in self.rows()
-            for name in ("return", "ci95", "median", "length", "diverged")
+            for name, value in row.items()
+            if name != "inner_steps"
         }
+        for other in self.others:
+            found |= other.metrics()
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the episodes, as plain lists and numbers."""
         return {
+            "test": self.test,
+            "measure": self.measure,
             "rows": self.rows(),
             "interval": "95 %, Student's t over tasks, half-width",
             "inner_rates": list(self.inner_rates),
-            "trajectories": self.trajectories,
-            "actions": "mean" if self.mean_actions else "sampled",
-            "validation": [{"rate": r, "return": x} for r, x in self.validation.items()],
+            "validation": [{"rate": r, "score": x} for r, x in self.validation.items()],
             "task_fields": list(self.task_fields),
             "tasks": self.tasks.tolist(),
-            "returns": self.returns.tolist(),
-            "lengths": self.lengths.tolist(),
+            "scores": self.scores.tolist(),
+            "others": [other.to_json() for other in self.others],
         }
 
 
@@ -172,9 +204,9 @@ def paired_differences(one: Array, other: Array) -> list[dict[str, float]]:
     A task that diverged entirely in one of them is left out; ``tasks`` counts the others.
 
     Args:
-        one, other: returns [steps + 1, M] of two policies on the same tasks and random numbers; the
-            interval is narrower than those of the returns as the tasks' difficulty cancels. A
-            policy that does not adapt, [1, M], is the same after every inner step.
+        one, other: scores [steps + 1, M] of two models on the same tasks and random numbers; the
+            interval is narrower than those of the scores as the tasks' difficulty cancels. A model
+            that does not adapt, [1, M], is the same after every inner step.
     """
     steps = max(len(one), len(other)) if 1 in (len(one), len(other)) else min(len(one), len(other))
     one, other = (np.repeat(x, steps, axis=0) if len(x) == 1 else x for x in (one, other))
@@ -192,7 +224,7 @@ def _mean_with_interval(per_task: Array) -> dict[str, float]:
     """Mean over the tasks [M] that have a finite value, and the half-width of its interval."""
     finite = per_task[np.isfinite(per_task)]
     mean = float(finite.mean()) if len(finite) else float("nan")
-    return {"return": mean, "ci95": half_width(finite)}
+    return {"mean": mean, "ci95": half_width(finite)}
 
 
 def _median(samples: Array) -> float:

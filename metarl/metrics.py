@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
-from annotated_types import Interval
+from annotated_types import Gt, Interval
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -46,6 +46,7 @@ class LoggingConfig:
     """Sinks beside ``metrics.jsonl`` and the console.
 
     Args:
+        every: iterations between those whose metrics are logged; the last one's always are.
         report: draw figures, videos and the report page at every evaluation.
         videos: held-out tasks whose adaptation is filmed for it.
         wandb: Weights & Biases: auto is online when WANDB_MODE or an API key says so, else offline.
@@ -53,6 +54,7 @@ class LoggingConfig:
         tensorboard: write TensorBoard event files (needs the extra ``tensorboard``).
     """
 
+    every: Annotated[int, Gt(0)] = 1
     report: bool = True
     videos: Annotated[int, Interval(ge=0, le=3)] = 3
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"

@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import build
-from metarl.config import Config, fixed_settings, plain
+from metarl.config import (
+    Experiment,
+    RLExperiment,
+    SupervisedExperiment,
+    fixed_settings,
+    kind_of,
+    plain,
+)
 from metarl.errors import UserError
-from metarl.evaluation import Episodes, Evaluation, paired_differences
+from metarl.evaluation import Evaluation, from_npz, paired_differences, to_npz
 from metarl.files import to_json, write_atomically
 from metarl.metrics import read_metrics
-from metarl.report.view import RunView
-from metarl.rl.learner import MetaRLLearner
+from metarl.report.view import Recorded, RunView, by_test
+from metarl.rl.protocol import Episodes
 from metarl.run import RunFolder
 from metarl.settings import read_config
+from metarl.supervised.protocol import Examples
 from metarl.trainer import first_difference, load_into
 
 
@@ -26,9 +34,9 @@ class Trained(NamedTuple):
     """
 
     run: RunFolder
-    config: Config
+    config: Experiment
     iteration: int
-    learner: MetaRLLearner
+    learner: build.Learner
 
 
 def open_runs(paths: Sequence[str]) -> list[RunFolder]:
@@ -45,7 +53,7 @@ def open_runs(paths: Sequence[str]) -> list[RunFolder]:
     return runs
 
 
-def load(run: RunFolder, config: Config, which: str = "last") -> Trained:
+def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     """A run with the policy of a checkpoint: ``last``, ``best`` or a number of iterations.
 
     Raises:
@@ -57,19 +65,25 @@ def load(run: RunFolder, config: Config, which: str = "last") -> Trained:
     return Trained(run, config, checkpoint.iteration, learner)
 
 
-def require_same_env(runs: Sequence[RunFolder], configs: Sequence[Config]) -> None:
-    """Raises UserError unless all runs are of one task family with the same constants."""
-    envs = [plain(config)["env"] for config in configs]
-    for run, env in zip(runs, envs, strict=True):
-        if difference := first_difference(env, envs[0], "env"):
+def require_same_problem(runs: Sequence[RunFolder], configs: Sequence[Experiment]) -> None:
+    """Raises UserError unless all runs are of one distribution over tasks."""
+    first = configs[0]
+    for run, config in zip(runs, configs, strict=True):
+        if kind_of(config) != kind_of(first):
+            raise UserError(
+                f"{run.path} and {runs[0].path} cannot be compared: "
+                f"{kind_of(config)} and {kind_of(first)}"
+            )
+        name = first.problem
+        if difference := first_difference(plain(config)[name], plain(first)[name], name):
             raise UserError(f"{run.path} and {runs[0].path} cannot be compared: {difference}")
 
 
 def is_own(trained: Trained) -> bool:
     """Whether the evaluation is to be that of the run's own settings and newest checkpoint."""
     newest = trained.run.checkpoints().all()[0].iteration
-    own = _protocol(read_config(trained.run))
-    return trained.iteration == newest and _protocol(trained.config) == own
+    own = protocol(read_config(trained.run))
+    return trained.iteration == newest and protocol(trained.config) == own
 
 
 def evaluated(trained: Trained, keep: bool) -> RunView:
@@ -79,51 +93,59 @@ def evaluated(trained: Trained, keep: bool) -> RunView:
     return (keep_in if keep else view_of)(run, config, iteration, evaluation)
 
 
-def newest(run: RunFolder, config: Config) -> RunView:
+def newest(run: RunFolder, config: Experiment) -> RunView:
     """The evaluation of the newest checkpoint; made now, unless the run's own is kept and fits."""
     kept, checkpoints = run.load_evaluation(), run.checkpoints().all()
-    if kept and kept[1] and checkpoints:
-        newest_one = kept[0]["iteration"] == checkpoints[0].iteration
-        if newest_one and _protocol_of(kept[0]) == _protocol(config):
-            return _view(run, read_config(run), *kept)
+    if kept and checkpoints:
+        result, episodes = kept[0], _read_episodes(kept[1])
+        newest_one = result["iteration"] == checkpoints[0].iteration
+        if episodes and newest_one and result["protocol"] == protocol(config):
+            return _view(run, read_config(run), result, episodes)
     trained = load(run, config)
     print(f"evaluating {run.path} after {trained.iteration} iterations", flush=True)
     return evaluated(trained, keep=is_own(trained))
 
 
-def _protocol(config: Config) -> dict[str, Any]:
-    """What a result says of how it was taken, as a config asks for it."""
-    settings, evaluation = plain(config), config.evaluation
+def protocol(config: Experiment) -> dict[str, Any]:
+    """How an evaluation is taken, as a config asks for it."""
+    assert isinstance(config, RLExperiment | SupervisedExperiment)
+    evaluation = config.evaluation
     chosen = evaluation.candidate_rates if evaluation.inner_steps else None
+    if isinstance(config, RLExperiment):
+        special: dict[str, Any] = {
+            "trajectories": config.evaluation.trajectories or config.trajectories,
+            "actions": "mean" if config.evaluation.mean_actions else "sampled",
+        }
+    else:
+        special = {
+            "tests": config.evaluation.tests or [f"{config.shots}-shot"],
+            "queries": config.evaluation.queries or config.queries,
+        }
     return {
-        "env": settings["env"],
+        "problem": plain(config)[config.problem],
         "tasks": evaluation.tasks,
-        "trajectories": evaluation.trajectories or config.trajectories,
+        "seed": evaluation.seed,
+        **special,
         "inner_rates": None if chosen else evaluation.rates(config.inner.alpha),
         "candidates": chosen or [],
-        "actions": "mean" if evaluation.mean_actions else "sampled",
-        "evaluation_seed": evaluation.seed,
     }
 
 
-def _protocol_of(result: dict[str, Any]) -> dict[str, Any]:
-    candidates = [entry["rate"] for entry in result["validation"]]
-    return {
-        **{key: result[key] for key in ("env", "trajectories", "actions", "evaluation_seed")},
-        "tasks": len(result["tasks"]),
-        "inner_rates": None if candidates else result["inner_rates"],
-        "candidates": candidates,
-    }
+def _read_episodes(data: bytes | None) -> Recorded | None:
+    try:
+        return from_npz(data, [Episodes, Examples]) if data else None
+    except ValueError:
+        return None
 
 
-def keep_in(run: RunFolder, config: Config, iteration: int, evaluation: Evaluation) -> RunView:
+def keep_in(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
     """Write an evaluation to the run's folder; returns what reports see of it."""
     result, episodes = _result(config, iteration, evaluation)
     run.save_evaluation(result, episodes)
     return _view(run, read_config(run), result, evaluation.episodes)
 
 
-def view_of(run: RunFolder, config: Config, iteration: int, evaluation: Evaluation) -> RunView:
+def view_of(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
     """What reports see of an evaluation."""
     result, _ = _result(config, iteration, evaluation)
     return _view(run, read_config(run), result, evaluation.episodes)
@@ -137,12 +159,14 @@ def write(output: Path, views: Sequence[RunView]) -> None:
     """
     content: Any = views[0].evaluation
     if len(views) > 1:
-        first, *others = views
         content = {
             "runs": {view.name: view.evaluation for view in views},
             "differences": {
-                f"{view.name} - {first.name}": paired_differences(first.returns, view.returns)
-                for view in others
+                f"{other.name} - {first.name}{test and f', {test}'}": paired_differences(
+                    first.scores, other.scores
+                )
+                for test, (first, *others) in by_test(views).items()
+                for other in others
             },
         }
     try:
@@ -151,9 +175,8 @@ def write(output: Path, views: Sequence[RunView]) -> None:
         raise UserError(f"cannot write {output}: {error.strerror}") from error
 
 
-def _view(
-    run: RunFolder, config: Config, result: dict[str, Any], episodes: Episodes | None
-) -> RunView:
+def _view(run: RunFolder, config: Experiment, result: dict[str, Any], episodes: Any) -> RunView:
+    is_rl = isinstance(config, RLExperiment)
     return RunView(
         name=run.name,
         config=plain(config),
@@ -161,24 +184,25 @@ def _view(
         metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
         evaluation=result,
         episodes=episodes,
-        family=build.make_family(result["env"]),
+        family=build.make_family(result["protocol"]["problem"]) if is_rl else None,
     )
 
 
-def _result(config: Config, iteration: int, evaluation: Evaluation) -> tuple[dict[str, Any], bytes]:
+def _result(
+    config: Experiment, iteration: int, evaluation: Evaluation
+) -> tuple[dict[str, Any], bytes]:
     """All of an evaluation, and the file of its episodes.
 
     The same for the same checkpoint and settings, byte for byte.
     """
-    settings = plain(config)
-    episodes = b"" if evaluation.episodes is None else evaluation.episodes.to_bytes()
+    episodes = to_npz(evaluation.episodes)
     result = {
         **evaluation.to_json(),
-        "env": settings["env"],
+        "problem": config.problem,
+        "protocol": protocol(config),
         "iteration": iteration,
         "seed": config.seed,
-        "evaluation_seed": config.evaluation.seed,
-        "published": settings["evaluation"]["published"],
+        "published": plain(config)["evaluation"]["published"],
         "episodes_sha256": hashlib.sha256(episodes).hexdigest(),
     }
     return json.loads(to_json(result)), episodes

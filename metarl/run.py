@@ -5,7 +5,7 @@ runs/<name>/
     run.json         versions, git commit, command line, wandb run id
     metrics.jsonl    one line per iteration
     checkpoints/     the newest few and the best
-    evaluation.json  returns after every inner step on held-out tasks
+    evaluation.json  scores after every inner step on held-out tasks
     episodes.npz     some of the episodes that it scored
     report.html      all of it to look at; report_files/ has its figures and videos
     wandb/ tensorboard/   if switched on
@@ -25,18 +25,26 @@ from typing import Any
 
 from metarl.checkpoint import CheckpointFolder
 from metarl.errors import UserError
-from metarl.evaluation import Episodes
 from metarl.files import to_json, write_atomically
 from metarl.metrics import read_metrics
 
 EVALUATION_KEYS = {
-    *("rows", "inner_rates", "trajectories", "actions", "validation", "task_fields", "tasks"),
-    *("returns", "lengths", "env", "iteration", "evaluation_seed"),
-    "episodes_sha256",
+    *("measure", "rows", "inner_rates", "validation", "task_fields", "tasks", "scores", "others"),
+    *("problem", "protocol", "iteration", "episodes_sha256"),
 }
 FIXED = (
-    *("env", "observe_task", "policy", "tasks", "trajectories", "inner", "advantage", "outer"),
-    "seed",
+    *(
+        "env",
+        "data",
+        "observe_task",
+        "policy",
+        "model",
+        "tasks",
+        "trajectories",
+        "shots",
+        "queries",
+    ),
+    *("inner", "advantage", "outer", "seed"),
 )
 """Settings that make a run what it is: a resumed run keeps them."""
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
@@ -113,7 +121,7 @@ class RunFolder:
         """
         if start > 0 or not self.metrics_file.is_file():
             return
-        done = len(read_metrics(self.metrics_file))
+        done = max((row["iteration"] + 1 for row in read_metrics(self.metrics_file)), default=0)
         if done > checkpoint_every:
             raise UserError(
                 f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
@@ -131,8 +139,8 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write {self.evaluation_file}: {error.strerror}") from error
 
-    def load_evaluation(self) -> tuple[dict[str, Any], Episodes | None] | None:
-        """The evaluation that was kept, and its episodes; None when it is missing or damaged."""
+    def load_evaluation(self) -> tuple[dict[str, Any], bytes | None] | None:
+        """The evaluation that was kept, and the file of its episodes; None for what is damaged."""
         try:
             result = json.loads(self.evaluation_file.read_text())
         except (OSError, ValueError):
@@ -144,8 +152,8 @@ class RunFolder:
         try:
             data = self.episodes_file.read_bytes()
             intact = hashlib.sha256(data).hexdigest() == result["episodes_sha256"]
-            return result, Episodes.from_bytes(data) if intact else None
-        except (OSError, ValueError):
+            return result, data if intact else None
+        except OSError:
             return result, None
 
     def info(self) -> dict[str, Any]:

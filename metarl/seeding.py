@@ -21,6 +21,8 @@ class Purpose(IntEnum):
     VALIDATION_TASKS = 5
     VALIDATION_ROLLOUT = 6
     MEAN_ACTION_ROLLOUT = 7
+    IMAGE_SPLIT = 8
+    GLYPHS = 9
 
 
 def generator(

@@ -5,29 +5,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metarl import build
 from metarl.config import (
-    Config,
-    Parser,
+    Experiment,
     config_parser,
     find_config,
     fixed_settings,
-    require_mapping,
+    plain,
+    schema_of,
 )
 from metarl.errors import UserError
+from metarl.parsing import read_mapping
 from metarl.run import RunFolder
 from metarl.trainer import first_difference
 
+Settings = TypeVar("Settings", bound=Experiment)
 
-def read_settings(argv: Sequence[str]) -> tuple[Config, RunFolder | None]:
+
+def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     """The resolved config that ``train`` was asked for, and the run to resume if one was named.
 
     Raises:
         UserError: the settings are not allowed, or not those of the run.
     """
-    parser = config_parser("metarl train")
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--resume")
     early.add_argument("--config", action="append", default=[])
@@ -37,31 +39,29 @@ def read_settings(argv: Sequence[str]) -> tuple[Config, RunFolder | None]:
         raise UserError(str(error)) from error
     files = [find_config(name) for name in known.config]
     if known.resume is None:
-        config = _parse(parser, files, overrides)
-        stem = "-".join(path.stem for path in files) or config.env["family"]
+        config = _parse(files, overrides)
+        stem = "-".join(path.stem for path in files) or _tasks_of(config)
         default = f"{stem}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         return replace(config, name=config.name or default), None
     run = RunFolder.open(Path(known.resume))
     resumed = read_config(run)
-    config = _parse(parser, [run.config_file, *files], overrides, resumed.env["family"])
+    config = _parse([run.config_file, *files], overrides, resumed)
     if difference := first_difference(_kept(resumed), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
     return config, run
 
 
-def read_config(run: RunFolder) -> Config:
+def read_config(run: RunFolder) -> Experiment:
     """The settings of an existing run.
 
     Raises:
         UserError: its config cannot be read, or is not of this version.
     """
-    parser = config_parser("metarl")
-    parser.origin = f"{run.config_file}: "
-    return _parse(parser, [run.config_file], [])
+    return _parse([run.config_file], [], origin=f"{run.config_file}: ")
 
 
-def checked(make: Callable[[], Config]) -> Config:
+def checked(make: Callable[[], Settings]) -> Settings:
     """Settings that contradict each other raise ValueError when they are put together."""
     try:
         return make()
@@ -70,28 +70,39 @@ def checked(make: Callable[[], Config]) -> Config:
 
 
 def _parse(
-    parser: Parser, files: Sequence[Path], overrides: Sequence[str], family: str | None = None
-) -> Config:
-    """Settings from files and what overrides them; ``family`` is the only one allowed, if given."""
-    for path in files:
-        require_mapping(path)
+    files: Sequence[Path],
+    overrides: Sequence[str],
+    resumed: Experiment | None = None,
+    origin: str = "",
+) -> Experiment:
+    """Settings from files and what overrides them; of the tasks of ``resumed``, if given."""
+    schema = schema_of([read_mapping(path) for path in files], overrides)
+    parser = config_parser("metarl" if origin else "metarl train", schema)
+    parser.origin = origin
     arguments = [a for path in files for a in ("--config", str(path))]
     namespace = parser.parse_settings([*arguments, *overrides])
     if "resume" in namespace:
         raise UserError("resume is no setting for a file; say --resume on the command line")
 
-    found = namespace.env.get("family")
-    if family not in (None, found):
-        raise UserError(f"the run to resume is of {family}, not {found}")
-
-    def make() -> Config:
+    def make() -> Experiment:
         values = vars(parser.instantiate(namespace))
         values = {k: v for k, v in values.items() if k not in ("config", "resume")}
-        return build.resolve(Config(**values))
+        config = schema(**values)
+        if resumed is not None and _tasks_of(config) != _tasks_of(resumed):
+            raise UserError(
+                f"the run to resume is of {_tasks_of(resumed)}, not {_tasks_of(config)}"
+            )
+        return build.resolve(config)
 
     return checked(make)
 
 
-def _kept(config: Config) -> dict[str, Any]:
+def _tasks_of(config: Experiment) -> Any:
+    """The name of its task family or source."""
+    problem = plain(config)[config.problem]
+    return problem.get("family" if config.problem == "env" else "source")
+
+
+def _kept(config: Experiment) -> dict[str, Any]:
     """What ``--resume`` may not change: the experiment, and where its run is kept."""
     return {**fixed_settings(config), "folder": config.folder, "name": config.name}

@@ -25,12 +25,11 @@ Evaluated = TypeVar("Evaluated", bound=Scores, covariant=True)
 class Learner(Protocol[Evaluated]):
     """What the trainer knows of a learner.
 
-    ``score`` names the metric of ``iterate`` that says how good the learner is, higher is better.
+    ``score`` says from the metrics of ``iterate`` how good the learner is, higher is better.
     """
 
-    score: str
-
     def iterate(self, iteration: int) -> dict[str, float]: ...
+    def score(self, metrics: Mapping[str, float]) -> float: ...
     def evaluate(self, iteration: int) -> Evaluated: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -76,6 +75,8 @@ class Trainer(Generic[Result]):
         iterations: of the whole run.
         checkpoint_every, evaluate_every: in iterations; 0 evaluates only at the end.
         illustrate: makes pictures of an evaluation after so many iterations, for the sinks.
+        log_every: iterations between those whose metrics the sinks get; the last one's, and those
+            of an evaluation, always are.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Trainer(Generic[Result]):
         checkpoint_every: int,
         evaluate_every: int = 0,
         illustrate: Callable[[int, Result], Media] = lambda iteration, scores: Media(),
+        log_every: int = 1,
     ):
         self._learner = learner
         self._settings = dict(settings)
@@ -95,6 +97,7 @@ class Trainer(Generic[Result]):
         self._checkpoint_every = checkpoint_every
         self._evaluate_every = evaluate_every
         self._illustrate = illustrate
+        self._log_every = log_every
         self.start = 0
         self.saved = True  # whether the newest checkpoint that was due is on disk
 
@@ -145,9 +148,10 @@ class Trainer(Generic[Result]):
         if self._evaluate_every and done % self._evaluate_every == 0:
             scores = self._learner.evaluate(done)
             metrics |= scores.metrics()
-        sinks.log(iteration, metrics)
-        score = metrics[self._learner.score]
         last = done == self._iterations
+        if last or scores is not None or done % self._log_every == 0:
+            sinks.log(iteration, metrics)
+        score = self._learner.score(metrics)
         if last or stop.requested or done % self._checkpoint_every == 0:
             self._save(done, score)
             saved = True

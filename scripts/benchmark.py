@@ -1,6 +1,7 @@
 """How close to the machine's limits: physics, sampler, meta-gradient, whole iterations.
 
     python scripts/benchmark.py [--cases half-cheetah-velocity ...] [--repeats 5] [--json out.json]
+    python scripts/benchmark.py --cases supervised
 
 Every case runs in a process of its own; its peak memory is that of whole iterations. A limit and
 what is compared with it are measured in turn, ``repeats`` times; the tables show medians, the JSON
@@ -32,15 +33,17 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from envs import BatchedEnv
-from metarl.build import make_family, make_learner
-from metarl.config import Config, PolicyConfig
-from metarl.core.outer import cores
+from metarl.build import make_family, make_rl_learner, make_supervised_learner
+from metarl.config import PolicyConfig, RLExperiment, SupervisedExperiment
+from metarl.core.outer import TaskMap, cores
 from metarl.core.params import flatten, tree_map
 from metarl.core.trust_region import Problem, trust_region_step
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.learner import MetaRLLearner, OuterConfig
 from metarl.rl.sampler import Stream
 from metarl.seeding import Purpose
+from metarl.supervised.learner import SupervisedLearner
+from metarl.supervised.models import ModelConfig
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 
@@ -65,10 +68,26 @@ CASES = {
 }
 
 
+OMNIGLOT = SupervisedExperiment(
+    data={"source": "glyphs", "ways": 5},  # 28 by 28 pixels too
+    model=ModelConfig(name="conv"),
+    tasks=32,
+    shots=1,
+    queries=1,
+    chunk_size=16,
+)
+SUPERVISED = {
+    "sinusoid": SupervisedExperiment(),
+    "omniglot-5way-1shot": OMNIGLOT,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    names = [*CASES, *SUPERVISED, "supervised"]
+    parser.add_argument("--cases", nargs="+", choices=names, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5, help="measurements per number")
+    parser.add_argument("--seconds", type=float, default=2, help="of a supervised measurement")
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--chunk-size", type=int, help="tasks per vectorised call of the update")
@@ -78,15 +97,18 @@ def main() -> int:
     if args.repeats < 1 or args.threads < 0 or (args.chunk_size or 1) < 1:
         parser.error("--repeats and --chunk-size must be at least 1, --threads at least 0")
     if args.in_process:
-        print(json.dumps(run_case(CASES[args.cases[0]], args)))
+        name = args.cases[0]
+        result = run_case(CASES[name], args) if name in CASES else run_supervised_case(name, args)
+        print(json.dumps(result))
         return 0
     if args.json and not os.access(Path(args.json).absolute().parent, os.W_OK):
         parser.error(f"cannot write {args.json}")
     results = []
-    for name in args.cases:
+    cases = [c for name in args.cases for c in (SUPERVISED if name == "supervised" else [name])]
+    for name in cases:
         command = [sys.executable, __file__, "--in-process", "--cases", name]
         command += ["--repeats", str(args.repeats), "--threads", str(args.threads)]
-        command += ["--device", args.device]
+        command += ["--device", args.device, "--seconds", str(args.seconds)]
         command += ["--chunk-size", str(args.chunk_size)] if args.chunk_size else []
         output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         results.append(json.loads(output.splitlines()[-1]))
@@ -105,7 +127,7 @@ def main() -> int:
 def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     """All measurements of one case; lists of one number per repeat."""
     threads = args.threads or cores()
-    config = Config(
+    config = RLExperiment(
         env={"family": case.family},
         policy=PolicyConfig(activation=case.activation),  # type: ignore[arg-type]
         tasks=case.tasks,
@@ -115,7 +137,7 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         chunk_size=args.chunk_size,
         outer=OuterConfig(hvp_check_every=0),
     )
-    learner = make_learner(config)
+    learner = make_rl_learner(config)
     family = make_family(config.env)
     tasks = family.sample_tasks(np.random.default_rng(0), case.tasks)
     numbers: dict[str, list[float]] = {}
@@ -140,7 +162,7 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
 
     rounds = learner.adapt_and_sample(tasks, config.inner.alphas, case.trajectories, STREAM)
     # The counter does not see other threads.
-    flop = flop_per_call(make_learner(replace(config, threads=1)), *rounds)
+    flop = flop_per_call(make_rl_learner(replace(config, threads=1)), *rounds)
     problem = learner.outer_problem([rounds[0].batch], rounds[1].batch)
     theta = flatten(learner.meta)
     problem.loss_gradient(theta)
@@ -163,7 +185,62 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def physics_limit(config: Config) -> Callable[[], float] | None:
+def run_supervised_case(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Whole iterations of the trainer's learner: data, meta-gradient, Adam; eager and compiled."""
+    threads = args.threads or cores()
+    base = replace(SUPERVISED[name], threads=threads, device=args.device)
+    numbers: dict[str, list[float]] = {}
+    eager = args.chunk_size or base.chunk_size
+    arrangements = {"eager": replace(base, compile=False, chunk_size=eager)}
+    if args.device == "cpu":
+        # A program for one task runs on every thread; a tiny network does best in one program.
+        chunk_size = 1 if base.model.name == "conv" else base.tasks
+        arrangements["compiled"] = replace(base, compile=True, chunk_size=chunk_size)
+    learners = {kind: make_supervised_learner(config) for kind, config in arrangements.items()}
+    flop = flop_of_task(make_supervised_learner(replace(base, compile=False, chunk_size=1)))
+    for kind, learner in learners.items():
+        began = time.perf_counter()
+        learner.iterate(0)
+        numbers[f"{kind}, first iteration, s"] = [time.perf_counter() - began]
+    for _ in range(args.repeats):
+        peak = matrix_peak(threads, args.device)
+        numbers.setdefault("matrix peak, GFLOP/s", []).append(peak)
+        for kind, learner in learners.items():
+            rate = iterations_per_second(learner, args.seconds)
+            numbers.setdefault(f"{kind}, iterations/s", []).append(rate)
+            numbers.setdefault(f"{kind}, tasks/s", []).append(rate * base.tasks)
+            used = rate * base.tasks * flop / 1e9
+            numbers.setdefault(f"{kind}, GFLOP/s", []).append(used)
+    return {
+        "case": f"{name}, M {base.tasks}, {flop / 1e6:.1f} MFLOP a task",
+        "threads": threads,
+        "device": args.device,
+        "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "numbers": numbers,
+    }
+
+
+def iterations_per_second(learner: SupervisedLearner, seconds: float) -> float:
+    """Of as many iterations as so many seconds allow."""
+    learner.iterate(0)
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        done += 1
+        learner.iterate(done)
+    return done / (time.perf_counter() - began)
+
+
+def flop_of_task(learner: SupervisedLearner) -> int:
+    """Floating-point operations of one task's meta-gradient."""
+    task_map = TaskMap()  # the counter does not see other threads
+    meta, episodes = learner.training_data(0)
+    first = tree_map(itemgetter(slice(1)), episodes)
+    with FlopCounterMode(display=False) as counter:
+        task_map.mean_and_grad(learner.objective, meta, first)
+    return int(counter.get_total_flops())
+
+
+def physics_limit(config: RLExperiment) -> Callable[[], float] | None:
     """Env steps per second of the bare simulator under random controls; None without physics."""
     family = make_family(config.env)
     sims = config.tasks * config.trajectories
@@ -267,6 +344,8 @@ def show(result: dict[str, Any]) -> None:
         "evaluation, env steps/s": "sampler, env steps/s",
         "meta-gradient, GFLOP/s": "matrix peak, GFLOP/s",
         "TRPO update, GFLOP/s": "matrix peak, GFLOP/s",
+        "eager, GFLOP/s": "matrix peak, GFLOP/s",
+        "compiled, GFLOP/s": "matrix peak, GFLOP/s",
     }
     for name, values in result["numbers"].items():
         limit = median.get(limits.get(name, ""))

@@ -1,6 +1,7 @@
 """Helpers of the tests that run whole commands."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,19 @@ TOY = [
     *("--evaluation.inner_steps", "1", "--logging.wandb", "disabled", "--logging.report", "false"),
 ]
 
+TOY_SUPERVISED = [
+    *("--data.source", "sinusoid", "--model.hidden_sizes", "[4]", "--compile", "false"),
+    *("--tasks", "3", "--shots", "2", "--queries", "2", "--iterations", "2"),
+    *("--evaluation.tasks", "4", "--evaluation.inner_steps", "1", "--checkpoint.every", "1"),
+    *("--logging.wandb", "disabled", "--logging.report", "false"),
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The cache of decoded images is the tests' own."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
 
 @pytest.fixture(scope="session")
 def toy_settings() -> list[str]:
@@ -40,6 +54,16 @@ def toy(runs: Path) -> Callable[..., list[str]]:
 
     def arguments(name: str, *overrides: str) -> list[str]:
         return [*TOY, "--folder", str(runs), "--name", name, *overrides]
+
+    return arguments
+
+
+@pytest.fixture
+def toy_supervised(runs: Path) -> Callable[..., list[str]]:
+    """The same for supervised runs."""
+
+    def arguments(name: str, *overrides: str) -> list[str]:
+        return [*TOY_SUPERVISED, "--folder", str(runs), "--name", name, *overrides]
 
     return arguments
 
@@ -72,3 +96,38 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 def script() -> Callable[[str], str]:
     """``script(name)``: path of ``scripts/<name>.py``."""
     return lambda name: str(ROOT / "scripts" / f"{name}.py")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "workplace"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must be refused: code 2, one line, nothing written; returns the line."""
+
+    def run(command: Callable[[list[str]], int], *arguments: str) -> str:
+        before = snapshot(workplace)
+        capsys.readouterr()
+        try:
+            code = command(list(arguments))
+        except SystemExit as exit_:
+            code = exit_.code
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1, err
+        assert re.match(r"metarl( train| evaluate| report)?: error: \S", err), err
+        assert "Traceback" not in err
+        assert snapshot(workplace) == before
+        return err
+
+    return run
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}

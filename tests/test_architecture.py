@@ -19,7 +19,7 @@ LAYERS = (
     {"metarl.core"},
     {
         *("metarl.errors", "metarl.files", "metarl.seeding", "metarl.evaluation"),
-        *("metarl.checkpoint",),
+        *("metarl.checkpoint", "metarl.parsing", "metarl.networks"),
         *(
             "metarl.metrics",
             "metarl.tracking",

@@ -27,6 +27,16 @@ def test_every_number_is_measured_as_often_as_asked(tmp_path: Path) -> None:
         assert name in result.stdout
 
 
+def test_a_supervised_case_is_measured_eager_and_compiled(tmp_path: Path) -> None:
+    result = run("--cases", "sinusoid", "--repeats", "1", "--seconds", "0.1")
+    assert result.returncode == 0, result.stderr
+    (case,) = json.loads(result.stdout.splitlines()[-1])["cases"]
+    for name in ("eager, iterations/s", "compiled, iterations/s", "eager, tasks/s"):
+        assert len(case["numbers"][name]) == 1
+        assert case["numbers"][name][0] > 0
+    assert "MFLOP a task" in case["case"]
+
+
 def test_bad_arguments_are_one_line_before_any_work(tmp_path: Path) -> None:
     for arguments in (["--repeats", "0"], ["--threads", "-1"], ["--json", "/proc/none/x.json"]):
         result = run(*arguments)

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,42 +17,6 @@ from envs.point import PointNavigation
 from metarl import cli
 from metarl.cli import evaluate, report, train
 from metarl.metrics import read_metrics
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    folder = tmp_path / "workplace"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must be refused: code 2, one line, nothing written; returns the line."""
-
-    def run(command: Callable[[list[str]], int], *arguments: str) -> str:
-        before = snapshot(workplace)
-        capsys.readouterr()
-        try:
-            code = command(list(arguments))
-        except SystemExit as exit_:
-            code = exit_.code
-        out, err = capsys.readouterr()
-        assert (code, out) == (2, "")
-        assert err.count("\n") == 1, err
-        assert re.match(r"metarl( train| evaluate| report)?: error: \S", err), err
-        assert "Traceback" not in err
-        assert snapshot(workplace) == before
-        return err
-
-    return run
-
-
-def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
 
 # --- bad settings
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metarl.cli import evaluate, train
-from metarl.evaluation import Evaluation, EvaluationConfig, half_width
+from metarl.evaluation import half_width
 from metarl.metrics import read_metrics
+from metarl.rl.protocol import PolicyEvaluation, PolicyEvaluationConfig
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, toy_settings: list[str]) -> Pa
         *toy_settings,
         *("--iterations", "4", "--checkpoint.keep", "9", "--evaluation.every", "1"),
         *("--evaluation.tasks", "6", "--evaluation.inner_steps", "2"),
-        *("--evaluation.published.source", "a paper", "--evaluation.published.returns", "[-1.5,7]"),
+        *("--evaluation.published.source", "a paper", "--evaluation.published.scores", "[-1.5,7]"),
         *("--folder", str(folder), "--name", "run"),
     ]
     assert train(arguments) == 0
@@ -61,7 +62,8 @@ def test_scores_are_those_that_training_logged(run: Path, scores):
     for row in read_metrics(run / "metrics.jsonl"):
         found = scores("--checkpoint", str(row["iteration"] + 1))["rows"]
         for k, entry in enumerate(found):
-            for name in ("return", "ci95", "median", "length", "diverged"):
+            assert entry["mean"] == row[f"evaluation/return_{k}"]
+            for name in ("ci95", "median", "length", "diverged"):
                 assert entry[name] == row[f"evaluation/{name}_{k}"]
 
 
@@ -78,21 +80,21 @@ def test_options_change_the_protocol(scores):
     assert [row["inner_steps"] for row in default["rows"]] == [0, 1, 2]
     assert default["inner_rates"] == [0.1, 0.05]
     assert np.shape(default["tasks"]) == (6, 2)
-    assert np.shape(default["returns"]) == np.shape(default["lengths"]) == (3, 6)
+    assert np.shape(default["scores"]) == np.shape(default["lengths"]) == (3, 6)
     assert default["trajectories"] == 2
 
     fewer = scores("--tasks", "4", "--inner_steps", "0", "--trajectories", "3")
-    assert np.shape(fewer["returns"]) == (1, 4)
+    assert np.shape(fewer["scores"]) == (1, 4)
     assert (fewer["trajectories"], fewer["inner_rates"]) == (3, [])
 
     rates = scores("--inner_rates", "[0.1,0.2]")
     assert rates["inner_rates"] == [0.1, 0.2]
-    assert rates["returns"][:2] == default["returns"][:2]
-    assert rates["returns"][2] != default["returns"][2]
+    assert rates["scores"][:2] == default["scores"][:2]
+    assert rates["scores"][2] != default["scores"][2]
 
     other = scores("--seed", "1")
     assert other["tasks"] != default["tasks"]
-    assert other["returns"] != default["returns"]
+    assert other["scores"] != default["scores"]
 
 
 def test_mean_actions_and_chosen_rates_are_options(scores):
@@ -100,11 +102,11 @@ def test_mean_actions_and_chosen_rates_are_options(scores):
     mean = scores("--mean_actions", "true")
     assert (default["actions"], mean["actions"]) == ("sampled", "mean")
     assert mean["tasks"] == default["tasks"]
-    assert mean["returns"] != default["returns"]
+    assert mean["scores"] != default["scores"]
 
     chosen = scores("--candidate_rates", "[0.3,0.7]")
     assert [v["rate"] for v in chosen["validation"]] == [0.3, 0.7]
-    best = max(chosen["validation"], key=lambda v: v["return"])["rate"]
+    best = max(chosen["validation"], key=lambda v: v["score"])["rate"]
     assert chosen["inner_rates"] == [best, best / 2]
     assert default["validation"] == []
 
@@ -115,8 +117,8 @@ def test_tasks_may_be_out_of_the_trained_range(scores, capsys):
     assert "NOT as trained: goal_range [2.0, 3.0] instead of [-0.5, 0.5]" in said
     assert "a paper" not in said
     assert (np.array(far["tasks"]) >= 2).all()
-    assert far["env"]["goal_range"] == [2, 3]
-    assert far["rows"][0]["return"] < scores()["rows"][0]["return"]
+    assert far["protocol"]["problem"]["goal_range"] == [2, 3]
+    assert far["rows"][0]["mean"] < scores()["rows"][0]["mean"]
 
 
 def test_steps_is_short_for_inner_steps(scores):
@@ -139,8 +141,8 @@ def test_several_runs_are_compared_on_the_first_ones_tasks(toy, runs: Path, tmp_
     assert (runs / "second" / "evaluation.json").read_bytes() == before
     found = json.loads(output.read_text())
     first, second, oracle = (found["runs"][name] for name in names)
-    assert np.shape(first["returns"]) == np.shape(second["returns"]) == (3, 5)
-    assert np.shape(oracle["returns"]) == (1, 5), "it is not adapted"
+    assert np.shape(first["scores"]) == np.shape(second["scores"]) == (3, 5)
+    assert np.shape(oracle["scores"]) == (1, 5), "it is not adapted"
     assert first["tasks"] == second["tasks"] == oracle["tasks"]
     assert {run["trajectories"] for run in (first, second, oracle)} == {3}
 
@@ -148,14 +150,14 @@ def test_several_runs_are_compared_on_the_first_ones_tasks(toy, runs: Path, tmp_
     assert list(differences) == ["second - first", "oracle - first"]
     assert [len(rows) for rows in differences.values()] == [3, 3]
     for k, row in enumerate(differences["oracle - first"]):  # the same after every inner step
-        means = np.mean(oracle["returns"][0]), np.mean(first["returns"][k])
-        assert row["return"] == pytest.approx(means[0] - means[1])
+        means = np.mean(oracle["scores"][0]), np.mean(first["scores"][k])
+        assert row["mean"] == pytest.approx(means[0] - means[1])
     out = capsys.readouterr().out
     for k, row in enumerate(differences["second - first"]):
-        paired = stats.ttest_rel(second["returns"][k], first["returns"][k]).confidence_interval()
-        assert row["return"] == pytest.approx((paired.low + paired.high) / 2)
+        paired = stats.ttest_rel(second["scores"][k], first["scores"][k]).confidence_interval()
+        assert row["mean"] == pytest.approx((paired.low + paired.high) / 2)
         assert row["ci95"] == pytest.approx((paired.high - paired.low) / 2)
-        assert f"{row['return']:.2f} ± {row['ci95']:.2f}" in out
+        assert f"{row['mean']:.2f} ± {row['ci95']:.2f}" in out
 
     # Without an output the runs keep what they would have found alone: here only the oracle.
     assert evaluate(arguments) == 0
@@ -181,7 +183,7 @@ def test_held_out_tasks_are_the_same_for_all_runs(toy, runs: Path):
         assert train(toy(seed, "--seed", seed)) == 0
         found = json.loads((runs / seed / "evaluation.json").read_text())
         tasks.append(found["tasks"])
-        returns.append(found["returns"])
+        returns.append(found["scores"])
     assert tasks[0] == tasks[1]
     assert returns[0] != returns[1]
 
@@ -189,21 +191,19 @@ def test_held_out_tasks_are_the_same_for_all_runs(toy, runs: Path):
 def test_the_table_shows_scores_with_intervals_beside_the_published_ones(scores, capsys):
     found = scores()
     out = capsys.readouterr().out
-    assert found["published"] == {"source": "a paper", "returns": [-1.5, 7.0]}
+    assert found["published"] == {"source": "a paper", "scores": [-1.5, 7.0]}
     assert re.search(r"return .* a paper\n", out)
     for row, published in zip(found["rows"], (r"-1\.50", r"7\.00", ""), strict=True):
-        mean, width = f"{row['return']:.2f}", f"{row['ci95']:.2f}"
+        mean, width = f"{row['mean']:.2f}", f"{row['ci95']:.2f}"
         cells = rf"^ +{row['inner_steps']} .* {mean} ± {width} .* {published} *$"
         assert re.search(cells, out, re.MULTILINE), out
 
 
 def test_rows_summarise_the_returns_of_every_task(scores):
     found = scores()
-    for row, returns, lengths in zip(
-        found["rows"], found["returns"], found["lengths"], strict=True
-    ):
+    for row, returns, lengths in zip(found["rows"], found["scores"], found["lengths"], strict=True):
         low, high = stats.t.interval(0.95, 5, np.mean(returns), stats.sem(returns))
-        assert row["return"] == pytest.approx((low + high) / 2)
+        assert row["mean"] == pytest.approx((low + high) / 2)
         assert row["ci95"] == pytest.approx((high - low) / 2)
         assert row["median"] == pytest.approx(np.median(returns))
         assert row["length"] == pytest.approx(np.mean(lengths))
@@ -234,25 +234,26 @@ def test_one_sample_and_equal_samples_have_no_width():
 @pytest.mark.parametrize(
     ("config", "rates"),
     [
-        (EvaluationConfig(inner_steps=0), []),
-        (EvaluationConfig(inner_steps=3), [0.4, 0.2, 0.2]),
-        (EvaluationConfig(inner_steps=2, inner_rates=[1.0, 2.0, 3.0]), [1.0, 2.0]),
+        (PolicyEvaluationConfig(inner_steps=0), []),
+        (PolicyEvaluationConfig(inner_steps=3), [0.4, 0.2, 0.2]),
+        (PolicyEvaluationConfig(inner_steps=2, inner_rates=[1.0, 2.0, 3.0]), [1.0, 2.0]),
     ],
 )
-def test_inner_rates_are_alpha_then_half_of_it(config: EvaluationConfig, rates: list[float]):
+def test_inner_rates_are_alpha_then_half_of_it(config: PolicyEvaluationConfig, rates: list[float]):
     assert config.rates(0.4) == rates
 
 
 def test_too_few_inner_rates_are_refused():
     with pytest.raises(ValueError, match=r"inner_rates has 1 entries for 3 inner steps"):
-        EvaluationConfig(inner_rates=[0.1])
+        PolicyEvaluationConfig(inner_rates=[0.1])
 
 
 def test_an_evaluation_as_metrics():
-    evaluation = Evaluation(
+    evaluation = PolicyEvaluation(
+        measure="return",
         tasks=np.zeros((2, 1)),
         task_fields=("velocity",),
-        returns=np.array([[1.0, 3.0], [4.0, 8.0]]),
+        scores=np.array([[1.0, 3.0], [4.0, 8.0]]),
         lengths=np.array([[10.0, 20.0], [10.0, 10.0]]),
         diverged=np.array([0.0, 1.0]),
         inner_rates=[0.1],

@@ -9,8 +9,8 @@ import torch
 from envs import FAMILIES
 from envs.point import PointNavigation
 from metarl.build import make_learner
-from metarl.config import Config, PolicyConfig
-from metarl.evaluation import EvaluationConfig
+from metarl.config import PolicyConfig, RLExperiment
+from metarl.rl.protocol import PolicyEvaluationConfig
 from metarl.seeding import Purpose, generator, torch_seed
 
 
@@ -25,6 +25,8 @@ def test_old_runs_can_be_repeated():
         "VALIDATION_TASKS": 5,
         "VALIDATION_ROLLOUT": 6,
         "MEAN_ACTION_ROLLOUT": 7,
+        "IMAGE_SPLIT": 8,
+        "GLYPHS": 9,
     }
     rng = generator(0, Purpose.PARAMETERS)
     assert rng.integers(10**6, size=3).tolist() == [802237, 942937, 5483]
@@ -71,12 +73,12 @@ def test_every_iteration_has_tasks_of_its_own_and_evaluation_always_the_same(mon
             return drawn[-1]
 
     monkeypatch.setitem(FAMILIES, "recorded", Recorded)
-    config = Config(
+    config = RLExperiment(
         env={"family": "recorded", "horizon": 3},
         policy=PolicyConfig(hidden_sizes=[4]),
         tasks=5,
         trajectories=2,
-        evaluation=EvaluationConfig(tasks=5),
+        evaluation=PolicyEvaluationConfig(tasks=5),
     )
     learner = make_learner(config)
     for iteration in (0, 1, 1):

@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,6 @@ class CountingScores:
 class CountingLearner:
     """Its one parameter is the sum of the iterations done; ``at`` is called at every iteration."""
 
-    score = "score"
-
     def __init__(self, at: Callable[[int], float] = float):
         self.total = torch.zeros(())
         self.iterations: list[int] = []
@@ -41,6 +39,9 @@ class CountingLearner:
         self.iterations.append(iteration)
         self.total = self.total + iteration
         return {"score": self._at(iteration), "total": float(self.total)}
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        return metrics["score"]
 
     def evaluate(self, iteration: int) -> CountingScores:
         self.evaluations.append(iteration)

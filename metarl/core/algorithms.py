@@ -6,8 +6,10 @@ learned. Adding an algorithm is adding a row.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from metarl.core.adapt import Rates
@@ -25,11 +27,14 @@ class InnerAlgorithm:
         first_order: do not differentiate through the inner gradient.
         head_only: adapt only the parameters of the last layer.
         learned_rates: one learned rate per parameter element, part of the meta-parameters.
+        displacement: the outer gradient of a task is theta - phi, in units of alpha; there is no
+            query set.
     """
 
     first_order: bool = False
     head_only: bool = False
     learned_rates: bool = False
+    displacement: bool = False
 
 
 ALGORITHMS: dict[str, InnerAlgorithm] = {
@@ -37,7 +42,40 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "fomaml": InnerAlgorithm(first_order=True),  # Finn et al. 2017, section 5.2
     "anil": InnerAlgorithm(head_only=True),  # Raghu et al. 2020
     "meta-sgd": InnerAlgorithm(learned_rates=True),  # Li et al. 2017
+    "reptile": InnerAlgorithm(first_order=True, displacement=True),  # Nichol et al. 2018
 }
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """The inner loop.
+
+    Args:
+        rate: inner rate alpha (initial value of learned rates).
+        rates: inner rate of every inner step in training; null: ``rate`` for all.
+        steps: inner steps in training; 0 trains one model for all tasks (the papers' pretrained and
+            oracle baselines).
+    """
+
+    rate: Annotated[float, Gt(0)] = 0.1
+    rates: list[Annotated[float, Gt(0)]] | None = None
+    steps: Annotated[int, Ge(0)] = 1
+
+    def __post_init__(self) -> None:
+        if self.rates is not None and len(self.rates) != self.steps:
+            raise ValueError(
+                f"inner.rates has {len(self.rates)} entries for {self.steps} inner steps"
+            )
+
+    @property
+    def alphas(self) -> list[float]:
+        """alpha of every inner step in training."""
+        return self.rates or [self.rate] * self.steps
+
+    @property
+    def alpha(self) -> float:
+        """alpha of the first inner step."""
+        return self.rates[0] if self.rates else self.rate
 
 
 def adapted_names(

@@ -10,12 +10,14 @@ threads.
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+from metarl.core.compiled import Compiled
 from metarl.core.params import Params, leading_size, tree_map
 
 Objective: TypeAlias = Callable[[Params, Any], Tensor]
@@ -41,12 +43,14 @@ class TaskMap:
         chunk_size: tasks per ``vmap`` call.
         threads: chunks in flight; 0 for one per core. Callers should set PyTorch's own threads to
             one, which also makes every result independent of the number of cores.
+        compiled: compile the meta-gradient of every objective that it is called with. An objective
+            is compiled once and so must not change what it closes over.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, chunk_size: int = 1, threads: int = 1):
+    def __init__(self, chunk_size: int = 1, threads: int = 1, compiled: bool = False):
         if chunk_size < 1 or threads < 0:
             raise ValueError(
                 f"chunk_size must be at least 1 and threads at least 0, got {chunk_size}, {threads}"
@@ -54,6 +58,8 @@ class TaskMap:
         self.chunk_size = chunk_size
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._compiled = compiled
+        self._programs: dict[Objective, Callable[[Params, Any], tuple[Tensor, Params]]] = {}
 
     def map(self, fn: Callable[[Any], Any], data: Any) -> Any:
         """``fn(task_data)`` for every task, without a graph; results stacked to [M, ...]."""
@@ -79,15 +85,23 @@ class TaskMap:
     def mean_and_grad(self, objective: Objective, meta: Params, data: Any) -> tuple[Tensor, Params]:
         """Mean of ``objective`` over tasks, [K], and the meta-gradient of its first entry."""
 
+        run = self._programs.get(objective) or self._sum_and_grad(objective)
+        value, gradient = _add(self._over_chunks(partial(run, meta), data))
+        tasks = leading_size(data)
+        return value / tasks, {name: g / tasks for name, g in gradient.items()}
+
+    def _sum_and_grad(self, objective: Objective) -> Callable[[Params, Any], tuple[Tensor, Params]]:
+        """Sum over the tasks of a chunk, and its gradient, as a function of (meta, chunk)."""
+
         @torch.enable_grad()
-        def run(chunk: Any) -> tuple[Tensor, Params]:
+        def run(meta: Params, chunk: Any) -> tuple[Tensor, Params]:
             leaves = leaves_of(meta)
             value = self._sum(objective, leaves, chunk)
             return value.detach(), gradients_of(value[0], leaves)
 
-        tasks = leading_size(data)
-        value, gradient = _add(self._over_chunks(run, data))
-        return value / tasks, {name: g / tasks for name, g in gradient.items()}
+        if not self._compiled:
+            return run
+        return self._programs.setdefault(objective, Compiled(run))
 
     def hvp(self, objective: Objective, meta: Params, data: Any, vector: Params) -> Params:
         """Exact product of the mean objective's Hessian with ``vector``, by double backward."""

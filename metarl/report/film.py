@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from metarl.errors import warn
-from metarl.evaluation import Episodes
 from metarl.files import write_atomically
 from metarl.report.view import RunView, after
+from metarl.rl.protocol import Episodes
 
 PACKAGES = "libegl1 and libgl1-mesa-dri, or libosmesa6"
 TIMEOUT = 120  # seconds per video; it takes a few
@@ -32,7 +32,7 @@ def film(view: RunView, tasks: int, folder: Path) -> list[Film]:
 
     They show the first recorded trajectory before and after every inner step.
     """
-    if view.episodes is None or tasks == 0:
+    if not isinstance(view.episodes, Episodes) or tasks == 0:
         return []
     paths = [folder / f"task-{m + 1}.mp4" for m in range(min(tasks, view.episodes.qpos.shape[1]))]
     with tempfile.TemporaryDirectory() as temporary:
@@ -67,7 +67,7 @@ def _caption(view: RunView, episodes: Episodes, m: int) -> str:
 
 def _save_clip(view: RunView, episodes: Episodes, m: int, path: Path) -> None:
     """What ``envs.video.Clip.load`` reads."""
-    env = view.evaluation["env"]
+    env = view.evaluation["protocol"]["problem"]
     constants = {key: value for key, value in env.items() if key != "family"}
     captions = [after(k) for k in range(len(episodes.qpos))]
     np.savez(

@@ -1,6 +1,7 @@
 """One self-contained HTML page about runs: no scripts, no network."""
 
 import base64
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from metarl.metrics import Media
 from metarl.report import tables
 from metarl.report.film import Film, film
 from metarl.report.plots import INK, figures, to_png, to_svg
-from metarl.report.view import RunView, require_comparable
+from metarl.report.view import RunView, by_test, require_comparable
+from metarl.rl.protocol import Episodes
+from metarl.run import FIXED
 
 CAPTIONS = {
     "training": "Return in training, before and after adaptation; band: 95 % interval over the "
@@ -26,7 +29,19 @@ CAPTIONS = {
     "heading": "How far the motion is off the wanted direction, mean over trajectories.",
     "velocity": "Velocity over time before and after every inner step, mean over trajectories.",
     "diagnostics": "The outer step over training; dashed: the trust region's radius.",
+    "fits": "What the model says of the first held-out tasks before and after adaptation to the "
+    "support points.",
+    "images": "The first held-out tasks: support images, which the model adapts to, and query "
+    "images, of which it says what they show.",
 }
+SUPERVISED_CAPTIONS = {
+    "training": "Score on the query data of the training tasks after adaptation (of Reptile, which "
+    "has no query data, on what it adapted to); a running mean, with all logged iterations behind "
+    "it, or with the 95 % interval over seeds where a name stands for several.",
+    "adaptation": "Score on the query data of held-out tasks after every inner step, with 95 % "
+    "intervals over tasks, or over seeds where a name stands for several.",
+}
+WIDE = ("fits", "images", "paths", "heading", "velocity")  # of held-out tasks
 
 
 def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
@@ -58,7 +73,7 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
     return Media(
         {name: assets / f"{name}.png" for name in drawn},
         {f.path.relative_to(assets).with_suffix("").as_posix(): f.path for f in filmed},
-        {"returns": tables.tracker_table(views[0].evaluation)},
+        tables.tracker_tables(views[0]),
     )
 
 
@@ -75,6 +90,8 @@ def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
         return film(views[0], videos, assets)
     filmed = []
     for view in views:
+        if not isinstance(view.episodes, Episodes):
+            continue
         (assets / view.name).mkdir(exist_ok=True)
         found = film(view, min(videos, 1), assets / view.name)
         filmed += [f._replace(caption=f"{view.name}; {f.caption}") for f in found]
@@ -90,20 +107,33 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    pictures = {name: (Markup(_inline(svg)), CAPTIONS[name]) for name, svg in svgs.items()}
+    captions = CAPTIONS | ({} if views[0].family else SUPERVISED_CAPTIONS)
+    pictures = {name: (Markup(_inline(svg)), captions[name]) for name, svg in svgs.items()}
+    tests = by_test(views)
     videos = [(_data_url("video/mp4", f.path.read_bytes()), f.caption) for f in films]
     return environment.get_template("page.html").render(
         views=views,
-        protocols=[(view.name, tables.protocol(view)) for view in views],
-        scores=tables.comparison(views),
-        differences=tables.differences(views) if len(views) > 1 else None,
+        protocols={test: _protocols(seen) for test, seen in tests.items()},
+        scores={test: tables.comparison(seen) for test, seen in tests.items()},
+        differences={
+            test: tables.differences(seen) for test, seen in tests.items() if len(seen) > 1
+        },
         pictures=pictures,
+        wide=WIDE,
         videos=videos,
         command=command,
-        score=tables.score,
-        to_yaml=lambda values: yaml.safe_dump(dict(values), sort_keys=False),
+        tables=tables,
+        settings=settings,
         versions=versions,
     )
+
+
+def _protocols(views: Sequence[RunView]) -> dict[str, list[str]]:
+    """Names of the runs by how their scores were taken."""
+    found: dict[str, list[str]] = {}
+    for view in views:
+        found.setdefault(tables.protocol(view), []).append(view.name)
+    return found
 
 
 def command(view: RunView) -> str:
@@ -117,6 +147,12 @@ def command(view: RunView) -> str:
     return shlex.join([*start, *words[1:]])
 
 
+def settings(view: RunView) -> str:
+    """All of them, as the run's ``config.yaml`` has them: those that make it what it is first."""
+    fixed = {key: view.config[key] for key in FIXED if key in view.config}
+    return str(yaml.safe_dump({**fixed, **view.config}, sort_keys=False))
+
+
 def versions(view: RunView) -> dict[str, Any]:
     """What it ran on."""
     info = view.info
@@ -128,10 +164,12 @@ def versions(view: RunView) -> dict[str, Any]:
 
 
 def _inline(svg: bytes) -> str:
-    """The ``<svg>`` element, its ink in the page's text colour, as wide as there is room."""
+    """The ``<svg>`` element, its ink in the page's text colour; CSS gets to know its width."""
     text = svg.decode()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return text.replace("<svg ", '<svg role="img" ', 1)
+    width = re.search(r'width="([\d.]+pt)"', text)
+    assert width is not None
+    return text.replace("<svg ", f'<svg role="img" style="--width: {width[1]}" ', 1)
 
 
 def _data_url(kind: str, data: bytes) -> str:

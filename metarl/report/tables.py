@@ -12,85 +12,130 @@ from metarl import metrics
 from metarl.evaluation import paired_differences
 from metarl.report.view import RunView
 
+TASKS = 100  # at most so many are listed one by one
 
-def score(mean: float | None, half_width: float) -> str:
-    """``-11.68 ± 0.52``; a dash for no finite value."""
-    return "–" if mean is None or math.isnan(mean) else f"{mean:.2f} ± {half_width:.2f}"
+
+def score(view: RunView, row: Mapping[str, Any]) -> str:
+    """A row's mean and interval, ``-11.68 ± 0.52``; a dash for no finite value."""
+    mean = number(view, row["mean"])
+    return mean if mean == "–" else f"{mean} ± {number(view, row['ci95'])}"
+
+
+def number(view: RunView, value: float | None) -> str:
+    """A score with the digits that papers give it."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.{2 if view.measure == 'return' else 3}f}"
 
 
 def protocol(view: RunView) -> str:
     """How the scores were taken, in a sentence."""
-    evaluation, chosen = view.evaluation, ""
+    evaluation, taken, chosen = view.evaluation, view.evaluation["protocol"], ""
     if evaluation["validation"]:
         candidates = ", ".join(f"{v['rate']:g}" for v in evaluation["validation"])
         chosen = f"; alpha chosen from {candidates} on validation tasks"
+    if "trajectories" in taken:
+        data = (
+            f"{taken['trajectories']} trajectories per task and inner step, "
+            f"{taken['actions']} actions"
+        )
+    else:
+        data = f"{evaluation['test']}, {taken['queries']} queries"
+        if ways := taken["problem"].get("ways"):
+            data = f"{ways}-way {data} of every class"
     return (
-        f"{len(evaluation['tasks'])} held-out tasks, {evaluation['trajectories']} trajectories "
-        f"per task and inner step, {evaluation['actions']} actions; "
-        f"mean return with 95 % interval (Student's t over tasks){chosen}{elsewhere(view)}"
+        f"{taken['tasks']} held-out tasks, {data}; mean {view.measure} with 95 % interval "
+        f"(Student's t over tasks){chosen}{elsewhere(view)}"
     )
 
 
 def elsewhere(view: RunView) -> str:
-    """In which constants of the family the held-out tasks differ from the trained ones, if any."""
+    """In which constants the held-out tasks differ from the trained ones, if in any."""
+    trained = view.config[view.evaluation["problem"]]
     changed = [
-        f"{key} {value} instead of {view.config['env'].get(key)}"
-        for key, value in view.evaluation["env"].items()
-        if view.config["env"].get(key) != value
+        f"{key} {value} instead of {trained.get(key)}"
+        for key, value in view.evaluation["protocol"]["problem"].items()
+        if trained.get(key) != value
     ]
     return f"; NOT as trained: {', '.join(changed)}" if changed else ""
 
 
 def published_of(view: RunView) -> Mapping[str, Any]:
     """The published row, empty where the evaluation is of another setting."""
-    empty: dict[str, Any] = {"source": "", "returns": []}
-    return empty if elsewhere(view) else view.config["evaluation"]["published"]
+    empty: dict[str, Any] = {"source": "", "scores": []}
+    return empty if elsewhere(view) else view.evaluation["published"]
 
 
 def scores_table(view: RunView) -> Table:
-    """One run, for a terminal."""
-    evaluation, published = view.evaluation, published_of(view)
-    table = _table(protocol(view))
-    for name in ("inner steps", "rate", "return", "median", "length", "diverged"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if published["returns"]:
-        table.add_column(escape(published["source"]), justify="right")
-    for row in evaluation["rows"]:
-        k = int(row["inner_steps"])
-        cells = [
-            str(k),
-            f"{evaluation['inner_rates'][k - 1]:g}" if k else "",
-            score(row["return"], row["ci95"]),
-            "–" if row["median"] is None else f"{row['median']:.2f}",
-            f"{row['length']:.1f}",
-            f"{row['diverged']:.0f}",
-        ]
-        if published["returns"]:
-            cells.append(_published(published, k))
-        table.add_row(*cells)
+    """One run in one test, for a terminal."""
+    table, (header, rows) = _table(protocol(view)), scores(view)
+    short = {"episode length": "length"}  # to fit 80 columns
+    for i, name in enumerate(header):
+        is_own = i < len(header) - bool(published_of(view)["scores"])
+        table.add_column(escape(short.get(name, name)), justify="right", no_wrap=is_own)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
-    """Header, and a row per run of its returns after every inner step; the published one last."""
+def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row per inner step of one run in one test."""
+    evaluation, published = view.evaluation, published_of(view)
+    has_length = "length" in evaluation["rows"][0]
+    lengths = ["episode length"] * has_length
+    header = ["inner steps", "rate", view.measure, "median", *lengths, "diverged"]
     rows = [
-        [view.name, *(score(row["return"], row["ci95"]) for row in view.evaluation["rows"])]
-        for view in views
+        [
+            f"{row['inner_steps']:.0f}",
+            f"{evaluation['inner_rates'][k - 1]:g}" if k else "",
+            score(view, row),
+            number(view, row["median"]),
+            *([f"{row['length']:.1f}"] if has_length else []),
+            f"{row['diverged']:.0f}",
+        ]
+        for k, row in enumerate(evaluation["rows"])
     ]
+    if published["scores"]:
+        header.append(published["source"] or "published")
+        for k, cells in enumerate(rows):
+            cells.append(_published(view, published, k))
+    return header, rows
+
+
+def tasks(view: RunView) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row for each of the first held-out tasks of one run in one test."""
+    evaluation = view.evaluation
+    digits = "g" if "ways" in evaluation["protocol"]["problem"] else ".3f"  # numbers of classes
+    after = [f"after {row['inner_steps']:.0f}" for row in evaluation["rows"]]
+    rows = [
+        [
+            str(m + 1),
+            *(f"{value:{digits}}" for value in task),
+            *(number(view, of_step[m]) for of_step in evaluation["scores"]),
+        ]
+        for m, task in enumerate(evaluation["tasks"][:TASKS])
+    ]
+    return ["task", *evaluation["task_fields"], *after], rows
+
+
+def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row per run of its scores after every inner step; the published one last."""
+    rows = [[view.name, *(score(view, row) for row in view.evaluation["rows"])] for view in views]
     published = published_of(views[0])
-    if published["returns"]:
+    if published["scores"]:
         name = published["source"] or "published"
-        rows.append([name, *(f"{value:.2f}" for value in published["returns"])])
+        steps = range(len(published["scores"]))
+        rows.append([name, *(_published(views[0], published, k) for k in steps)])
     return _with_header("run", rows)
 
 
 def differences(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
-    """Header, and a row per other run of its returns minus the first one's, paired by task."""
+    """Header, and a row per other run of its scores minus the first one's, paired by task."""
     first, *others = views
     rows = []
     for view in others:
-        paired = paired_differences(first.returns, view.returns)
-        rows.append([view.name, *(score(row["return"], row["ci95"]) for row in paired)])
+        paired = paired_differences(first.scores, view.scores)
+        rows.append([view.name, *(score(view, row) for row in paired)])
     return _with_header(f"minus {first.name}", rows)
 
 
@@ -112,9 +157,17 @@ def terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[st
     return table
 
 
-def tracker_table(evaluation: Mapping[str, Any]) -> metrics.Table:
-    """Returns per inner step as numbers."""
-    columns = ["inner_steps", "return", "ci95", "median", "length", "diverged"]
+def tracker_tables(view: RunView) -> dict[str, metrics.Table]:
+    """The scores of every test, by what they are: ``returns``; ``MSE/10-shot``."""
+    return {
+        "/".join(filter(None, (view.measures, test))): _tracker_table(seen.evaluation)
+        for test, seen in view.tests().items()
+    }
+
+
+def _tracker_table(evaluation: Mapping[str, Any]) -> metrics.Table:
+    """Scores per inner step as numbers."""
+    columns = list(evaluation["rows"][0])
     return metrics.Table(columns, [[row[c] for c in columns] for row in evaluation["rows"]])
 
 
@@ -128,6 +181,6 @@ def _table(title: str) -> Table:
     )
 
 
-def _published(published: Mapping[str, Any], k: int) -> str:
-    returns = published["returns"]
-    return f"{returns[k]:.2f}" if k < len(returns) else ""
+def _published(view: RunView, published: Mapping[str, Any], k: int) -> str:
+    scores = published["scores"]
+    return number(view, scores[k]) if k < len(scores) and scores[k] is not None else ""

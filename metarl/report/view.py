@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metarl.errors import UserError
-from metarl.evaluation import Episodes
+from metarl.rl.protocol import Episodes
 from metarl.run import FIXED
+from metarl.supervised.protocol import Examples
 from metarl.trainer import first_difference
 
 Array = NDArray[np.floating]
+Recorded = Episodes | Examples
 
 
 class Target(Protocol):
@@ -45,7 +47,7 @@ class RunView:
         metrics: rows of ``metrics.jsonl``.
         evaluation: what ``evaluation.json`` says.
         episodes: recorded episodes of that evaluation; None if they are lost.
-        family: its task family.
+        family: its task family; None for a supervised run.
     """
 
     name: str
@@ -53,8 +55,8 @@ class RunView:
     info: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     evaluation: Mapping[str, Any]
-    episodes: Episodes | None
-    family: Family
+    episodes: Recorded | None
+    family: Family | None
 
     @property
     def name_without_seed(self) -> str:
@@ -62,9 +64,36 @@ class RunView:
         return re.sub(r"-seed\d+(-.*)?$", "", self.name)
 
     @property
-    def returns(self) -> Array:
-        """Return of every held-out task after every inner step, [steps + 1, M]."""
-        return np.array(self.evaluation["returns"], dtype=np.float64)  # null becomes NaN
+    def scores(self) -> Array:
+        """Score of every held-out task after every inner step, [steps + 1, M]."""
+        return np.array(self.evaluation["scores"], dtype=np.float64)  # null becomes NaN
+
+    @property
+    def measure(self) -> str:
+        """What the scores are: return, MSE, accuracy."""
+        return str(self.evaluation["measure"])
+
+    @property
+    def measures(self) -> str:
+        """What a table of the scores is of: returns, MSE, accuracy."""
+        return "returns" if self.measure == "return" else self.measure
+
+    @property
+    def source(self) -> str:
+        """Where its tasks come from: the task family's name, or that of the data."""
+        problem = self.config[self.evaluation["problem"]]
+        return str(problem["family" if self.family else "source"])
+
+    def tests(self) -> dict[str, "RunView"]:
+        """The run as every test that it was put to sees it, by name."""
+        main, others = self.evaluation, self.evaluation["others"]
+        empty = {"source": "", "scores": []}  # what is published is of the main test
+        return {main["test"]: self} | {
+            other["test"]: replace(
+                self, evaluation={**main, **other, "published": empty}, episodes=None
+            )
+            for other in others
+        }
 
     def series(self, name: str) -> Array:
         """A metric over iterations, NaN where it is missing."""
@@ -104,6 +133,15 @@ def groups(views: Sequence[RunView]) -> dict[str, list[RunView]]:
     }
 
 
+def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
+    """The runs that were put to every test, as it sees them; a test may be of some of them only."""
+    found: dict[str, list[RunView]] = {}
+    for view in views:
+        for name, seen in view.tests().items():
+            found.setdefault(name, []).append(seen)
+    return found
+
+
 def _are_seeds(views: Sequence[RunView]) -> bool:
     """Whether the runs are one experiment with different seeds."""
     kept = [key for key in FIXED if key != "seed"]
@@ -116,12 +154,17 @@ def require_comparable(views: Sequence[RunView]) -> None:
     """Raises UserError unless all runs were evaluated in the same way on the same tasks."""
     first = views[0]
     for view in views[1:]:
-        one, other = first.evaluation["env"], view.evaluation["env"]
-        if difference := first_difference(other, one, "env"):
-            raise UserError(f"{view.name} and {first.name} cannot be compared: {difference}")
-        for key in ("tasks", "trajectories", "actions", "evaluation_seed"):
-            if view.evaluation[key] != first.evaluation[key]:
+        one, other = first.evaluation, view.evaluation
+        for key in ("problem", "protocol"):
+            if difference := first_difference(_comparable(other[key]), _comparable(one[key]), key):
                 raise UserError(
-                    f"{first.name} and {view.name} cannot be compared: they were evaluated with "
-                    f"different {key}"
+                    f"{view.name} and {first.name} cannot be compared: they were evaluated with "
+                    f"different settings: {difference}"
                 )
+
+
+def _comparable(protocol: Any) -> Any:
+    """Every run may adapt with inner rates of its own."""
+    if not isinstance(protocol, dict):
+        return protocol
+    return {k: v for k, v in protocol.items() if k not in ("inner_rates", "candidates")}

@@ -1,6 +1,6 @@
 """Meta-reinforcement learning: algorithm 3 of Finn et al. 2017 with a TRPO outer step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias, cast
@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.core.adapt import Rates, adapt
-from metarl.core.algorithms import InnerAlgorithm, inner_rates, split_rates
+from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_step
-from metarl.evaluation import Evaluation, EvaluationConfig
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
 from metarl.rl.losses import INNER_LOSSES, Batch, Policy, mean_kl, surrogate_and_kl
-from metarl.rl.protocol import EvaluationProtocol, Tasks
+from metarl.rl.protocol import (
+    EvaluationProtocol,
+    PolicyEvaluation,
+    PolicyEvaluationConfig,
+    Tasks,
+)
 from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
 from metarl.rl.sampler import Sampler, Stream, Watch
 from metarl.seeding import Purpose, generator
@@ -28,38 +32,16 @@ Array: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class InnerConfig:
-    """The inner loop.
+class PolicyInnerConfig(InnerConfig):
+    """The inner loop of policies.
 
     Args:
         algorithm: a row of ``metarl.core.algorithms``.
-        rate: inner rate alpha (initial value of learned rates).
-        rates: inner rate of every inner step in training; null: ``rate`` for all.
-        steps: inner steps in training; 0 trains one policy for all tasks (the papers' pretrained
-            and oracle baselines).
         loss: inner policy-gradient estimator.
     """
 
     algorithm: Literal["maml", "fomaml", "anil", "meta-sgd"] = "maml"
-    rate: Annotated[float, Gt(0)] = 0.1
-    rates: list[Annotated[float, Gt(0)]] | None = None
-    steps: Annotated[int, Ge(0)] = 1
     loss: Literal["reinforce", "lvc"] = "reinforce"
-
-    def __post_init__(self) -> None:
-        if self.rates is not None and len(self.rates) != self.steps:
-            raise ValueError(
-                f"inner.rates has {len(self.rates)} entries for {self.steps} inner steps"
-            )
-
-    @property
-    def alphas(self) -> list[float]:
-        return self.rates or [self.rate] * self.steps
-
-    @property
-    def alpha(self) -> float:
-        """Rate of the first inner step."""
-        return self.rates[0] if self.rates else self.rate
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,7 @@ class LearnerConfig:
 
     tasks: Annotated[int, Ge(1)] = 20
     trajectories: Annotated[int, Ge(1)] = 20
-    inner: InnerConfig = field(default_factory=InnerConfig)
+    inner: PolicyInnerConfig = field(default_factory=PolicyInnerConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
 
@@ -111,13 +93,11 @@ class MetaRLLearner:
         seed: of everything random.
     """
 
-    score = "return/after"
-
     def __init__(
         self,
         *,
         config: LearnerConfig,
-        evaluation: EvaluationConfig,
+        evaluation: PolicyEvaluationConfig,
         family: Tasks,
         policy: Policy,
         meta: Params,
@@ -285,7 +265,11 @@ class MetaRLLearner:
 
     # --- what the trainer asks for
 
-    def evaluate(self, iteration: int) -> Evaluation:
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """How good an iteration was, higher is better."""
+        return metrics["return/after"]
+
+    def evaluate(self, iteration: int) -> PolicyEvaluation:
         """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
         return self._protocol.run(self)
 

@@ -1,16 +1,14 @@
 """The policy: observations to a diagonal Gaussian over actions."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metarl.networks import hidden_layers, initialise
 from metarl.rl.distributions import Gaussian
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class GaussianMLP(nn.Module):
@@ -41,18 +39,11 @@ class GaussianMLP(nn.Module):
     ):
         super().__init__()
         sizes = [observation_dim, *hidden_sizes]
-        layers: list[nn.Module] = []
-        for size_in, size_out in pairwise(sizes):
-            layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
-        self.body = nn.Sequential(*layers)
+        self.body = hidden_layers(sizes, activation)
         self.head = nn.Linear(sizes[-1], action_dim)
         self.log_std = nn.Parameter(torch.full((action_dim,), float(np.log(init_std))))
         self._min_log_std = float(np.log(min_std))
-        generator = torch.Generator().manual_seed(seed)
-        for layer in (*self.body, self.head):
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-                nn.init.zeros_(layer.bias)
+        initialise(self, seed)
 
     def forward(self, observation: Tensor) -> Gaussian:
         mean = self.head(self.body(observation))

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from annotated_types import Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.errors import warn
-from metarl.evaluation import Episodes, Evaluation, EvaluationConfig
+from metarl.evaluation import Evaluation, EvaluationConfig
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.rollout import Trajectories
 from metarl.rl.sampler import Stream, Watch
@@ -18,6 +19,67 @@ from metarl.seeding import Purpose, generator
 
 RECORDED_TASKS = 3
 RECORDED_TRAJECTORIES = 8
+
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class PolicyEvaluationConfig(EvaluationConfig):
+    """How a policy is evaluated.
+
+    Args:
+        trajectories: trajectories per task and inner step; null: as many as in training.
+        mean_actions: adapt on sampled actions, but score episodes of the policy's mean actions.
+    """
+
+    trajectories: Annotated[int, Gt(0)] | None = None
+    mean_actions: bool = False
+
+    def rates_from(self, alpha: float) -> list[float]:
+        """alpha, then alpha / 2 (Finn et al. 2017, appendix A.2)."""
+        return [alpha if k == 0 else alpha / 2 for k in range(self.inner_steps)]
+
+
+class Episodes(NamedTuple):
+    """Recorded episodes: the first N' of the first M' held-out tasks after 0, 1, ... inner steps.
+
+    They are those that the scores count, not episodes of their own.
+    """
+
+    qpos: Array  # [steps + 1, M', N', T + 1, nq], generalised coordinates, initial state first
+    rewards: Array  # [steps + 1, M', N', T]
+    lengths: NDArray[np.integer]  # [steps + 1, M', N'], env steps; what follows them is padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyEvaluation(Evaluation):
+    """Mean undiscounted returns of one policy; NaN where all of a task's episodes diverged.
+
+    Args:
+        lengths: mean episode length, [steps + 1, M].
+        trajectories: per task and inner step.
+        mean_actions: whether the scored actions are the policy's mean ones.
+    """
+
+    lengths: Array
+    trajectories: int
+    mean_actions: bool = False
+
+    def rows(self) -> list[dict[str, float]]:
+        lengths = self.lengths.mean(1)
+        return [
+            row | {"length": float(length)}
+            for row, length in zip(super().rows(), lengths, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **super().to_json(),
+            "trajectories": self.trajectories,
+            "actions": "mean" if self.mean_actions else "sampled",
+            "lengths": self.lengths.tolist(),
+        }
 
 
 class Tasks(Protocol):
@@ -87,18 +149,15 @@ class EvaluationProtocol:
         trajectories: per task and inner step, where the config does not say.
     """
 
-    config: EvaluationConfig
+    config: PolicyEvaluationConfig
     family: Tasks
     alpha: float
     trajectories: int
 
-    def run(self, adapter: Adapter) -> Evaluation:
+    def run(self, adapter: Adapter) -> PolicyEvaluation:
         """The scores; the adapter stays as it is."""
         config = self.config
-        validation = self._validation(adapter)
-        alpha = max(validation, key=lambda a: (validation[a], -a)) if validation else self.alpha
-        if validation and not np.isfinite(validation[alpha]):
-            warn(f"every candidate rate breaks the simulation; the smallest, {alpha:g}, is used")
+        alpha, validation = config.choose_rate(self.alpha, partial(self._validate, adapter))
         tasks = self._tasks(Purpose.EVALUATION_TASKS)
         trajectories = config.trajectories or self.trajectories
         stream = Stream(config.seed, Purpose.EVALUATION_ROLLOUT)
@@ -109,10 +168,11 @@ class EvaluationProtocol:
         if config.mean_actions:
             stream = stream._replace(purpose=Purpose.MEAN_ACTION_ROLLOUT)
             rounds = adapter.mean_action_trajectories(sampled, tasks, stream, recorder)
-        return Evaluation(
+        return PolicyEvaluation(
+            measure="return",
             tasks=tasks,
             task_fields=self.family.task_fields,
-            returns=_numpy([r.returns.nanmean(1) for r in rounds]),
+            scores=_numpy([r.returns.nanmean(1) for r in rounds]),
             lengths=_numpy([r.lengths.mean(1) for r in rounds]),
             diverged=_numpy([r.diverged.sum() for r in rounds]),
             inner_rates=config.rates(alpha),
@@ -122,22 +182,14 @@ class EvaluationProtocol:
             episodes=recorder.episodes(rounds),
         )
 
-    def _validation(self, adapter: Adapter) -> dict[float, float]:
-        """Mean return over validation tasks and inner steps from the first on, by candidate."""
-        config = self.config
-        if not config.candidate_rates or not config.inner_steps:
-            return {}
+    def _validate(self, adapter: Adapter, alpha: float) -> float:
+        """Mean return over validation tasks and inner steps from the first on."""
         tasks = self._tasks(Purpose.VALIDATION_TASKS)
-        trajectories = config.trajectories or self.trajectories
-        stream = Stream(config.seed, Purpose.VALIDATION_ROLLOUT)
-        scores = {}
-        for alpha in config.candidate_rates:
-            rounds = adapter.adapt_and_sample(tasks, config.rates(alpha), trajectories, stream)
-            returns = torch.stack([r.trajectories.returns for r in rounds[1:]])
-            # A rate that breaks the simulation is none to choose.
-            score = float(returns.double().mean())
-            scores[alpha] = score if np.isfinite(score) else float("-inf")
-        return scores
+        trajectories = self.config.trajectories or self.trajectories
+        stream = Stream(self.config.seed, Purpose.VALIDATION_ROLLOUT)
+        rounds = adapter.adapt_and_sample(tasks, self.config.rates(alpha), trajectories, stream)
+        returns = torch.stack([r.trajectories.returns for r in rounds[1:]])
+        return float(returns.double().mean())
 
     def _tasks(self, purpose: Purpose) -> NDArray[np.float64]:
         return self.family.sample_tasks(generator(self.config.seed, purpose), self.config.tasks)

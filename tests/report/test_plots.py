@@ -21,12 +21,12 @@ from scipy import stats
 
 from envs import FAMILIES
 from metarl.build import make_learner
-from metarl.config import Config, PolicyConfig
-from metarl.evaluation import Episodes, Evaluation
+from metarl.config import PolicyConfig, RLExperiment
 from metarl.files import to_json
 from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
 from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
+from metarl.rl.protocol import Episodes, PolicyEvaluation
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,30 +109,36 @@ def make_view(
         tasks = built.sample_tasks(np.random.default_rng(0), returns.shape[1])
     if isinstance(episodes, dict):
         episodes = moving(built, **episodes)
-    evaluation = Evaluation(
+    evaluation = PolicyEvaluation(
+        measure="return",
         tasks=np.asarray(tasks, dtype=float),
         task_fields=built.task_fields,
-        returns=returns,
+        scores=returns,
         lengths=np.ones_like(returns),
         diverged=np.zeros(len(returns)),
         inner_rates=[0.1] * (len(returns) - 1),
         trajectories=20,
     )
     env = json.loads(json.dumps({"family": family, **dataclasses.asdict(built)}))
+    taken = {"problem": env, "tasks": len(tasks), "trajectories": 20, "actions": "sampled"}
+    published = published or {"source": "", "scores": []}
     seed = re.search(r"-seed(\d+)", name)
     config = {
         "env": env | (trained or {}),
         "seed": int(seed[1]) if seed else 0,
         "inner": {"steps": inner_steps},
         "outer": {"max_kl": 0.01},
-        "evaluation": {"published": published or {"source": "", "returns": []}},
     }
     return RunView(
         name=name,
         config=config,
         info={},
         metrics=metrics,
-        evaluation=json.loads(to_json(evaluation.to_json() | {"env": env})),  # NaN becomes null
+        evaluation=json.loads(  # NaN becomes null
+            to_json(
+                evaluation.to_json() | {"problem": "env", "protocol": taken, "published": published}
+            )
+        ),
         episodes=episodes,
         family=built,
     )
@@ -262,7 +268,7 @@ def test_a_run_that_does_not_adapt_is_a_horizontal_line():
 
 
 def test_the_published_row_is_drawn_beside_ones_own():
-    published = {"source": "Finn et al. 2017", "returns": [-40.41, -11.68]}
+    published = {"source": "Finn et al. 2017", "scores": [-40.41, -11.68]}
     figure = figures([make_view(published=published)])["adaptation"]
     np.testing.assert_array_equal(
         line(figure.axes[0], "Finn et al. 2017"), [[0, 1], [-40.41, -11.68]]
@@ -273,7 +279,7 @@ def test_the_published_row_is_drawn_beside_ones_own():
 
 
 def test_the_published_row_is_not_drawn_beside_scores_of_other_tasks():
-    published = {"source": "a paper", "returns": [-40.41, -11.68]}
+    published = {"source": "a paper", "scores": [-40.41, -11.68]}
     view = make_view(published=published, trained={"goal_range": [-1.0, 1.0]})
     assert legend(figures([view])["adaptation"]) == ["run"]
     assert "NOT as trained: goal_range [-0.5, 0.5] instead of [-1.0, 1.0]" in protocol(view)
@@ -569,7 +575,7 @@ def test_missing_metrics_are_left_out():
 
 def test_metrics_are_called_as_learners_call_them():
     learner = make_learner(
-        Config(
+        RLExperiment(
             env={"family": "point-navigation", "horizon": 4},
             policy=PolicyConfig(hidden_sizes=[4]),
             **{"tasks": 2, "trajectories": 2, "threads": 1},
@@ -636,7 +642,7 @@ def attributes(svg):
 
 @pytest.mark.parametrize("name", ["point-navigation", "half-cheetah-direction", "ant-direction"])
 def test_svg_files_load_nothing(name):
-    published = {"source": "A & B <2017>", "returns": [-1.0, -2.0]}
+    published = {"source": "A & B <2017>", "scores": [-1.0, -2.0]}
     view = whole_view(name, published=published, metrics=[])
     for figure in figures([view]).values():
         svg = to_svg(figure, "x")

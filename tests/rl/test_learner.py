@@ -13,15 +13,16 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from envs import FAMILIES, BatchedEnv
 from metarl.build import make_learner
-from metarl.config import Config, PolicyConfig
+from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.trust_region import finite_difference_hvp, relative_difference
+from metarl.networks import ACTIVATIONS
 from metarl.rl.diagnostics import return_metrics, sampling_metrics
 from metarl.rl.distributions import Gaussian
-from metarl.rl.learner import InnerConfig, MetaRLLearner, OuterConfig
+from metarl.rl.learner import MetaRLLearner, OuterConfig, PolicyInnerConfig
 from metarl.rl.losses import (
     INNER_LOSSES,
     Batch,
@@ -30,7 +31,6 @@ from metarl.rl.losses import (
     reinforce_loss,
     surrogate_and_kl,
 )
-from metarl.rl.policy import ACTIVATIONS
 from metarl.rl.rollout import AdvantageConfig, Trajectories, fitted_values, make_batch
 from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose
@@ -46,7 +46,7 @@ def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings)
         "trajectories": 5,
         "threads": 1,
     }
-    return make_learner(Config(**(defaults | settings)))
+    return make_learner(RLExperiment(**(defaults | settings)))
 
 
 def sampled(learner: MetaRLLearner, tasks: int = 4, trajectories: int = 5):
@@ -262,7 +262,7 @@ def test_packing_keeps_every_env_step_in_order() -> None:
 @pytest.mark.parametrize("loss", INNER_LOSSES)
 @pytest.mark.parametrize("rates", [[0.1], [0.1, 0.05]])
 def test_ratio_is_one_and_kl_zero_at_the_sampling_policy(algorithm, loss, rates) -> None:
-    inner = InnerConfig(algorithm=algorithm, loss=loss, steps=len(rates), rates=rates)
+    inner = PolicyInnerConfig(algorithm=algorithm, loss=loss, steps=len(rates), rates=rates)
     learner = toy_learner("half-cheetah-velocity", inner=inner)
     *support, query = sampled(learner)
     problem = learner.outer_problem([s.batch for s in support], query.batch)
@@ -333,7 +333,7 @@ def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> N
 def test_lvc_differs_from_reinforce_in_the_meta_gradient_only() -> None:
     problems = {}
     for loss in ("reinforce", "lvc"):
-        learner = toy_learner(inner=InnerConfig(loss=loss))
+        learner = toy_learner(inner=PolicyInnerConfig(loss=loss))
         support, query = sampled(learner)
         problem = learner.outer_problem([support.batch], query.batch)
         problems[loss] = (query.phi, problem.loss_gradient(flatten(learner.meta))[1])
@@ -381,7 +381,7 @@ def test_lvc_estimates_the_known_meta_gradient_of_a_gaussian_bandit(loss: str) -
 @pytest.mark.parametrize("steps", [1, 2])
 def test_outer_gradient_equals_finite_differences_in_float64(algorithm: str, steps: int) -> None:
     """Through sampling data, the inner loss, adapt, the surrogate and the mean over tasks."""
-    learner = toy_learner(inner=InnerConfig(algorithm=algorithm, steps=steps, rate=0.5))
+    learner = toy_learner(inner=PolicyInnerConfig(algorithm=algorithm, steps=steps, rate=0.5))
     *support, query = sampled(learner)
     learner.meta = double(learner.meta)
     problem = learner.outer_problem([double(s.batch) for s in support], double(query.batch))
@@ -405,7 +405,7 @@ def test_outer_gradient_equals_finite_differences_in_float64(algorithm: str, ste
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if not ALGORITHMS[a].first_order])
 @pytest.mark.parametrize("loss", INNER_LOSSES)
 def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str) -> None:
-    inner = InnerConfig(algorithm=algorithm, loss=loss, rate=0.5)
+    inner = PolicyInnerConfig(algorithm=algorithm, loss=loss, rate=0.5)
     learner = toy_learner("half-cheetah-velocity", inner=inner)
     support, query = sampled(learner)
     learner.meta = double(learner.meta)
@@ -420,7 +420,7 @@ def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str) -> None:
 
 def test_fomaml_uses_the_exact_product() -> None:
     """Finite differences of its gradient are no Hessian; the exact product is one."""
-    learner = toy_learner(inner=InnerConfig(algorithm="fomaml", rate=0.5))
+    learner = toy_learner(inner=PolicyInnerConfig(algorithm="fomaml", rate=0.5))
     support, query = sampled(learner)
     problem = learner.outer_problem([support.batch], query.batch)
     theta = flatten(learner.meta)
@@ -492,7 +492,7 @@ def test_curvature_fraction_uses_that_part_of_the_query_trajectories() -> None:
 
 
 def test_iterations_and_inner_steps_draw_their_own_tasks_and_noise() -> None:
-    learner = toy_learner("half-cheetah-velocity", inner=InnerConfig(steps=2))
+    learner = toy_learner("half-cheetah-velocity", inner=PolicyInnerConfig(steps=2))
     seen, streams = [], []
     collect = learner.sampler.collect
 
@@ -528,7 +528,7 @@ def test_metrics_say_what_was_sampled() -> None:
 
 
 def test_inner_gradient_norm_is_that_of_the_inner_loss() -> None:
-    learner = toy_learner(inner=InnerConfig(rate=0.37))
+    learner = toy_learner(inner=PolicyInnerConfig(rate=0.37))
     rounds = sampled(learner)
     norms = []
     for m in range(4):
@@ -541,13 +541,14 @@ def test_inner_gradient_norm_is_that_of_the_inner_loss() -> None:
 
 
 def test_evaluation_starts_from_the_trained_rate() -> None:
-    learner = toy_learner(inner=InnerConfig(rates=[0.5], rate=0.1))
+    learner = toy_learner(inner=PolicyInnerConfig(rates=[0.5], rate=0.1))
     assert learner.evaluate(0).inner_rates == [0.5, 0.25, 0.25]
 
 
 def test_choices_of_the_config_are_the_rows_of_the_tables() -> None:
-    hints = get_type_hints(InnerConfig)
-    assert set(get_args(hints["algorithm"])) == set(ALGORITHMS)
+    hints = get_type_hints(PolicyInnerConfig)
+    # Reptile has no query set, and so no surrogate for a trust region.
+    assert set(get_args(hints["algorithm"])) == set(ALGORITHMS) - {"reptile"}
     assert set(get_args(hints["loss"])) == set(INNER_LOSSES)
     assert set(get_args(get_type_hints(PolicyConfig)["activation"])) == set(ACTIVATIONS)
 
@@ -598,10 +599,10 @@ def test_evaluation_rounds_use_fresh_trajectories_and_halved_rates() -> None:
     learner = toy_learner()
     evaluation = learner.evaluate(0)
     assert evaluation.inner_rates == [0.1, 0.05, 0.05]
-    assert evaluation.returns.shape == (4, 40)
-    assert len(np.unique(evaluation.returns[:, 0])) == 4
+    assert evaluation.scores.shape == (4, 40)
+    assert len(np.unique(evaluation.scores[:, 0])) == 4
     again = learner.evaluate(7)
-    np.testing.assert_array_equal(evaluation.returns, again.returns)
+    np.testing.assert_array_equal(evaluation.scores, again.scores)
 
 
 def test_meta_training_beats_a_broken_gradient_by_far() -> None:
@@ -612,22 +613,22 @@ def test_meta_training_beats_a_broken_gradient_by_far() -> None:
         tasks=10,
         trajectories=10,
         threads=2,
-        inner=InnerConfig(rate=0.1),
+        inner=PolicyInnerConfig(rate=0.1),
         outer=OuterConfig(max_kl=0.02),
     )
-    first = learner.evaluate(0).returns.mean(1)
+    first = learner.evaluate(0).scores.mean(1)
     for iteration in range(25):
         learner.iterate(iteration)
-    last = learner.evaluate(25).returns.mean(1)
+    last = learner.evaluate(25).scores.mean(1)
     assert last[1] - last[0] > 3 * abs(first[1] - first[0]), (first, last)
     assert last[1] > first[1] + 2, (first, last)
 
 
 def test_config_of_rates_must_match_the_steps() -> None:
     with pytest.raises(ValueError, match="2 entries for 1 inner steps"):
-        InnerConfig(rates=[0.1, 0.2])
-    assert InnerConfig(rates=[0.1, 0.2], steps=2).alphas == [0.1, 0.2]
-    assert dataclasses.replace(InnerConfig(), rate=0.3, steps=2).alphas == [0.3, 0.3]
+        PolicyInnerConfig(rates=[0.1, 0.2])
+    assert PolicyInnerConfig(rates=[0.1, 0.2], steps=2).alphas == [0.1, 0.2]
+    assert dataclasses.replace(PolicyInnerConfig(), rate=0.3, steps=2).alphas == [0.3, 0.3]
 
 
 def test_adapting_on_own_data_improves_the_surrogate() -> None:

@@ -8,11 +8,12 @@ import torch
 
 from envs import FAMILIES, BatchedEnv
 from metarl.build import make_family, make_learner
-from metarl.config import Config, PolicyConfig
+from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.params import flatten
-from metarl.evaluation import Episodes, EvaluationConfig, paired_differences
-from metarl.rl.learner import InnerConfig, MetaRLLearner
+from metarl.evaluation import from_npz, paired_differences, to_npz
+from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import surrogate_and_kl
+from metarl.rl.protocol import Episodes, PolicyEvaluationConfig
 from metarl.rl.sampler import Stream
 from metarl.seeding import Purpose, generator
 
@@ -24,9 +25,9 @@ def toy(family: str = "point-navigation", horizon: int = 10, **settings) -> Meta
         "tasks": 4,
         "trajectories": 10,
         "threads": 1,
-        "evaluation": EvaluationConfig(tasks=5, inner_steps=2),
+        "evaluation": PolicyEvaluationConfig(tasks=5, inner_steps=2),
     }
-    return make_learner(Config(**(defaults | settings)))
+    return make_learner(RLExperiment(**(defaults | settings)))
 
 
 # --- recorded episodes
@@ -36,12 +37,14 @@ def toy(family: str = "point-navigation", horizon: int = 10, **settings) -> Meta
 @pytest.mark.parametrize("name", FAMILIES)
 def test_recorded_episodes_are_those_that_were_scored(name: str, mean_actions: bool):
     """The family's own reward functions give, for the recorded states, the recorded returns."""
-    protocol = EvaluationConfig(tasks=3, trajectories=4, inner_steps=1, mean_actions=mean_actions)
+    protocol = PolicyEvaluationConfig(
+        tasks=3, trajectories=4, inner_steps=1, mean_actions=mean_actions
+    )
     evaluation = toy(name, evaluation=protocol).evaluate(0)
     episodes = evaluation.episodes
     assert episodes.qpos.shape[:4] == (2, 3, 4, 11)
     assert episodes.rewards.shape == (2, 3, 4, 10)
-    np.testing.assert_allclose(episodes.rewards.sum(-1).mean(-1), evaluation.returns, rtol=1e-5)
+    np.testing.assert_allclose(episodes.rewards.sum(-1).mean(-1), evaluation.scores, rtol=1e-5)
     np.testing.assert_array_equal(episodes.lengths.mean(-1), evaluation.lengths)
 
     family = make_family({"family": name, "horizon": 10})
@@ -91,13 +94,13 @@ def test_watching_changes_no_score():
 
 def test_episodes_survive_their_file_and_nothing_is_unpickled():
     episodes = toy().evaluate(0).episodes
-    data = episodes.to_bytes()
-    for found, expected in zip(Episodes.from_bytes(data), episodes, strict=True):
+    data = to_npz(episodes)
+    for found, expected in zip(from_npz(data, [Episodes]), episodes, strict=True):
         np.testing.assert_array_equal(found, expected)
-    assert data == episodes.to_bytes()
+    assert data == to_npz(episodes)
     for damaged in (b"", data[:100], b"\x80\x04N.", data.replace(b"qpos", b"qpqs")):
         with pytest.raises(ValueError, match="damaged episodes"):
-            Episodes.from_bytes(damaged)
+            from_npz(damaged, [Episodes])
 
 
 # --- the protocol's choices
@@ -106,18 +109,20 @@ def test_episodes_survive_their_file_and_nothing_is_unpickled():
 def test_mean_actions_are_scored_without_noise_and_adapted_with_it():
     family = {"family": "point-navigation", "horizon": 10, "goal_tolerance": 0.0}
     noisy = toy(env=family).evaluate(0)
-    mean = toy(env=family, evaluation=EvaluationConfig(tasks=5, inner_steps=2, mean_actions=True))
+    mean = toy(
+        env=family, evaluation=PolicyEvaluationConfig(tasks=5, inner_steps=2, mean_actions=True)
+    )
     found = mean.evaluate(0)
     assert found.mean_actions
     # From one start without noise there is one episode: all are equal.
     assert (found.episodes.qpos == found.episodes.qpos[:, :, :1]).all()
     assert np.ptp(noisy.episodes.qpos, axis=2).max() > 0.1
     # Without noise nothing would be learnt, but the policies are those of the noisy protocol.
-    assert (np.diff(found.returns, axis=0) != 0).all()
+    assert (np.diff(found.scores, axis=0) != 0).all()
 
 
 def test_the_best_candidate_rate_on_validation_tasks_is_taken():
-    candidates = EvaluationConfig(tasks=5, inner_steps=2, candidate_rates=[1e-4, 0.2, 50.0])
+    candidates = PolicyEvaluationConfig(tasks=5, inner_steps=2, candidate_rates=[1e-4, 0.2, 50.0])
     learner = toy(horizon=30, evaluation=candidates)
     evaluation = learner.evaluate(0)
     assert list(evaluation.validation) == [1e-4, 0.2, 50.0]
@@ -136,14 +141,15 @@ def test_the_best_candidate_rate_on_validation_tasks_is_taken():
 
     # And given that rate, the evaluation is the same.
     given = toy(
-        horizon=30, evaluation=EvaluationConfig(tasks=5, inner_steps=2, inner_rates=[0.2, 0.1])
+        horizon=30,
+        evaluation=PolicyEvaluationConfig(tasks=5, inner_steps=2, inner_rates=[0.2, 0.1]),
     )
-    np.testing.assert_array_equal(given.evaluate(0).returns, evaluation.returns)
+    np.testing.assert_array_equal(given.evaluate(0).scores, evaluation.scores)
 
 
 def test_rates_are_given_or_chosen_but_not_both():
     with pytest.raises(ValueError, match="candidate_rates must be null"):
-        EvaluationConfig(inner_steps=1, inner_rates=[0.1], candidate_rates=[0.1])
+        PolicyEvaluationConfig(inner_steps=1, inner_rates=[0.1], candidate_rates=[0.1])
 
 
 def test_paired_differences_are_narrower_than_what_they_are_of():
@@ -154,18 +160,18 @@ def test_paired_differences_are_narrower_than_what_they_are_of():
     other[1, 7] = np.nan  # a task all of whose episodes diverged is left out
     rows = paired_differences(one, other)
     assert [row["inner_steps"] for row in rows] == [0, 1]
-    assert rows[0]["return"] == pytest.approx((other[0] - one[0]).mean())
+    assert rows[0]["mean"] == pytest.approx((other[0] - one[0]).mean())
     kept = np.arange(40) != 7
-    assert rows[1]["return"] == pytest.approx((other[1] - one[1])[kept].mean())
+    assert rows[1]["mean"] == pytest.approx((other[1] - one[1])[kept].mean())
     assert all(row["ci95"] < 1 for row in rows)
-    assert all(abs(row["return"] - 2) < row["ci95"] for row in rows)
+    assert all(abs(row["mean"] - 2) < row["ci95"] for row in rows)
 
 
 # --- the papers' baselines
 
 
 def test_without_inner_steps_the_update_is_plain_policy_gradient_over_all_tasks():
-    learner = toy(inner=InnerConfig(steps=0))
+    learner = toy(inner=PolicyInnerConfig(steps=0))
     tasks = learner._family.sample_tasks(np.random.default_rng(0), 4)
     (query,) = learner.adapt_and_sample(tasks, [], 10, Stream(0, Purpose.TRAIN_ROLLOUT))
     problem = learner.outer_problem([], query.batch)
@@ -189,7 +195,7 @@ def _task(batch, m: int):
 
 
 def test_without_inner_steps_an_iteration_samples_once_and_improves():
-    learner = toy(inner=InnerConfig(steps=0), horizon=20)
+    learner = toy(inner=PolicyInnerConfig(steps=0), horizon=20)
     metrics = learner.iterate(0)
     assert metrics["env_steps"] <= 4 * 10 * 20
     assert metrics["return/before"] == metrics["return/after"]
@@ -224,12 +230,12 @@ def test_an_oracle_learns_what_a_policy_that_is_not_told_cannot():
         learner = toy(
             env={"family": "point-navigation", "horizon": 20, "goal_range": (-0.5, 0.5)},
             observe_task=told,
-            inner=InnerConfig(steps=0),
+            inner=PolicyInnerConfig(steps=0),
             tasks=10,
             policy=PolicyConfig(hidden_sizes=[32]),
-            evaluation=EvaluationConfig(tasks=20, inner_steps=0),
+            evaluation=PolicyEvaluationConfig(tasks=20, inner_steps=0),
         )
         for iteration in range(30):
             learner.iterate(iteration)
-        final[told] = learner.evaluate(30).returns.mean()
+        final[told] = learner.evaluate(30).scores.mean()
     assert final[True] > final[False] + 2, final

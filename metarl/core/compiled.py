@@ -1,0 +1,85 @@
+"""Functions of tensors as compiled programs."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from metarl.core.params import tree_map
+
+Result = TypeVar("Result")
+
+
+class Compiled(Generic[Result]):
+    """``fn`` compiled by TorchInductor, at its first call with tensors of new shapes.
+
+    It is traced operation by operation, through the differentiation that it does, and not by
+    ``torch.compile``, whose guards cost more than a small network takes: numbers, and anything else
+    that is no tensor, are those of the first call.
+
+    Args:
+        fn: of nested tuples and dictionaries of tensors, which it also returns.
+    """
+
+    def __init__(self, fn: Callable[..., Result]):
+        self._fn = fn
+        self._programs: dict[Any, Callable[..., Result]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: Any) -> Result:
+        leaves = list(_leaves(inputs))
+        key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in leaves)
+        program = self._programs.get(key)
+        if program is None:
+            with self._lock:  # threads that come while it is compiled wait for it
+                program = self._programs.get(key)
+                if program is None:
+                    program = self._programs[key] = self._compile(inputs, leaves)
+        return program(*leaves)
+
+    def _compile(self, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result]:
+        from torch import _inductor as inductor  # slow to import
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        shape: list[Any] = []
+
+        def flat(*leaves: Tensor) -> list[Tensor]:
+            result = self._fn(*_rebuild(inputs, iter(leaves)))
+            shape[:] = [result]
+            return list(_leaves(result))
+
+        example: list[Any] = [x.detach() for x in leaves]
+        flat(*example)  # what is made at a first call must not be made while tracing
+        graph = make_fx(flat, tracing_mode="fake")(*example)
+        # A caller in C++ holds no interpreter lock: programs run on threads side by side.
+        program: Any = inductor.compile(graph, example, options={"cpp_wrapper": True})
+
+        @torch.no_grad()
+        def run(*leaves: Tensor) -> Result:
+            result: Result = _rebuild(shape[0], iter(program(*leaves)))
+            return result
+
+        return run
+
+
+def compiler_fault() -> str:
+    """Why nothing can be compiled here (no C++ compiler, for example), in a line; or nothing."""
+    try:
+        Compiled(lambda x: x + 1)(torch.zeros(2))
+    except Exception as error:  # whatever a compiler that is missing or broken leads to
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return ""
+
+
+def _leaves(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    else:
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from _leaves(child)
+
+
+def _rebuild(like: Any, leaves: Iterator[Tensor]) -> Any:
+    return tree_map(lambda _: next(leaves), like)

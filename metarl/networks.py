@@ -1,0 +1,26 @@
+"""What networks of both kinds of learning share."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+def hidden_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:
+    """Linear layers from ``sizes[0]`` to ``sizes[-1]`` units, each with the nonlinearity."""
+    layers: list[nn.Module] = []
+    for size_in, size_out in pairwise(sizes):
+        layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    """Glorot uniform weight matrices and zero biases; layers without a matrix stay as they are."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(weight := getattr(layer, "weight", None), nn.Parameter) and weight.dim() > 1:
+            nn.init.xavier_uniform_(weight, generator=generator)
+            nn.init.zeros_(layer.get_parameter("bias"))

@@ -1,0 +1,84 @@
+"""How figures look: colours for every reader, line styles and markers for print."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
+MARKERS = ("o", "s", "^", "D", "v", "P")
+INK = "#1a1a1a"  # of everything that is no data; the report page replaces it by its text colour
+STYLE: dict[Any, Any] = {
+    **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
+    **{"axes.labelcolor": INK, "axes.edgecolor": INK, "axes.facecolor": "none"},
+    **{"axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "none"},
+    **{"axes.grid": True, "grid.color": "#8888884d", "font.size": 9.5, "legend.frameon": False},
+    **{"svg.fonttype": "none", "axes.titlesize": 10, "figure.constrained_layout.use": True},
+}
+ARROW = {"arrowstyle": "-|>", "color": COLOURS[2], "linewidth": 1.8}
+
+
+def label(name: str) -> str:
+    """Matplotlib hides labels that begin with ``_`` and reads ``$`` as mathematics."""
+    return f"{' ' * name.startswith('_')}{name}".replace("$", r"\$")
+
+
+def wrapped(name: str, inches: float) -> str:
+    """A label as a title of a panel that is so wide."""
+    return label(textwrap.fill(name, max(8, int(13 * inches))))
+
+
+def legend_below(figure: Figure, *panels: Axes, order: Sequence[str] = ()) -> None:
+    """One legend of all that the panels name, each name once, those of ``order`` first."""
+    named = {
+        name: handle
+        for axes in panels
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if not named:
+        return
+    labels = sorted(named, key=lambda name: (*order, name).index(name))
+    room = round(12 * figure.get_figwidth() / max(map(len, named)))
+    columns = min(7 if figure.get_figwidth() > 9 else 5, len(named), max(1, room))
+    handles = [named[name] for name in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def log_scale(panels: Sequence[Axes], means: ArrayLike) -> None:
+    """A logarithmic y axis, with ticks as numbers, if there is anything positive to draw.
+
+    Args:
+        means: what must be in view; intervals around them may reach down to zero.
+    """
+    drawn = np.asarray(means, dtype=np.float64)
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    if not len(drawn):
+        return
+    for axes in panels:
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        low = max(low, 0.4 * drawn.min())
+        axes.set_ylim(low, high)
+        decades = np.log10(high / low)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def inner_step_ticks(axes: Axes, last: int) -> None:
+    if last == 0:
+        axes.set_xlim(-0.5, 0.5)
+    if last <= 12:
+        axes.set_xticks(range(last + 1))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+
+
+def step_colour(k: int, steps: int) -> Any:
+    """From grey, before adaptation, through blue to orange."""
+    return ("#808080", COLOURS[0], COLOURS[4], COLOURS[1], COLOURS[3], COLOURS[2])[k % 6]

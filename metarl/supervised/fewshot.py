@@ -1,0 +1,126 @@
+"""Few-shot classification: episodes of N ways and K shots from labelled images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.errors import UserError
+from metarl.seeding import Purpose, generator
+from metarl.supervised.episodes import Batch, Draw, Drawn, Episode
+
+SPLIT_OF = {
+    Purpose.TRAIN_TASKS: "train",
+    Purpose.VALIDATION_TASKS: "validation",
+    Purpose.EVALUATION_TASKS: "test",
+}
+
+
+class LabelledTensors:
+    """Examples by class.
+
+    Args:
+        inputs: [n, ...]; bytes stand for numbers from 0 to 1.
+        labels: class of every example, [n].
+        names: of the classes.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, names: tuple[str, ...]):
+        self.inputs = inputs
+        self.names = names
+        order = torch.argsort(labels, stable=True).numpy()
+        counts = torch.bincount(labels, minlength=len(names)).numpy()
+        self.of_class = np.split(order, np.cumsum(counts)[:-1])
+
+    def __getitem__(self, index: NDArray[np.integer]) -> Tensor:
+        """Examples [*index.shape, ...] as floating-point numbers."""
+        found = self.inputs[torch.from_numpy(index)]
+        return found / 255 if found.dtype == torch.uint8 else found
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """How few-shot tasks are made of images.
+
+    Args:
+        ways: N, classes of a task.
+        distinct: training tasks that there are, over and over; null for ever new ones.
+    """
+
+    ways: Annotated[int, Ge(2)] = 5
+    distinct: Annotated[int, Ge(1)] | None = None
+
+
+class FewShot:
+    """N-way K-shot episodes (Vinyals et al. 2016).
+
+    Every task is drawn by a generator of its own, from (seed, iteration, task).
+
+    Args:
+        splits: examples by split.
+        config: how tasks are made.
+    """
+
+    variants = ()
+
+    def __init__(self, splits: Mapping[str, LabelledTensors], config: FewShotConfig):
+        self.splits = splits
+        self.ways = config.ways
+        self.task_fields = tuple(f"class_{n}" for n in range(config.ways))
+        self.input_shape = tuple(next(iter(splits.values())).inputs.shape[1:])
+        self._distinct = config.distinct
+
+    def require(self, what: Draw) -> None:
+        """Refuse to draw tasks that cannot be drawn.
+
+        Raises:
+            UserError: there is no such split, or it lacks classes, or a class lacks examples.
+        """
+        split, examples = SPLIT_OF[what.purpose], what.shots + what.queries
+        if split not in self.splits:
+            raise UserError(f"data: there are no {split} images")
+        found = self.splits[split]
+        if len(found.names) < self.ways:
+            raise UserError(
+                f"data.ways is {self.ways}, more than the {len(found.names)} classes of the "
+                f"{split} split"
+            )
+        fewest = min(range(len(found.names)), key=lambda c: len(found.of_class[c]))
+        if len(found.of_class[fewest]) < examples:
+            raise UserError(
+                f"shots + queries is {examples}, more than the {len(found.of_class[fewest])} "
+                f"images of class {found.names[fewest]} in the {split} split"
+            )
+
+    def draw(self, what: Draw) -> Drawn:
+        """Tasks [M, N] of class numbers; inputs [M, N * K, ...], targets [M, N * K]."""
+        images = self.splits[SPLIT_OF[what.purpose]]
+        tasks = [self._task(images, what, m) for m in range(what.tasks)]
+        classes = np.stack([classes for classes, _ in tasks])
+        index = np.stack([index for _, index in tasks])  # [M, N, K + queries]
+        sides = index[..., : what.shots], index[..., what.shots :]
+        support, query = (self._batch(images, side) for side in sides)
+        return Drawn(classes.astype(np.float64), Episode(support, query))
+
+    def _task(
+        self, images: LabelledTensors, what: Draw, m: int
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Classes [N] and examples [N, K + queries] of task m."""
+        where = what.iteration, m
+        if self._distinct and what.purpose == Purpose.TRAIN_TASKS:
+            where = 0, (what.iteration * what.tasks + m) % self._distinct
+        rng = generator(what.seed, what.purpose, *where)
+        classes = rng.choice(len(images.names), self.ways, replace=False)
+        examples = what.shots + what.queries
+        index = [rng.choice(images.of_class[c], examples, replace=False) for c in classes]
+        return classes, np.stack(index)
+
+    def _batch(self, images: LabelledTensors, index: NDArray[np.integer]) -> Batch:
+        tasks, ways, examples = index.shape
+        targets = torch.arange(ways).repeat_interleave(examples).expand(tasks, -1)
+        return Batch(images[index.reshape(tasks, -1)], targets)

@@ -1,0 +1,257 @@
+"""Supervised meta-learning: algorithms 1 and 2 of Finn et al. 2017 with Adam as the outer step."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.core.adam import AdamConfig, AdamState, adam_step
+from metarl.core.adapt import Rates, adapt
+from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
+from metarl.core.outer import TaskMap, sum_of_products
+from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.errors import UserError
+from metarl.evaluation import Evaluation
+from metarl.seeding import Purpose
+from metarl.supervised.episodes import Batch, Draw, Episode, Source
+from metarl.supervised.losses import Criterion, Model, apart_from_each_other
+from metarl.supervised.protocol import Judged, SupervisedEvaluationConfig, SupervisedProtocol
+
+Array = NDArray[np.floating]
+
+EVALUATION_CHUNK = 50  # held-out tasks that are adapted to at once
+
+
+@dataclass(frozen=True)
+class SupervisedInnerConfig(InnerConfig):
+    """The inner loop of supervised models.
+
+    Args:
+        algorithm: a row of ``metarl.core.algorithms``.
+        reduction: what the inner rate is of: the mean loss over all support examples, or the sum
+            over classes of each one's mean, as in the code of Finn et al. 2017, whose rates are
+            smaller by the number of ways.
+    """
+
+    algorithm: Literal["maml", "fomaml", "reptile", "anil", "meta-sgd"] = "maml"
+    reduction: Literal["mean", "class-sum"] = "mean"
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """Everything that one meta-update depends on.
+
+    Args:
+        tasks: M, tasks per iteration.
+        shots: K, support examples of a task (of every class).
+        queries: query examples of a task (of every class).
+        inner: the inner loop.
+        outer: the outer step.
+    """
+
+    tasks: Annotated[int, Ge(1)] = 25
+    shots: Annotated[int, Ge(1)] = 10
+    queries: Annotated[int, Ge(1)] = 10
+    inner: SupervisedInnerConfig = field(default_factory=SupervisedInnerConfig)
+    outer: AdamConfig = field(default_factory=AdamConfig)
+
+
+class SupervisedLearner:
+    """Owns the meta-parameters and turns iterations into better ones.
+
+    Args:
+        config: settings of the meta-update.
+        evaluation: settings of ``evaluate``.
+        source: the distribution over tasks.
+        criterion: loss and score.
+        ways: classes of a task; None in regression.
+        model: the model as a function of its parameters.
+        sees_batches: its outputs for one input depend on the others (batch norm).
+        observe_task: append the task's parameters to the inputs (the oracle).
+        meta: initial meta-parameters: theta, and learned rates if the algorithm has them.
+        algorithm: choices of the inner loop.
+        adapted: names of the parameters that the inner loop moves.
+        task_map: evaluates per-task functions over all tasks.
+        seed: of everything random.
+        device: where it all runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: SupervisedConfig,
+        evaluation: SupervisedEvaluationConfig,
+        source: Source,
+        criterion: Criterion,
+        ways: int | None,
+        model: Model,
+        sees_batches: bool,
+        observe_task: bool,
+        meta: Params,
+        algorithm: InnerAlgorithm,
+        adapted: Sequence[str],
+        task_map: TaskMap,
+        seed: int,
+        device: str,
+    ):
+        self.config = config
+        self._like = meta
+        self._meta = flatten(meta)  # one vector: one kernel of Adam, not one per parameter
+        self._adam = AdamState.of(self._meta)
+        self._source = source
+        self._criterion = criterion
+        self._model = model
+        self._sees_batches = sees_batches
+        self._observe_task = observe_task
+        self._algorithm = algorithm
+        self._adapted = adapted
+        self._loss_scale = ways if ways and config.inner.reduction == "class-sum" else 1
+        self._task_map = task_map
+        self._seed = seed
+        self._device = device
+        self._protocol = SupervisedProtocol(
+            evaluation,
+            source,
+            criterion,
+            config.inner.alpha,
+            config.shots,
+            config.queries,
+            1 / ways if ways else None,
+            self._prepare,
+            TaskMap(min(evaluation.tasks, EVALUATION_CHUNK), task_map.threads),
+        )
+        source.require(self._draw(0))
+
+    # --- the paper's algorithm box, top to bottom
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """One meta-update (Finn et al. 2017, algorithm 2); returns its metrics.
+
+        Raises:
+            UserError: the loss or its gradient is not finite; nothing has changed then.
+        """
+        began = time.perf_counter()
+        meta, episodes = self.training_data(iteration)
+        (_, loss, score), gradient = self._task_map.mean_and_grad(self.objective, meta, episodes)
+        norm = float(torch.linalg.vector_norm(gradient["meta"]))
+        if not (math.isfinite(norm) and math.isfinite(float(loss))):
+            raise UserError(
+                f"iteration {iteration}: the loss is {float(loss):g} and the norm of its gradient "
+                f"{norm:g}; a smaller inner.rate or outer.learning_rate may help"
+            )
+        self._meta, self._adam = adam_step(
+            self._meta, gradient["meta"], self._adam, self.config.outer
+        )
+        metrics = {"loss/after": float(loss), f"{self._criterion.measure}/after": float(score)}
+        seconds = time.perf_counter() - began
+        return metrics | {"outer/gradient_norm": norm, "seconds/iteration": seconds}
+
+    def objective(self, meta: Params, task: Episode) -> Tensor:
+        """Of one task: what the outer step descends on, loss and score on the query data, [3]."""
+        support, query = task
+        theta, rates = self._theta_and_rates(meta["meta"], self.config.inner.alphas)
+        if self._algorithm.displacement:  # no query set: adapt to all there is
+            support = Batch(*(torch.cat(pair) for pair in zip(support, query, strict=True)))
+        batches = [support] * len(rates)
+        phi = adapt(self._inner_loss, theta, rates, batches, self._algorithm.first_order)
+        outputs = self._model(phi, query.inputs)
+        loss = self._criterion.loss(outputs, query.targets)
+        descended = loss
+        if self._algorithm.displacement:
+            # Its gradient is (theta - phi) / alpha (Nichol et al. 2018, section 3).
+            moved = {n: (p - phi[n]).detach() / self.config.inner.alpha for n, p in theta.items()}
+            descended = sum_of_products(theta, moved)
+        score = self._criterion.score(outputs, query.targets)
+        return torch.stack([descended, loss.detach(), score.detach()])
+
+    # --- its parts
+
+    def training_data(self, iteration: int) -> tuple[Params, Episode]:
+        """The meta-parameters as one vector, {"meta": [P]}, and the episodes of M tasks."""
+        return {"meta": self._meta}, self._prepare(*self._source.draw(self._draw(iteration)))
+
+    def _inner_loss(self, params: Params, batch: Batch) -> Tensor:
+        outputs = self._model(params, batch.inputs)
+        return self._criterion.loss(outputs, batch.targets) * self._loss_scale
+
+    def _theta_and_rates(
+        self, meta: Tensor, alphas: Sequence[float]
+    ) -> tuple[Params, Sequence[Rates]]:
+        theta, learned = split_rates(unflatten(meta, self._like))
+        return theta, inner_rates(self._adapted, alphas, learned, self.config.inner.rate)
+
+    def _draw(self, iteration: int) -> Draw:
+        config = self.config
+        return Draw(
+            self._seed, Purpose.TRAIN_TASKS, iteration, config.tasks, config.shots, config.queries
+        )
+
+    def _prepare(self, tasks: Array, episodes: Episode) -> Episode:
+        """Episodes on the device, and with the tasks beside the inputs for the oracle."""
+        if self._observe_task:
+            told = torch.as_tensor(tasks, dtype=episodes.support.inputs.dtype)[:, None]
+            episodes = Episode(*(_beside_inputs(batch, told) for batch in episodes))
+        return tree_map(lambda x: x.to(self._device), episodes)
+
+    # --- what the trainer asks for
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """How good an iteration was, higher is better."""
+        score = metrics[f"{self._criterion.measure}/after"]
+        return score if self._criterion.higher_is_better else -score
+
+    def evaluate(self, iteration: int) -> Evaluation:
+        """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
+        return self._protocol.run(self._judge)
+
+    def _judge(self, task: Episode, alphas: Sequence[float]) -> Judged:
+        support, query = task
+        phi, rates = self._theta_and_rates(self._meta, alphas)
+        outputs = [self._outputs(phi, task)]
+        for rate in rates:
+            phi = adapt(self._inner_loss, phi, [rate], [support], first_order=True)
+            outputs.append(self._outputs(phi, task))
+        scores = {
+            kind: torch.stack([self._criterion.score(o[kind], query.targets) for o in outputs])
+            for kind in outputs[0]
+        }
+        return Judged(scores, torch.stack([next(iter(o.values())) for o in outputs]))
+
+    def _outputs(self, phi: Params, task: Episode) -> dict[str, Tensor]:
+        """Outputs for the query data by kind; the first one is what counts."""
+        support, query = task
+        together = self._model(phi, query.inputs)
+        if not self._sees_batches:
+            return {"": together}
+        apart = apart_from_each_other(self._model, phi, support.inputs, query.inputs)
+        return {"": apart, "transductive": together}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs besides its settings."""
+        adam = self._adam
+        return {
+            "meta": unflatten(self._meta.cpu(), self._like),
+            "adam": {"mean": adam.mean.cpu(), "square": adam.square.cpu(), "step": adam.step},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError when the parameters are not those of this model."""
+        shapes = {name: tuple(p.shape) for name, p in self._like.items()}
+        found = {name: tuple(p.shape) for name, p in state["meta"].items()}
+        if found != shapes:
+            raise ValueError(f"the checkpoint's parameters are {found}, expected {shapes}")
+        self._meta = flatten({name: state["meta"][name] for name in shapes}).to(self._meta)
+        mean, square = (state["adam"][name].to(self._meta) for name in ("mean", "square"))
+        self._adam = AdamState(mean, square, int(state["adam"]["step"]))
+
+
+def _beside_inputs(batch: Batch, tasks: Tensor) -> Batch:
+    told = tasks.expand(-1, batch.inputs.shape[1], -1)
+    return batch._replace(inputs=torch.cat([batch.inputs, told], -1))

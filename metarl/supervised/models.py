@@ -1,0 +1,214 @@
+"""Networks of supervised meta-learning. Every one has its last layer in ``head`` (see ANIL)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt, MinLen
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metarl.networks import hidden_layers, initialise
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Args:
+        name: mlp; conv, four convolutions with batch norm (Vinyals et al. 2016); dense, linear
+            layers with batch norm (Santoro et al. 2016); or package.module:NAME, a function of your
+            own from an input's shape and the number of outputs to a torch.nn.Module.
+        hidden_sizes: width of every hidden layer, of mlp and dense.
+        activation: nonlinearity of mlp.
+        filters: of every convolution.
+        pooling: how conv halves its feature maps, by strides or by maximum.
+    """
+
+    name: str = "mlp"
+    hidden_sizes: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)] = field(
+        default_factory=lambda: [40, 40]
+    )
+    activation: Literal["tanh", "relu"] = "relu"
+    filters: Annotated[int, Gt(0)] = 64
+    pooling: Literal["stride", "max"] = "stride"
+
+
+class MLP(nn.Module):
+    """Fully connected: [S, ...] -> [S, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, hidden_sizes: Sequence[int], activation: str):
+        super().__init__()
+        self.body = hidden_layers([inputs, *hidden_sizes], activation)
+        self.head = nn.Linear(hidden_sizes[-1], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.body(x.flatten(1)))
+        return result
+
+
+class Dense(nn.Module):
+    """Linear layers, each with batch norm and ReLU: [S, ...] -> [S, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, hidden_sizes: Sequence[int]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size_in, size_out in pairwise([inputs, *hidden_sizes]):
+            layers += [nn.Linear(size_in, size_out), BatchNorm(size_out), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(hidden_sizes[-1], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.body(x.flatten(1)))
+        return result
+
+
+class Conv4(nn.Module):
+    """Four 3x3 convolutions, each with batch norm, ReLU and half the size: [S, C, H, W] -> [S, N].
+
+    Vinyals et al. 2016; with strides in place of pooling as Finn et al. 2017 have it for Omniglot.
+    """
+
+    def __init__(
+        self, input_shape: Sequence[int], outputs: int, filters: int, pooling: str = "stride"
+    ):
+        super().__init__()
+        channels, height, width = input_shape
+        sizes = [channels, *[filters] * 4]
+        layers: list[nn.Module] = []
+        for size_in, size_out in pairwise(sizes):
+            layers += [Conv3x3(size_in, size_out, 2 if pooling == "stride" else 1)]
+            layers += [BatchNorm(size_out), nn.ReLU()]
+            layers += [MaxPool()] if pooling == "max" else []
+            # Strides round up, pooling down.
+            height, width = ((n + (pooling == "stride")) // 2 for n in (height, width))
+        if height * width == 0:
+            raise ValueError(f"images of {input_shape[1]}x{input_shape[2]} are too small to halve")
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(height * width * filters, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.body(x.movedim(-3, -1)).flatten(1))
+        return result
+
+
+class Conv3x3(nn.Module):
+    """3x3 convolution as one matrix product over patches, channels last: [S, H, W, C].
+
+    With weights of its own for every task a product of matrices is batched well; a convolution
+    becomes a grouped one, which is not.
+    """
+
+    def __init__(self, channels: int, filters: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(9 * channels, filters))  # rows: patch, channel
+        self.bias = nn.Parameter(torch.zeros(filters))
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples, height, width, _ = x.shape
+        step = self.stride
+        height, width = (height - 1) // step + 1, (width - 1) // step + 1
+        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+        rows = [slice(i, i + step * (height - 1) + 1, step) for i in range(3)]
+        columns = [slice(j, j + step * (width - 1) + 1, step) for j in range(3)]
+        patches = torch.cat([padded[:, i, j] for i in rows for j in columns], -1)
+        # As a matrix: more than two dimensions take a slower path.
+        flat = patches.reshape(samples * height * width, -1) @ self.weight + self.bias
+        return flat.reshape(samples, height, width, -1)
+
+
+class MaxPool(nn.Module):
+    """Maximum over 2x2, channels last; an odd last row or column is left out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples, height, width, channels = x.shape
+        height, width = height // 2, width // 2
+        x = x[:, : 2 * height, : 2 * width]
+        return x.reshape(samples, height, 2, width, 2, channels).amax((2, 4))
+
+
+class BatchNorm(nn.Module):
+    """Batch norm by the statistics of the batch at hand, always (Ioffe and Szegedy 2015).
+
+    Over all axes but the last. Running statistics would be state that tasks share.
+    """
+
+    def __init__(self, features: int, epsilon: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = list(range(x.dim() - 1))
+        variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(variance + self.epsilon) * self.weight + self.bias
+
+
+MODELS = ("mlp", "conv", "dense")
+
+
+def make_model(
+    config: ModelConfig, input_shape: Sequence[int], outputs: int, seed: int
+) -> nn.Module:
+    """One of our own networks.
+
+    Raises:
+        KeyError: the name is none of ``MODELS``.
+        ValueError: the images are too small.
+    """
+    inputs, hidden = prod(input_shape), config.hidden_sizes
+    model = {
+        "mlp": lambda: MLP(inputs, outputs, hidden, config.activation),
+        "conv": lambda: Conv4(input_shape, outputs, config.filters, config.pooling),
+        "dense": lambda: Dense(inputs, outputs, hidden),
+    }[config.name]()
+    initialise(model, seed)
+    return model
+
+
+def require_stateless(model: nn.Module) -> bool:
+    """Make batch norm use the statistics of the batch; True if there was anything to change.
+
+    Raises:
+        ValueError: the model has other state, or is random: every call would be another function.
+    """
+    changed = False
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats:
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            changed = True
+        elif isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise ValueError(f"layer {name} is random ({layer}), which adaptation cannot have")
+        elif getattr(layer, "track_running_stats", False):
+            raise ValueError(
+                f"layer {name} has running statistics ({type(layer).__name__}), which all tasks "
+                "would share; use batch norm without them"
+            )
+    return changed
+
+
+def sees_batches(model: nn.Module) -> bool:
+    """Whether the outputs for one input depend on the others: it has batch norm."""
+    return any(isinstance(layer, BatchNorm | _BatchNorm) for layer in model.modules())
+
+
+def require_outputs(model: nn.Module, input_shape: Sequence[int], outputs: int) -> None:
+    """Raises ValueError unless the model maps [S, *input_shape] to [S, outputs]."""
+    samples = 3
+    with torch.no_grad():
+        try:
+            result = model(torch.zeros(samples, *input_shape))
+        except Exception as error:  # whatever a user's module does
+            raise ValueError(f"the model fails on inputs {[*input_shape]}: {error}") from error
+    shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+    if shape != (samples, outputs):
+        raise ValueError(
+            f"the model gives {shape} for {samples} inputs, not ({samples}, {outputs})"
+        )

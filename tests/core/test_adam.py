@@ -1,0 +1,31 @@
+"""Adam as a pure function, against PyTorch's."""
+
+import pytest
+import torch
+
+from metarl.core.adam import AdamConfig, AdamState, adam_step
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_updates_are_those_of_pytorch(beta1: float) -> None:
+    torch.manual_seed(0)
+    config = AdamConfig(learning_rate=0.03, beta1=beta1, beta2=0.99, epsilon=1e-6)
+    theta = torch.randn(20, dtype=torch.float64)
+    state = AdamState.of(theta)
+    reference = torch.nn.Parameter(theta.clone())
+    optimizer = torch.optim.Adam([reference], lr=0.03, betas=(beta1, 0.99), eps=1e-6)
+    for done in range(1, 31):
+        reference.grad = torch.randn(20, dtype=torch.float64)
+        optimizer.step()
+        theta, state = adam_step(theta, reference.grad, state, config)
+        assert state.step == done
+        torch.testing.assert_close(theta, reference.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_arguments_stay_as_they_are() -> None:
+    theta, gradient = torch.ones(3), torch.ones(3)
+    state = AdamState(torch.ones(3), torch.ones(3), 4)
+    adam_step(theta, gradient, state, AdamConfig())
+    for tensor in (theta, gradient, state.mean, state.square):
+        assert torch.equal(tensor, torch.ones(3))
+    assert state.step == 4

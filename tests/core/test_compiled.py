@@ -1,0 +1,77 @@
+"""Compiled programs do what the functions do that they were made of."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metarl.core import compiled
+from metarl.core.adapt import adapt
+from metarl.core.compiled import Compiled, compiler_fault
+from metarl.core.outer import TaskMap
+from metarl.core.params import Functional, Params, parameters_of
+
+needs_compiler = pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize(("chunk_size", "threads"), [(1, 2), (2, 1)])
+def test_compiled_meta_gradients_are_those_of_eager_ones(chunk_size: int, threads: int) -> None:
+    """Four tasks: a program serves every chunk, and the second call too, with other parameters."""
+    torch.manual_seed(0)
+    predict = Functional(model := nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)))
+    data = tuple((torch.randn(4, 5, 2), torch.randn(4, 5, 1)) for _ in range(2))
+
+    def loss(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return (predict(params, batch[0]) - batch[1]).square().mean()
+
+    def objective(meta: Params, task) -> Tensor:
+        value = loss(adapt(loss, meta, [dict.fromkeys(meta, 0.1)] * 2, [task[0]] * 2), task[1])
+        return torch.stack([value, 2 * value])
+
+    eager = TaskMap(chunk_size)
+    fast = TaskMap(chunk_size, threads, compiled=True)
+    meta = parameters_of(model)
+    for _ in range(2):
+        value, gradient = fast.mean_and_grad(objective, meta, data)
+        expected_value, expected = eager.mean_and_grad(objective, meta, data)
+        torch.testing.assert_close(value, expected_value)
+        for name in meta:
+            torch.testing.assert_close(gradient[name], expected[name], rtol=1e-4, atol=1e-6)
+        meta = {name: p - 0.1 * gradient[name] for name, p in meta.items()}
+    again = fast.mean_and_grad(objective, meta, data)[1]
+    for name, g in fast.mean_and_grad(objective, meta, data)[1].items():
+        assert torch.equal(g, again[name])
+
+
+@needs_compiler
+def test_there_is_one_program_per_shape_however_many_threads_ask() -> None:
+    traced = []
+
+    def double(x: dict[str, Tensor]) -> tuple[Tensor]:
+        traced.append(tuple(x["a"].shape))
+        return (2 * x["a"],)
+
+    program = Compiled(double)
+    threads = [
+        threading.Thread(target=lambda: program({"a": torch.ones(3)}), daemon=True)
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    calls = len(traced)
+    assert torch.equal(program({"a": torch.arange(3.0)})[0], torch.tensor([0.0, 2.0, 4.0]))
+    assert len(traced) == calls
+    assert program({"a": torch.ones(2, 2)})[0].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert traced[-1] == (2, 2)
+
+
+def test_why_nothing_can_be_compiled_is_a_line(monkeypatch) -> None:
+    def fail(self, *inputs):
+        raise RuntimeError("no working C++ compiler\nin three\nlines")
+
+    monkeypatch.setattr(compiled.Compiled, "__call__", fail)
+    assert compiler_fault() == "no working C++ compiler"
