@@ -4,25 +4,26 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from annotated_types import Ge, Gt, Interval
 from rich.console import Console
 
 from metarl import __version__, build, check, results
-from metarl.config import Experiment, fixed_settings, kind_of, plain, to_yaml
+from metarl.config import Experiment, fixed_settings, plain, to_yaml
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation
 from metarl.files import require_writable
 from metarl.metrics import ConsoleSink, JsonlSink, Media, Sink, Sinks
+from metarl.options import EvaluateOptions, with_options
 from metarl.parsing import Parser
 from metarl.report import tables
 from metarl.report.view import RunView, by_test
 from metarl.run import RunFolder
-from metarl.settings import checked, read_config, read_settings
+from metarl.settings import read_config, read_settings
 from metarl.tracking import TensorboardSink, WandbSink
 from metarl.trainer import Trainer
 
@@ -112,49 +113,6 @@ def train(argv: Sequence[str]) -> int:
     return 0 if trainer.saved else 1
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Options of ``metarl evaluate``; what is not given is as in the (first) run's config.
-
-    Args:
-        checkpoint: last, best, or a number of iterations.
-        tasks: number of held-out tasks.
-        inner_steps: adaptation steps; --steps is short for it.
-        inner_rates: inner rate of every inner step.
-        candidate_rates: choose alpha from these on validation tasks.
-        seed: of the held-out tasks and their data.
-        trajectories: of a policy, trajectories per task and inner step.
-        mean_actions: score a policy's mean actions.
-        env: constants of the task family that differ, as --env.velocity_range [2,3] for tasks out
-            of the trained range.
-        tests: of a supervised model, as [5-shot,10-shot].
-        queries: of a supervised model, query examples of a task (of every class).
-        data: settings of the source of its tasks that differ, as --data.phase_range [0,6.2832].
-        data_folder: where its images are.
-        threads: CPU threads, 0 for one per core.
-        device: where adaptation runs; null: where training ran.
-        output: JSON file for the results; null: evaluation.json in the folder of each run that was
-            evaluated by its own settings, which is what a report shows.
-    """
-
-    checkpoint: str = "last"
-    tasks: Annotated[int, Gt(0)] | None = None
-    inner_steps: Annotated[int, Ge(0)] | None = None
-    inner_rates: list[Annotated[float, Gt(0)]] | None = None
-    candidate_rates: list[Annotated[float, Gt(0)]] | None = None
-    seed: Annotated[int, Ge(0)] | None = None
-    trajectories: Annotated[int, Gt(0)] | None = None
-    mean_actions: bool | None = None
-    env: dict[str, Any] = field(default_factory=dict)
-    tests: list[str] | None = None
-    queries: Annotated[int, Gt(0)] | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    data_folder: str | None = None
-    threads: Annotated[int, Ge(0)] = 0
-    device: Literal["cpu", "cuda"] | None = None
-    output: str | None = None
-
-
 @_command
 def evaluate(argv: Sequence[str]) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
@@ -162,7 +120,7 @@ def evaluate(argv: Sequence[str]) -> int:
     configs = [read_config(run) for run in runs]
     results.require_same_problem(runs, configs)
     trained = [
-        results.load(run, _with_options(config, options, configs), options.checkpoint)
+        results.load(run, with_options(config, options, configs), options.checkpoint)
         for run, config in zip(runs, configs, strict=True)
     ]
     output = Path(options.output) if options.output else None
@@ -183,68 +141,6 @@ def evaluate(argv: Sequence[str]) -> int:
         results.write(output, views)
         print(f"written to {output}")
     return 0
-
-
-# Options of an evaluation, each of which one of the kinds lacks or both have.
-PROTOCOL = (
-    *("tasks", "seed", "trajectories", "mean_actions", "tests", "queries"),
-    *("inner_steps", "inner_rates", "candidate_rates"),
-)
-
-
-def _with_options(
-    config: Experiment, options: EvaluateOptions, configs: Sequence[Experiment]
-) -> Experiment:
-    """A config with what the options and, so that runs can be compared, the first run say."""
-    if options.inner_rates is not None and options.candidate_rates is not None:
-        raise UserError(
-            "either inner_rates are given or one of candidate_rates is chosen, not both"
-        )
-    own = results.protocol(configs[0])
-    given = {name: own[name] for name in PROTOCOL[:6] if name in own}
-    if "actions" in own:
-        given["mean_actions"] = own["actions"] == "mean"
-    evaluation: Any = config.evaluation
-    for name in PROTOCOL:
-        if getattr(options, name) is not None:
-            if not hasattr(evaluation, name):
-                raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
-            given[name] = getattr(options, name)
-    if options.inner_rates is not None:
-        given["candidate_rates"] = None
-    if options.candidate_rates is not None:
-        given["inner_rates"] = None
-    if len(configs) > 1 and evaluation.inner_steps == 0:
-        given["inner_steps"] = 0  # beside others, a model that does not adapt stays as it is
-    changed: dict[str, Any] = {
-        "threads": options.threads,
-        "device": options.device or config.device,
-        **_other_tasks(config, options),
-    }
-    return checked(
-        lambda: build.resolve(replace(config, **changed, evaluation=replace(evaluation, **given)))
-    )
-
-
-def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]:
-    """The settings of the held-out tasks, where options change them."""
-    said = {"env": options.env, "data": options.data}
-    for name, values in said.items():
-        if values and name != config.problem:
-            raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
-        for key in ("family", "source"):
-            if key in values:
-                raise UserError(
-                    f"{name}.{key} cannot differ from the trained one, only its constants can"
-                )
-    if options.data_folder is not None and config.problem != "data":
-        raise UserError(f"data_folder is no option of an evaluation in {kind_of(config)}")
-    changed: dict[str, Any] = {
-        config.problem: {**plain(config)[config.problem], **said[config.problem]}
-    }
-    if options.data_folder is not None:
-        changed["data_folder"] = options.data_folder
-    return changed
 
 
 @dataclass(frozen=True)
@@ -272,7 +168,7 @@ def report(argv: Sequence[str]) -> int:
     configs = [read_config(run) for run in runs]
     results.require_same_problem(runs, configs)
     require_writable(page)
-    alike = [_with_options(config, EvaluateOptions(), configs) for config in configs]
+    alike = [with_options(config, EvaluateOptions(), configs) for config in configs]
     views = [results.newest(run, config) for run, config in zip(runs, alike, strict=True)]
     from metarl.report.page import write_report
 

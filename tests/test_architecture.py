@@ -31,7 +31,7 @@ LAYERS = (
     {"metarl.rl", "metarl.supervised", "metarl.report"},
     {"metarl.config"},
     {"metarl.build"},
-    {"metarl.settings", "metarl.results", "metarl.check"},
+    {"metarl.settings", "metarl.results", "metarl.options", "metarl.check"},
     {"metarl.cli"},
     {"scripts"},
 )

@@ -51,6 +51,13 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     return {name: part.view_as(p) for (name, p), part in zip(like.items(), parts, strict=True)}
 
 
+def require_like(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless both have the same names with the same shapes."""
+    shapes, wanted = ({n: tuple(p.shape) for n, p in params.items()} for params in (found, like))
+    if shapes != wanted:
+        raise ValueError(f"the checkpoint's parameters are {shapes}, expected {wanted}")
+
+
 def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     """Apply ``fn`` to every tensor of nested tuples, named tuples, lists and dictionaries.
 

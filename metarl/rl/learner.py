@@ -14,7 +14,7 @@ from torch import Tensor
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
 from metarl.core.outer import TaskMap
-from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
 from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_step
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
 from metarl.rl.losses import INNER_LOSSES, Batch, Policy, mean_kl, surrogate_and_kl
@@ -299,10 +299,7 @@ class MetaRLLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError when the parameters are not those of this policy."""
-        shapes = {name: tuple(p.shape) for name, p in self.meta.items()}
-        found = {name: tuple(p.shape) for name, p in state["meta"].items()}
-        if found != shapes:
-            raise ValueError(f"the checkpoint's parameters are {found}, expected {shapes}")
+        require_like(state["meta"], self.meta)
         self.meta = {name: state["meta"][name].to(p) for name, p in self.meta.items()}
         self.env_steps = int(state["env_steps"])
         self.rejected_updates = int(state["rejected_updates"])

@@ -16,7 +16,7 @@ from metarl.core.adam import AdamConfig, AdamState, adam_step
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
 from metarl.core.outer import TaskMap, sum_of_products
-from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation
 from metarl.seeding import Purpose
@@ -243,11 +243,8 @@ class SupervisedLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError when the parameters are not those of this model."""
-        shapes = {name: tuple(p.shape) for name, p in self._like.items()}
-        found = {name: tuple(p.shape) for name, p in state["meta"].items()}
-        if found != shapes:
-            raise ValueError(f"the checkpoint's parameters are {found}, expected {shapes}")
-        self._meta = flatten({name: state["meta"][name] for name in shapes}).to(self._meta)
+        require_like(state["meta"], self._like)
+        self._meta = flatten({name: state["meta"][name] for name in self._like}).to(self._meta)
         mean, square = (state["adam"][name].to(self._meta) for name in ("mean", "square"))
         self._adam = AdamState(mean, square, int(state["adam"]["step"]))
 
