@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import os
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,6 +183,8 @@ def make_supervised_learner(config: SupervisedExperiment) -> SupervisedLearner:
     _use_threads_for_tasks()
     source = make_source(config.data, config.data_folder)
     ways = source.ways if isinstance(source, FewShot) else None
+    if config.inner.reduction == "class-sum" and not ways:
+        raise UserError("inner.reduction class-sum is for classification, and there are no classes")
     if config.observe_task and ways:
         raise UserError("observe_task is for regression: to be told the classes is to be told all")
     shape = source.input_shape
@@ -206,7 +210,7 @@ def make_supervised_learner(config: SupervisedExperiment) -> SupervisedLearner:
         criterion=CLASSIFICATION if ways else REGRESSION,
         ways=ways,
         model=Functional(module),
-        sees_batches=sees_batches(module),
+        sees_batches=sees_batches(module, shape),
         observe_task=config.observe_task,
         meta=with_rates(algorithm, theta, adapted, config.inner.rate),
         algorithm=algorithm,
@@ -246,13 +250,15 @@ def _import_model(name: str, shape: tuple[int, ...], outputs: int, seed: int) ->
     package, _, function = name.partition(":")
     if not function:
         raise ValueError(f"there are {', '.join(MODELS)}, or package.module:NAME of your own")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where the module of a user may be
     try:
         make = getattr(importlib.import_module(package), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(str(error)) from error
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = make(shape, outputs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = make(shape, outputs)
+    except Exception as error:  # whatever a user's code does
+        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from error
     if not isinstance(module, nn.Module):
         raise ValueError(f"it should make a torch.nn.Module, got {type(module).__name__}")
     return module

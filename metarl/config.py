@@ -7,6 +7,7 @@ them from files and command lines.
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,7 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
 
     Args:
         data: where tasks come from, ``source: NAME``, and any of its settings by name; few-shot
-            classification also has ``ways`` and ``distinct``, the number of training tasks.
+            classification also has ``ways``.
         observe_task: append the task's parameters to the inputs (the papers' oracle).
         model: the network.
         evaluation: held-out tasks.
@@ -129,6 +130,10 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
     compile: bool | None = None
 
     problem: ClassVar = "data"
+
+    def __post_init__(self) -> None:
+        SupervisedConfig.__post_init__(self)
+        Experiment.__post_init__(self)
 
 
 SCHEMAS: dict[str, type[Experiment]] = {
@@ -150,7 +155,8 @@ def schema_of(files: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> t
         overrides: arguments of a command line.
     """
     said = {key for values in files for key in values}
-    said |= {word.lstrip("-").partition("=")[0].partition(".")[0] for word in overrides}
+    options = [word for word in overrides if word.startswith("--")]  # and not their values
+    said |= {re.split(r"[.=]", option.removeprefix("--"))[0] for option in options}
     return SupervisedExperiment if SupervisedExperiment.problem in said else RLExperiment
 
 

@@ -21,10 +21,12 @@ class PublishedConfig:
 
     Args:
         source: paper and table.
+        test: the test that they are of, where a model is put to several; empty: the first one.
         scores: mean score after 0, 1, 2, ... inner steps; null where none was published.
     """
 
     source: str = ""
+    test: str = ""
     scores: list[float | None] = field(default_factory=list)
 
 
@@ -35,8 +37,8 @@ class EvaluationConfig:
     Args:
         tasks: number of held-out tasks.
         inner_steps: adaptation steps.
-        inner_rates: inner rate of every inner step; null: as trained (reinforcement learning: alpha
-            first, alpha / 2 after it).
+        inner_rates: inner rate of every inner step; null: alpha, the first one of training
+            (reinforcement learning: alpha first, alpha / 2 after it).
         candidate_rates: choose alpha from these, as the one with the best score on validation
             tasks, which are others than the held-out ones; null: the trained alpha.
         seed: of the held-out tasks and their data; equal seeds give identical tasks to all runs.

@@ -1,7 +1,7 @@
 """What an evaluation is asked to do otherwise than the run's own settings say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
@@ -74,9 +74,10 @@ def with_options(
     if "actions" in own:
         given["mean_actions"] = own["actions"] == "mean"
     evaluation: Any = config.evaluation
+    known = {f.name for f in fields(evaluation)}
     for name in (*SHARED, *OWN):
         if getattr(options, name) is not None:
-            if not hasattr(evaluation, name):
+            if name not in known:
                 raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
             given[name] = getattr(options, name)
     if options.inner_rates is not None:
@@ -106,6 +107,8 @@ def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]
                 raise UserError(
                     f"{name}.{key} cannot differ from the trained one, only its constants can"
                 )
+    if options.data and plain(config)["data"]["source"] in build.IMAGES:
+        raise UserError("data is no option for images: other splits would test classes of training")
     if options.data_folder is not None and config.problem != "data":
         raise UserError(f"data_folder is no option of an evaluation in {kind_of(config)}")
     changed: dict[str, Any] = {

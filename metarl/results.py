@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,8 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     Raises:
         UserError: there is no such checkpoint, or it is not of this run's settings.
     """
+    if isinstance(config, SupervisedExperiment):
+        config = replace(config, compile=False)  # what is compiled is the meta-gradient
     learner = build.make_learner(config)
     checkpoint, state = run.checkpoints().load(which)
     load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
@@ -198,6 +201,7 @@ def _result(
     episodes = to_npz(evaluation.episodes)
     result = {
         **evaluation.to_json(),
+        "main_test": evaluation.test,
         "problem": config.problem,
         "protocol": protocol(config),
         "iteration": iteration,

@@ -30,20 +30,11 @@ from metarl.metrics import read_metrics
 
 EVALUATION_KEYS = {
     *("measure", "rows", "inner_rates", "validation", "task_fields", "tasks", "scores", "others"),
-    *("problem", "protocol", "iteration", "episodes_sha256"),
+    *("main_test", "problem", "protocol", "iteration", "episodes_sha256"),
 }
 FIXED = (
-    *(
-        "env",
-        "data",
-        "observe_task",
-        "policy",
-        "model",
-        "tasks",
-        "trajectories",
-        "shots",
-        "queries",
-    ),
+    *("env", "data", "observe_task", "policy", "model"),
+    *("tasks", "trajectories", "shots", "queries", "distinct_tasks"),
     *("inner", "advantage", "outer", "seed"),
 )
 """Settings that make a run what it is: a resumed run keeps them."""

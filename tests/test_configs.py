@@ -66,7 +66,15 @@ def test_a_supervised_config_runs_one_toy_iteration(toy_supervised, runs: Path, 
     """At toy size, but with its own network and tests."""
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     arguments = ["--config", name, *toy_supervised("run", "--iterations", "1")]
-    source = ["--data.source", config["data"]["source"], "--shots", str(config["shots"])]
+    source = ["--data.ways", "3"] if "ways" in config["data"] else []
+    source += [
+        "--model.filters",
+        "4",
+        "--data.source",
+        config["data"]["source"],
+        "--shots",
+        str(config["shots"]),
+    ]
     if config["data"]["source"] == "omniglot":
         if not OMNIGLOT.is_dir():
             pytest.skip("the Omniglot archives are not here")

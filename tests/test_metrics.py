@@ -303,7 +303,7 @@ def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path,
     animated = Image.open(io.BytesIO(events.Images("videos/task-1")[-1].encoded_image_string))
     assert (animated.format, animated.size) == ("GIF", (360, 158))
     (text,) = events.Tensors("tables/returns/text_summary")[-1].tensor_proto.string_val
-    assert text.decode().splitlines()[0].startswith("inner_steps|return|ci95")
+    assert text.decode().splitlines()[0].startswith("inner_steps|mean|ci95")
 
 
 @pytest.mark.parametrize(("begin", "resume"), [(0, None), (3, "allow")])

@@ -13,22 +13,16 @@ class AdamConfig:
     """Settings of Adam.
 
     Args:
-        learning_rate: outer rate beta at the start.
-        half_life: updates in which it halves, again and again; null keeps it constant.
+        learning_rate: outer rate beta.
         beta1: decay of the mean of gradients; 0 for plain scaled gradients (Reptile's choice).
         beta2: decay of the mean of squared gradients.
         epsilon: added to its root.
     """
 
     learning_rate: Annotated[float, Gt(0)] = 1e-3
-    half_life: Annotated[float, Gt(0)] | None = None
     beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Interval(ge=0, lt=1)] = 0.999
     epsilon: Annotated[float, Gt(0)] = 1e-8
-
-    def rate_after(self, updates: int) -> float:
-        """The outer rate of the next update."""
-        return self.learning_rate * (0.5 ** (updates / self.half_life) if self.half_life else 1)
 
 
 class AdamState(NamedTuple):
@@ -56,5 +50,5 @@ def adam_step(
     mean = torch.lerp(state.mean, gradient, 1 - config.beta1)
     square = torch.lerp(state.square, gradient.square(), 1 - config.beta2)
     scale = (square / (1 - config.beta2**step)).sqrt_().add_(config.epsilon)
-    rate = config.rate_after(state.step) / (1 - config.beta1**step)
+    rate = config.learning_rate / (1 - config.beta1**step)
     return torch.addcdiv(theta, mean, scale, value=-rate), AdamState(mean, square, step)

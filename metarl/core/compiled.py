@@ -30,7 +30,7 @@ class Compiled(Generic[Result]):
 
     def __call__(self, *inputs: Any) -> Result:
         leaves = list(_leaves(inputs))
-        key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in leaves)
+        key = _structure(inputs), *((x.shape, x.stride(), x.dtype, x.device) for x in leaves)
         program = self._programs.get(key)
         if program is None:
             with self._lock:  # threads that come while it is compiled wait for it
@@ -79,6 +79,14 @@ def _leaves(tree: Any) -> Iterator[Tensor]:
     else:
         for child in tree.values() if isinstance(tree, dict) else tree:
             yield from _leaves(child)
+
+
+def _structure(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return None
+    if isinstance(tree, dict):
+        return tuple((key, _structure(child)) for key, child in tree.items())
+    return type(tree), *map(_structure, tree)
 
 
 def _rebuild(like: Any, leaves: Iterator[Tensor]) -> Any:

@@ -98,8 +98,8 @@ def learning_curves(views: Sequence[RunView]) -> Figure:
 def _on_common_iterations(runs: Sequence[RunView], name: str) -> tuple[Array, Array]:
     """Iterations that all runs logged, and their metric, [runs, iterations]."""
     logged = [{int(row["iteration"]): row.get(name) for row in run.metrics} for run in runs]
-    common = sorted(set.intersection(*map(set, logged)))
-    values = np.array([[of_run[i] for i in common] for of_run in logged], dtype=np.float64)
+    common = sorted(set.intersection(*map(set, logged))) or sorted(logged[0])
+    values = np.array([[of_run.get(i) for i in common] for of_run in logged], dtype=np.float64)
     return np.array(common, dtype=np.float64) + 1, values
 
 

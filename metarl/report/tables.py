@@ -63,7 +63,9 @@ def elsewhere(view: RunView) -> str:
 def published_of(view: RunView) -> Mapping[str, Any]:
     """The published row, empty where the evaluation is of another setting."""
     empty: dict[str, Any] = {"source": "", "scores": []}
-    return empty if elsewhere(view) else view.evaluation["published"]
+    published = view.evaluation["published"]
+    is_of_it = view.evaluation["test"] == (published["test"] or view.evaluation["main_test"])
+    return published if is_of_it and not elsewhere(view) else empty
 
 
 def scores_table(view: RunView) -> Table:

@@ -87,11 +87,8 @@ class RunView:
     def tests(self) -> dict[str, "RunView"]:
         """The run as every test that it was put to sees it, by name."""
         main, others = self.evaluation, self.evaluation["others"]
-        empty = {"source": "", "scores": []}  # what is published is of the main test
         return {main["test"]: self} | {
-            other["test"]: replace(
-                self, evaluation={**main, **other, "published": empty}, episodes=None
-            )
+            other["test"]: replace(self, evaluation={**main, **other}, episodes=None)
             for other in others
         }
 

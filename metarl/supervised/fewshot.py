@@ -49,11 +49,9 @@ class FewShotConfig:
 
     Args:
         ways: N, classes of a task.
-        distinct: training tasks that there are, over and over; null for ever new ones.
     """
 
     ways: Annotated[int, Ge(2)] = 5
-    distinct: Annotated[int, Ge(1)] | None = None
 
 
 class FewShot:
@@ -73,7 +71,6 @@ class FewShot:
         self.ways = config.ways
         self.task_fields = tuple(f"class_{n}" for n in range(config.ways))
         self.input_shape = tuple(next(iter(splits.values())).inputs.shape[1:])
-        self._distinct = config.distinct
 
     def require(self, what: Draw) -> None:
         """Refuse to draw tasks that cannot be drawn.
@@ -111,10 +108,7 @@ class FewShot:
         self, images: LabelledTensors, what: Draw, m: int
     ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Classes [N] and examples [N, K + queries] of task m."""
-        where = what.iteration, m
-        if self._distinct and what.purpose == Purpose.TRAIN_TASKS:
-            where = 0, (what.iteration * what.tasks + m) % self._distinct
-        rng = generator(what.seed, what.purpose, *where)
+        rng = generator(what.seed, what.purpose, what.iteration, m)
         classes = rng.choice(len(images.names), self.ways, replace=False)
         examples = what.shots + what.queries
         index = [rng.choice(images.of_class[c], examples, replace=False) for c in classes]

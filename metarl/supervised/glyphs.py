@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -42,7 +42,7 @@ class Glyphs:
     validation_classes: Annotated[int, Ge(0)] = 20
     test_classes: Annotated[int, Gt(0)] = 20
     drawings: Annotated[int, Gt(0)] = 20
-    size: Annotated[int, Gt(0)] = 28
+    size: Annotated[int, Gt(0), Le(1024)] = 28
 
     def load(self, folder: Path | None) -> dict[str, LabelledImages]:
         if folder is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -108,7 +108,7 @@ class ImageFolder:
         channels: 3 for colour, 1 for grey.
     """
 
-    size: Annotated[int, Gt(0)] = 84
+    size: Annotated[int, Gt(0), Le(1024)] = 84
     channels: Literal[1, 3] = 3
 
     def load(self, folder: Path | None) -> dict[str, LabelledImages]:

@@ -26,7 +26,7 @@ from metarl.supervised.protocol import Judged, SupervisedEvaluationConfig, Super
 
 Array = NDArray[np.floating]
 
-EVALUATION_CHUNK = 50  # held-out tasks that are adapted to at once
+EVALUATION_CHUNK = 50  # held-out tasks at once, where training takes no fewer
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class SupervisedInnerConfig(InnerConfig):
     algorithm: Literal["maml", "fomaml", "reptile", "anil", "meta-sgd"] = "maml"
     reduction: Literal["mean", "class-sum"] = "mean"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algorithm == "reptile" and self.steps == 0:
+            raise ValueError("inner.steps should be at least 1 for reptile")
+
 
 @dataclass(frozen=True)
 class SupervisedConfig:
@@ -52,6 +57,8 @@ class SupervisedConfig:
         tasks: M, tasks per iteration.
         shots: K, support examples of a task (of every class).
         queries: query examples of a task (of every class).
+        distinct_tasks: training tasks that there are, over and over, a multiple of ``tasks``; null
+            for ever new ones.
         inner: the inner loop.
         outer: the outer step.
     """
@@ -59,8 +66,16 @@ class SupervisedConfig:
     tasks: Annotated[int, Ge(1)] = 25
     shots: Annotated[int, Ge(1)] = 10
     queries: Annotated[int, Ge(1)] = 10
+    distinct_tasks: Annotated[int, Ge(1)] | None = None
     inner: SupervisedInnerConfig = field(default_factory=SupervisedInnerConfig)
     outer: AdamConfig = field(default_factory=AdamConfig)
+
+    def __post_init__(self) -> None:
+        if self.distinct_tasks is not None and self.distinct_tasks % self.tasks:
+            raise ValueError(
+                f"distinct_tasks should be a multiple of tasks, got {self.distinct_tasks} and "
+                f"{self.tasks}"
+            )
 
 
 class SupervisedLearner:
@@ -125,7 +140,7 @@ class SupervisedLearner:
             config.queries,
             1 / ways if ways else None,
             self._prepare,
-            TaskMap(min(evaluation.tasks, EVALUATION_CHUNK), task_map.threads),
+            TaskMap(min(task_map.chunk_size, EVALUATION_CHUNK), task_map.threads),
         )
         source.require(self._draw(0))
 
@@ -144,7 +159,7 @@ class SupervisedLearner:
         if not (math.isfinite(norm) and math.isfinite(float(loss))):
             raise UserError(
                 f"iteration {iteration}: the loss is {float(loss):g} and the norm of its gradient "
-                f"{norm:g}; a smaller inner.rate or outer.learning_rate may help"
+                f"{norm:g}; start again with a smaller inner.rate or outer.learning_rate"
             )
         self._meta, self._adam = adam_step(
             self._meta, gradient["meta"], self._adam, self.config.outer
@@ -189,6 +204,8 @@ class SupervisedLearner:
 
     def _draw(self, iteration: int) -> Draw:
         config = self.config
+        if config.distinct_tasks is not None:
+            iteration %= config.distinct_tasks // config.tasks
         return Draw(
             self._seed, Purpose.TRAIN_TASKS, iteration, config.tasks, config.shots, config.queries
         )

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from metarl.core.params import Params
 
+IMAGES_AT_ONCE = 256  # which bounds the memory
+
 Model = Callable[[Params, Tensor], Tensor]
 """A model as a function of its parameters and inputs."""
 
@@ -23,8 +25,9 @@ class Criterion(NamedTuple):
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of labels [S] that have the largest of the logits [S, N]."""
-    return (logits.argmax(-1) == labels).to(logits.dtype).mean()
+    """Share of labels [S] that have the largest of the logits [S, N]; NaN if one is not finite."""
+    share = (logits.argmax(-1) == labels).to(logits.dtype).mean()
+    return torch.where(torch.isfinite(logits).all(), share, torch.nan)
 
 
 REGRESSION = Criterion(F.mse_loss, "MSE", F.mse_loss, higher_is_better=False)
@@ -41,4 +44,6 @@ def apart_from_each_other(model: Model, params: Params, support: Tensor, query: 
     def one(x: Tensor) -> Tensor:
         return model(params, torch.cat([support, x[None]]))[-1]
 
-    return torch.func.vmap(one)(query)
+    at_once = max(1, IMAGES_AT_ONCE // (len(support) + 1))
+    result: Tensor = torch.func.vmap(one, chunk_size=at_once)(query)
+    return result

@@ -12,6 +12,7 @@ from annotated_types import Gt, MinLen
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metarl.core.params import Functional, Params, parameters_of
 from metarl.networks import hidden_layers, initialise
 
 
@@ -191,22 +192,39 @@ def require_stateless(model: nn.Module) -> bool:
                 f"layer {name} has running statistics ({type(layer).__name__}), which all tasks "
                 "would share; use batch norm without them"
             )
+    if buffers := [name for name, _ in model.named_buffers()]:
+        raise ValueError(
+            f"it has buffers ({', '.join(buffers)}), which are no parameters; make them constants"
+        )
     return changed
 
 
-def sees_batches(model: nn.Module) -> bool:
-    """Whether the outputs for one input depend on the others: it has batch norm."""
-    return any(isinstance(layer, BatchNorm | _BatchNorm) for layer in model.modules())
+def sees_batches(model: nn.Module, input_shape: Sequence[int]) -> bool:
+    """Whether the output for one input depends on the others, as with batch norm."""
+    x = torch.rand(4, *input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, other = model(x)[0], model(torch.cat([x[:1], 1 - x[1:]]))[0]
+    return not torch.equal(first, other)
 
 
 def require_outputs(model: nn.Module, input_shape: Sequence[int], outputs: int) -> None:
-    """Raises ValueError unless the model maps [S, *input_shape] to [S, outputs]."""
+    """Raises ValueError unless the model maps [S, *input_shape] to [S, outputs], differentiably."""
     samples = 3
-    with torch.no_grad():
-        try:
-            result = model(torch.zeros(samples, *input_shape))
-        except Exception as error:  # whatever a user's module does
-            raise ValueError(f"the model fails on inputs {[*input_shape]}: {error}") from error
+    forward = Functional(model)
+    x = torch.zeros(2, samples, *input_shape)
+
+    def loss(params: Params, x: Tensor) -> Tensor:
+        total: Tensor = forward(params, x).sum()
+        return total
+
+    try:
+        result = model(x[0])
+        if isinstance(result, Tensor) and result.shape == (samples, outputs):
+            per_task = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
+            per_task(parameters_of(model), x)
+    except Exception as error:  # whatever a user's module does
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the model fails on inputs {[*input_shape]}: {reason}") from error
     shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
     if shape != (samples, outputs):
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from metarl.errors import UserError, warn
 from metarl.files import write_atomically
@@ -58,7 +58,7 @@ class Omniglot:
     train_classes: Annotated[int, Gt(0)] = 1200
     validation_classes: Annotated[int, Ge(0)] = 100
     rotations: bool = True
-    size: Annotated[int, Gt(0)] = 28
+    size: Annotated[int, Gt(0), Le(1024)] = 28
 
     def __post_init__(self) -> None:
         if self.split == "characters" and self.validation_classes >= self.train_classes:

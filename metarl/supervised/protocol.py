@@ -38,8 +38,13 @@ class SupervisedEvaluationConfig(EvaluationConfig):
     tests: list[str] | None = None
     queries: Annotated[int, Gt(0)] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tests is not None and (not self.tests or len({*self.tests}) < len(self.tests)):
+            raise ValueError("evaluation.tests should have at least one test, and each once")
 
-class Test(NamedTuple):
+
+class HeldOutTest(NamedTuple):
     """How the support data of held-out tasks are drawn."""
 
     shots: int
@@ -50,17 +55,17 @@ class Test(NamedTuple):
         return f"{self.shots}-shot {self.variant}".strip()
 
 
-def parse_test(name: str, variants: Sequence[str]) -> Test:
+def parse_test(name: str, variants: Sequence[str]) -> HeldOutTest:
     """``5-shot``, or ``5-shot half-range`` where the source has such a variant.
 
     Raises:
         UserError: it is neither.
     """
-    match = re.fullmatch(r"([1-9]\d*)-shot(?: (.+))?", name)
+    match = re.fullmatch(r"([1-9]\d{0,4})-shot(?: (.+))?", name)
     if match is None or (match[2] or "") not in ("", *variants):
         allowed = " or ".join(["K-shot", *(f"K-shot {variant}" for variant in variants)])
         raise UserError(f"evaluation.tests should have {allowed}, as 5-shot, got {name!r}")
-    return Test(int(match[1]), match[2] or "")
+    return HeldOutTest(int(match[1]), match[2] or "")
 
 
 class Examples(NamedTuple):
@@ -117,9 +122,9 @@ class SupervisedProtocol:
             self.source.require(self._draw(self.tests[0], Purpose.VALIDATION_TASKS))
 
     @property
-    def tests(self) -> list[Test]:
+    def tests(self) -> list[HeldOutTest]:
         if self.config.tests is None:
-            return [Test(self.shots, "")]
+            return [HeldOutTest(self.shots, "")]
         return [parse_test(name, self.source.variants) for name in self.config.tests]
 
     def run(self, judge: Judge) -> Evaluation:
@@ -131,7 +136,7 @@ class SupervisedProtocol:
             _warn_of_leaks(main, self.chance)
         return main
 
-    def _run(self, judge: Judge, test: Test, alpha: float) -> list[Evaluation]:
+    def _run(self, judge: Judge, test: HeldOutTest, alpha: float) -> list[Evaluation]:
         rates = self.config.rates(alpha)
         tasks, episodes, judged = self._judge(judge, test, Purpose.EVALUATION_TASKS, rates)
         kinds = [
@@ -163,13 +168,13 @@ class SupervisedProtocol:
         return score if self.criterion.higher_is_better else -score
 
     def _judge(
-        self, judge: Judge, test: Test, purpose: Purpose, rates: Sequence[float]
+        self, judge: Judge, test: HeldOutTest, purpose: Purpose, rates: Sequence[float]
     ) -> tuple[Array, Episode, Judged]:
         tasks, episodes = self.source.draw(self._draw(test, purpose))
         prepared = self.prepare(tasks, episodes)
         return tasks, episodes, self.task_map.map(lambda task: judge(task, rates), prepared)
 
-    def _draw(self, test: Test, purpose: Purpose) -> Draw:
+    def _draw(self, test: HeldOutTest, purpose: Purpose) -> Draw:
         config = self.config
         queries = config.queries or self.queries
         return Draw(config.seed, purpose, 0, config.tasks, test.shots, queries, test.variant)
@@ -178,18 +183,21 @@ class SupervisedProtocol:
 def mark_diverged(scores: Array, higher_is_better: bool) -> tuple[Array, Array]:
     """Scores [steps + 1, M] with NaN for tasks that diverged, and how many did, [steps + 1].
 
-    A loss has diverged when it is not finite, or a hundred times the worst before adaptation.
+    A score has diverged when it is not finite or, if it is a loss, more than a hundred times the
+    worst before adaptation.
     """
-    limit = np.inf if higher_is_better else DIVERGED * np.max(scores[0], initial=0)
+    worst = np.max(scores[0], initial=0, where=np.isfinite(scores[0]))
+    limit = np.inf if higher_is_better else DIVERGED * worst
     diverged = ~np.isfinite(scores) | (scores > limit)
     return np.where(diverged, np.nan, scores), diverged.sum(1)
 
 
 def _warn_of_leaks(evaluation: Evaluation, chance: float) -> None:
     """Before adaptation nobody can know which class has which number."""
+    noise = np.sqrt(chance * (1 - chance) / len(evaluation.tasks))
     for each in (evaluation, *evaluation.others):
         row = each.rows()[0]
-        if row["mean"] - chance > max(0.05, 2 * row["ci95"]):
+        if row["mean"] - chance > max(0.05, 5 * noise):
             warn(
                 f"{each.test}: accuracy before adaptation is {row['mean']:.3f}, and {chance:.3f} "
                 "is all that a guess gives: labels leak into the inputs"

@@ -69,6 +69,14 @@ def test_there_is_one_program_per_shape_however_many_threads_ask() -> None:
     assert traced[-1] == (2, 2)
 
 
+@needs_compiler
+def test_names_in_another_order_are_another_program() -> None:
+    x, y = torch.ones(2), torch.zeros(2)
+    program = Compiled(lambda tree: (tree["a"] - tree["b"],))
+    assert program({"a": x, "b": y})[0].tolist() == [1, 1]
+    assert program({"b": x, "a": y})[0].tolist() == [-1, -1]
+
+
 def test_why_nothing_can_be_compiled_is_a_line(monkeypatch) -> None:
     def fail(self, *inputs):
         raise RuntimeError("no working C++ compiler\nin three\nlines")

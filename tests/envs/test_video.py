@@ -81,9 +81,9 @@ def decode(path):
 
 
 def test_a_clip_is_what_reports_save(tmp_path):
-    from metarl.evaluation import Episodes  # here, as environments else know no PyTorch
-    from metarl.report.film import _save_clip
+    from metarl.report.film import _save_clip  # here, as environments else know no PyTorch
     from metarl.report.view import RunView
+    from metarl.rl.protocol import Episodes
 
     rng = np.random.default_rng(0)
     episodes = Episodes(  # 2 inner steps, 2 tasks, 2 trajectories each, 4 env steps
@@ -92,7 +92,7 @@ def test_a_clip_is_what_reports_save(tmp_path):
         rng.integers(1, 5, (3, 2, 2)),
     )
     env = {"family": "point-navigation", "horizon": 4, "goal_range": [-2.0, 2.0]}
-    evaluation = {"env": env, "tasks": [[0.25, 0.5], [-1.5, 1.25]]}
+    evaluation = {"protocol": {"problem": env}, "tasks": [[0.25, 0.5], [-1.5, 1.25]]}
     family = PointNavigation(horizon=4, goal_range=(-2.0, 2.0))
     view = RunView("run", {}, {}, [], evaluation, episodes, family)
     _save_clip(view, episodes, 1, tmp_path / "clip.npz")

@@ -136,7 +136,9 @@ def make_view(
         metrics=metrics,
         evaluation=json.loads(  # NaN becomes null
             to_json(
-                evaluation.to_json() | {"problem": "env", "protocol": taken, "published": published}
+                evaluation.to_json()
+                | {"main_test": "", "problem": "env", "protocol": taken}
+                | {"published": {"test": "", **published}}
             )
         ),
         episodes=episodes,

@@ -25,7 +25,7 @@ from metarl.supervised.protocol import Examples
 
 ROOT = Path(__file__).parents[2]
 TESTS = ["10-shot", "5-shot", "20-shot", "5-shot half-range"]
-PUBLISHED = '{"source": "Finn et al. 2017", "scores": [null, 0.5]}'
+PUBLISHED = '{"source": "Finn et al. 2017", "test": "", "scores": [null, 0.5]}'
 SMALL = [
     *("--tasks", "4", "--evaluation.tasks", "5", "--compile", "false", "--threads", "1"),
     *("--logging.wandb", "disabled", "--logging.report", "false", "--logging.every", "1"),
@@ -207,7 +207,7 @@ def test_an_interval_that_reaches_zero_leaves_the_means_in_view(views, half_widt
 @pytest.mark.parametrize("values", [np.nan, 0.0])
 def test_nothing_to_draw_on_a_logarithmic_axis_breaks_nothing(views, values):
     view = with_scores(views["maml-seed0"], np.full((2, 3), values))
-    published = {"source": "", "scores": []}
+    published = {"source": "", "test": "", "scores": []}
     view = replace(view, evaluation={**view.evaluation, "others": [], "published": published})
     with warnings.catch_warnings():
         warnings.simplefilter("error")

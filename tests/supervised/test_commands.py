@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from metarl.cli import evaluate, report, train
-from metarl.core import compiled
 from metarl.metrics import read_metrics
 from metarl.settings import read_settings
 
@@ -28,6 +27,9 @@ def running(shape, outputs):
     return nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(),
                          nn.Linear(784, outputs))
 
+def three(shape, outputs, more):
+    return nn.Linear(1, 1)
+
 def number(shape, outputs):
     return outputs
 """
@@ -44,7 +46,10 @@ BAD_SETTINGS = [
     ("--outer.max_kl 0.1", "unrecognized arguments: --outer.max_kl"),
     ("--evaluation.tests [5shot]", "evaluation.tests should have K-shot or K-shot half-range"),
     ("--model.name resnet", "there are mlp, conv, dense, or package.module:NAME of your own"),
-    ("--model.name no.such:thing", "model.name no.such:thing: No module named 'no'"),
+    (
+        "--model.name no.such:thing",
+        "model.name no.such:thing: ModuleNotFoundError: No module named 'no'",
+    ),
     ("--model.name conv", "model.name conv"),
     ("--data_folder .", "data_folder is for images, which sinusoid has none of"),
     ("--data.source glyphs --data.ways 1", "ways should be greater than or equal to 2, got 1"),
@@ -53,6 +58,11 @@ BAD_SETTINGS = [
         "--data.source glyphs --queries 19",
         "shots + queries is 21, more than the 20 images",
     ),
+    ("--inner.reduction class-sum", "class-sum is for classification"),
+    ("--inner.algorithm reptile --inner.steps 0", "inner.steps should be at least 1 for reptile"),
+    ("--evaluation.tests []", "evaluation.tests should have at least one test"),
+    ("--data.source glyphs --data.size 2000", "size should be less than or equal to 1024"),
+    ("--data.source glyphs --model.name mine:three", "TypeError: three() missing 1 required"),
     ("--data.source glyphs --observe_task true", "observe_task is for regression"),
     ("--data.source image-folder", "--data_folder"),
     ("--data.source image-folder --data_folder missing", "missing"),
@@ -110,7 +120,6 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(
     toy_supervised, runs: Path, monkeypatch, capsys
 ):
     monkeypatch.setattr("metarl.build.compiler_fault", lambda: "No C++ compiler found")
-    assert compiled.compiler_fault is not None
     assert train(toy_supervised("run", "--compile", "true")) == 0
     assert capsys.readouterr().err == (
         "metarl: warning: nothing is compiled, which is slower: No C++ compiler found\n"
@@ -184,6 +193,29 @@ def test_other_tasks_and_tests_are_options_of_an_evaluation(toy_supervised, runs
     assert (np.array(found["tasks"])[:, 0] >= 5).all()
 
 
+def test_a_published_row_is_beside_the_test_that_it_is_of(toy_supervised, runs, tmp_path, capsys):
+    published = tmp_path / "published.yaml"
+    published.write_text(
+        "evaluation: {published: {source: a paper, test: '2-shot, transductive', scores: [0.25]}}"
+    )
+    assert train([*toy_supervised("run", *GLYPHS), "--config", str(published)]) == 0
+    first, second = " ".join(capsys.readouterr().out.split()).split("held-out tasks")[1:]
+    assert "2-shot, transductive" in second
+    assert "a paper" not in first
+    assert "a paper" in second
+    assert "0.250" in second
+
+
+def test_images_of_other_splits_are_not_evaluated(toy_supervised, workplace, refused):
+    assert train([*toy_supervised("run", *GLYPHS), "--folder", "."]) == 0
+    assert "data is no option for images" in refused(evaluate, "run", "--data.test_classes", "5")
+
+
+def test_a_value_named_like_a_setting_does_not_make_a_run_supervised(toy, workplace: Path):
+    assert train([*toy("data"), "--folder", "data"]) == 0
+    assert "env" in yaml.safe_load((workplace / "data" / "data" / "config.yaml").read_text())
+
+
 @pytest.fixture
 def both_kinds(workplace: Path, toy, toy_supervised, capsys) -> None:
     assert train([*toy("policy"), "--folder", "."]) == 0
@@ -214,5 +246,5 @@ def test_a_run_says_all_its_settings(toy_supervised, runs: Path, capsys):
     config = yaml.safe_load((runs / "run" / "config.yaml").read_text())
     assert next(iter(config)) == "data"
     assert config["data"]["source"] == "glyphs"
-    assert config["data"]["distinct"] is None
+    assert config["distinct_tasks"] is None
     assert config["compile"] is False

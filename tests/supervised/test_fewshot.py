@@ -62,14 +62,6 @@ def test_a_task_depends_on_seed_iteration_and_its_number_only(source: FewShot):
         assert (source.draw(other).tasks != tasks).any()
 
 
-def test_a_number_of_distinct_tasks_comes_again_in_training_only(source: FewShot):
-    few = FewShot(source.splits, FewShotConfig(ways=4, distinct=15))
-    drawn = [few.draw(TRAIN._replace(iteration=i, tasks=10)).tasks for i in range(4)]
-    np.testing.assert_array_equal(np.concatenate(drawn)[:15], np.concatenate(drawn)[15:30])
-    assert len(np.unique(np.concatenate(drawn), axis=0)) <= 15
-    np.testing.assert_array_equal(few.draw(TEST).tasks, source.draw(TEST).tasks)
-
-
 def test_floating_point_inputs_of_any_shape_stay_as_they_are():
     x = torch.randn(12, 5)
     found = LabelledTensors(x, torch.arange(3).repeat(4), ("a", "b", "c"))

@@ -163,6 +163,21 @@ def test_reptile_gives_the_displacement_of_several_steps():
     np.testing.assert_allclose(gradient.numpy(), np.mean(moved, axis=0), rtol=1e-10)
 
 
+def test_a_number_of_distinct_tasks_comes_again():
+    learner = toy(distinct_tasks=8)
+    drawn = [learner.training_data(iteration)[1].query.inputs for iteration in range(5)]
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
+    with pytest.raises(ValueError, match="should be a multiple of tasks, got 6 and 4"):
+        toy(distinct_tasks=6)
+
+
+def test_reptile_without_steps_is_refused():
+    with pytest.raises(ValueError, match="should be at least 1 for reptile"):
+        inner("reptile", steps=0)
+
+
 def test_a_rate_of_the_summed_loss_is_smaller_by_the_ways():
     """The convention of the original code: 0.1 of the sum over 3 classes is 0.3 of the mean."""
     gradients = []

@@ -71,8 +71,17 @@ def test_initial_weights_come_from_the_seed_and_the_head_is_named(name: str):
             assert not a.any()
     heads = [key for key, _ in first.named_parameters() if key.startswith("head.")]
     assert heads == ["head.weight", "head.bias"]
-    assert sees_batches(first) == (name != "mlp")
+    assert sees_batches(first, (1, 16, 16)) == (name != "mlp")
     require_outputs(first, (1, 16, 16), 3)
+
+
+def test_any_way_to_look_at_other_examples_is_seen():
+    class Centred(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x - x.mean(0))
+
+    assert sees_batches(Centred(4, 2), (4,))
+    assert not sees_batches(nn.Linear(4, 2), (4,))
 
 
 def test_images_that_are_too_small_are_refused():
@@ -84,7 +93,7 @@ def test_batch_norm_of_a_users_module_is_made_stateless():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3))
     assert require_stateless(model)
     assert not require_stateless(model)
-    assert sees_batches(model)
+    assert sees_batches(model, (1, 8, 8))
     x = torch.randn(4, 1, 8, 8)
     trained, evaluated = model(x), model.eval()(x)
     assert torch.equal(trained, evaluated), "the statistics are always the batch's"
@@ -92,11 +101,18 @@ def test_batch_norm_of_a_users_module_is_made_stateless():
     torch.testing.assert_close(Functional(model)(parameters_of(model), x), trained)
 
 
+def _with_buffer() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.register_buffer("c", torch.ones(1))
+    return layer
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
         (nn.Dropout(0.5), "layer 0 is random"),
         (nn.InstanceNorm1d(3, track_running_stats=True), "layer 0 has running statistics"),
+        (_with_buffer(), r"it has buffers \(0.c\)"),
     ],
 )
 def test_other_state_is_refused(layer: nn.Module, message: str):
@@ -110,6 +126,7 @@ def test_other_state_is_refused(layer: nn.Module, message: str):
         (nn.Linear(4, 2), r"the model gives \(3, 2\) for 3 inputs, not \(3, 5\)"),
         (nn.Linear(3, 5), r"the model fails on inputs \[4\]"),
         (nn.LSTM(4, 5), "the model gives tuple for 3 inputs"),
+        (nn.Sequential(nn.Linear(4, 5), nn.RReLU()), r"the model fails on inputs \[4\]: vmap"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(model: nn.Module, message: str):

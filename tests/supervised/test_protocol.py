@@ -18,8 +18,8 @@ from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
 from metarl.supervised.models import ModelConfig, make_model
 from metarl.supervised.protocol import (
     Examples,
+    HeldOutTest,
     SupervisedEvaluationConfig,
-    Test,
     mark_diverged,
     parse_test,
 )
@@ -137,13 +137,28 @@ def test_tasks_that_diverged_are_counted_and_left_out():
     assert diverged.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(marked[1], [0.5, 399.0, np.nan])
     np.testing.assert_array_equal(marked[2], [0.2, np.nan, np.nan])
-    marked, diverged = mark_diverged(np.array([[0.0, 0.2], [1.0, 1.0]]), higher_is_better=True)
-    assert diverged.tolist() == [0, 0]
+    marked, diverged = mark_diverged(np.array([[0.0, 0.2], [1.0, np.nan]]), higher_is_better=True)
+    assert diverged.tolist() == [0, 1]
+    marked, diverged = mark_diverged(np.array([[1.0, np.nan], [1e20, 1.0]]), higher_is_better=False)
+    assert diverged.tolist() == [1, 1], "a limit that is one, whatever else is no number"
     wild = SupervisedEvaluationConfig(tasks=20, inner_steps=4, inner_rates=[1.0] * 4)
     rows = toy(wild).evaluate(0).rows()
     assert rows[0]["diverged"] == 0
     assert rows[4]["diverged"] > 0
     assert not rows[4]["mean"] > 1e4
+
+
+def test_few_shot_tasks_of_which_a_model_breaks_have_diverged():
+    config = SupervisedEvaluationConfig(tasks=6, inner_steps=2, inner_rates=[1e30, 1e30])
+    rows = toy(config, data=GLYPHS, shots=1, queries=2).evaluate(0).rows()
+    assert rows[0]["diverged"] == 0
+    assert rows[2]["diverged"] > 0
+
+
+@pytest.mark.parametrize("tests", [[], ["5-shot", "5-shot"]])
+def test_there_is_a_test_and_each_once(tests: list[str]):
+    with pytest.raises(ValueError, match="at least one test, and each once"):
+        SupervisedEvaluationConfig(tests=tests)
 
 
 def test_labels_that_leak_are_told(capsys, monkeypatch):
@@ -166,11 +181,11 @@ def _label_of(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "variants", "test"),
     [
-        ("5-shot", (), Test(5, "")),
-        ("20-shot half-range", ("half-range",), Test(20, "half-range")),
+        ("5-shot", (), HeldOutTest(5, "")),
+        ("20-shot half-range", ("half-range",), HeldOutTest(20, "half-range")),
     ],
 )
-def test_names_of_tests(name: str, variants: tuple[str, ...], test: Test):
+def test_names_of_tests(name: str, variants: tuple[str, ...], test: HeldOutTest):
     assert parse_test(name, variants) == test
     assert test.name == name
 
