@@ -63,7 +63,7 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
 
 @_command
 def train(argv: Sequence[str]) -> int:
-    """Meta-train a policy, then evaluate it on held-out tasks."""
+    """Meta-train a policy or a model, then evaluate it on held-out tasks."""
     config, resumed = read_settings(argv)
     learner = build.make_learner(config)
     # Everything that can be refused has been; only now is something written.

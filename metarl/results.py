@@ -90,7 +90,7 @@ def is_own(trained: Trained) -> bool:
 
 
 def evaluated(trained: Trained, keep: bool) -> RunView:
-    """Evaluate a policy, and keep the result in the run's folder if asked to."""
+    """Evaluate a model, and keep the result in the run's folder if asked to."""
     run, config, iteration, learner = trained
     evaluation = learner.evaluate(iteration)
     return (keep_in if keep else view_of)(run, config, iteration, evaluation)

@@ -124,10 +124,12 @@ class TaskMap:
         return objective(meta, tree_map(lambda x: x[0], chunk)).reshape(-1)
 
     def _over_chunks(self, fn: Callable[[Any], Result], data: Any) -> Iterator[Result]:
-        size = self.chunk_size
+        size, tasks = self.chunk_size, leading_size(data)
+        if tasks <= size:  # a thread would only cost time
+            return iter([fn(data)])
         chunks = (
             tree_map(itemgetter(slice(start, start + size)), data)
-            for start in range(0, leading_size(data), size)
+            for start in range(0, tasks, size)
         )
         return map(fn, chunks) if self._pool is None else self._pool.map(fn, chunks)
 
