@@ -89,7 +89,7 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
     assert_same_outcome(runs / "killed", runs / "whole")
 
 
-SINUSOID = ("--inner.steps", "2", "--evaluation.every", "2")
+SINUSOID = ("--inner.steps", "2", "--evaluation.every", "40")
 GLYPHS = ("--data.source", "glyphs", "--model.name", "dense", "--data.ways", "3")
 
 
