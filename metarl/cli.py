@@ -11,6 +11,8 @@ from typing import Annotated, TypeVar
 
 from annotated_types import Ge, Gt, Interval
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from metarl import __version__, build, check, results
 from metarl.config import Experiment, fixed_settings, plain, to_yaml
@@ -269,18 +271,24 @@ def _open_sinks(config: Experiment, run: RunFolder, start: int) -> Sinks:
 
 def _print_scores(view: RunView) -> None:
     for test in view.tests().values():
-        Console().print(tables.scores_table(test))
+        _print(tables.scores_table(test))
+
+
+def _print(table: Table) -> None:
+    """As wide as its numbers need it, also where the terminal is narrower."""
+    console = Console()
+    needed = Measurement.get(console, console.options.update_width(10_000), table).minimum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def _print_comparison(views: Sequence[RunView]) -> None:
-    console = Console()
     for test, seen in by_test(views).items():
         title = f"side by side{test and f', {test}'}"
-        console.print(tables.terminal_table(title, *tables.comparison(seen)))
+        _print(tables.terminal_table(title, *tables.comparison(seen)))
         if len(seen) < 2:
             continue
         title = (
             f"minus {seen[0].name}, paired by task, with their own 95 % intervals\n"
             "(a model that does not adapt is the same after every inner step)"
         )
-        console.print(tables.terminal_table(title, *tables.differences(seen)))
+        _print(tables.terminal_table(title, *tables.differences(seen)))

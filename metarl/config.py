@@ -138,7 +138,7 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
 
 SCHEMAS: dict[str, type[Experiment]] = {
     "reinforcement learning": RLExperiment,
-    "supervised": SupervisedExperiment,
+    "supervised learning": SupervisedExperiment,
 }
 
 

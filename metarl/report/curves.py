@@ -200,7 +200,8 @@ def _adaptation(runs: Sequence[RunView]) -> Curve:
 
 
 def _band(axes: Axes, curve: Curve, colour: str, style: str, name: str) -> None:
-    axes.plot(curve.x, curve.mean, color=colour, linestyle=style, label=name)
+    marker = "o" if len(curve.x) == 1 else ""  # a line of one point is none
+    axes.plot(curve.x, curve.mean, color=colour, linestyle=style, marker=marker, label=name)
     low, high = curve.mean - curve.half_width, curve.mean + curve.half_width
     axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
 

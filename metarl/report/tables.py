@@ -150,10 +150,10 @@ def _with_header(name: str, rows: list[list[str]]) -> tuple[list[str], list[list
 
 def terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = _table(title)
-    first, *others = header
-    table.add_column(escape(first))  # long names are broken to fit, scores are not
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(escape(header[0]))  # long names are broken to fit, scores are not
+    for name, *cells in list(zip(header, *rows, strict=True))[1:]:
+        longest = max(map(len, (name, *cells)))
+        table.add_column(name, justify="right", no_wrap=True, min_width=longest)
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -181,6 +181,21 @@ def test_runs_of_which_only_one_has_batch_norm_are_compared_in_what_both_have(
         assert "side by side, 2-shot, transductive" in out
 
 
+def test_a_comparison_of_many_inner_steps_keeps_its_names_and_numbers(
+    toy_supervised, runs: Path, monkeypatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("one", "two"):
+        assert train(toy_supervised(name, "--evaluation.inner_steps", "10")) == 0
+    capsys.readouterr()
+    assert evaluate([str(runs / "one"), str(runs / "two")]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    for line in out[out.index("side by side") :].splitlines():
+        if line.startswith(("one", "two")) and "±" in line:
+            assert line.count("±") == 11
+
+
 def test_other_tasks_and_tests_are_options_of_an_evaluation(toy_supervised, runs, tmp_path, capsys):
     assert train(toy_supervised("run")) == 0
     output = tmp_path / "other.json"
@@ -224,7 +239,7 @@ def both_kinds(workplace: Path, toy, toy_supervised, capsys) -> None:
 
 @pytest.mark.usefixtures("both_kinds")
 def test_runs_of_the_other_kind_are_refused(refused):
-    kinds = "cannot be compared: supervised and reinforcement learning"
+    kinds = "cannot be compared: supervised learning and reinforcement learning"
     for command in (evaluate, report):
         assert kinds in refused(command, "policy", "model")
     for run, options in {
