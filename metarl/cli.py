@@ -220,7 +220,7 @@ def gradcheck(argv: Sequence[str]) -> int:
         for entry in found
     ]
     title = "the entry of every parameter where the two differ most"
-    Console().print(tables.terminal_table(title, header, rows))
+    _print(tables.terminal_table(title, header, rows))
     return int(any(entry.error > options.tolerance for entry in found))
 
 

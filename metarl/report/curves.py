@@ -80,9 +80,9 @@ def learning_curves(views: Sequence[RunView]) -> Figure:
         window = len(x) // WINDOWS | 1 if len(x) >= SMOOTHED_FROM else 1
         smooth = np.stack([running_mean(y, window) for y in raw])
         if len(runs) == 1:
-            axes.plot(x, smooth[0], color=colour, label=name, zorder=3)
+            _line(axes, x, smooth[0], colour, "-", name)
             if window > 1:
-                axes.plot(x, raw[0], color=colour, linewidth=0.7, alpha=0.3)
+                axes.plot(x, raw[0], color=colour, linewidth=0.7, alpha=0.3, zorder=1.5)
             drawn.append(raw[0])
         else:
             mean = _over_seeds(x, smooth)
@@ -200,10 +200,14 @@ def _adaptation(runs: Sequence[RunView]) -> Curve:
 
 
 def _band(axes: Axes, curve: Curve, colour: str, style: str, name: str) -> None:
-    marker = "o" if len(curve.x) == 1 else ""  # a line of one point is none
-    axes.plot(curve.x, curve.mean, color=colour, linestyle=style, marker=marker, label=name)
+    _line(axes, curve.x, curve.mean, colour, style, name)
     low, high = curve.mean - curve.half_width, curve.mean + curve.half_width
     axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _line(axes: Axes, x: Array, y: Array, colour: str, style: str, name: str) -> None:
+    marker = "o" if len(x) == 1 else ""  # a line of one point is none
+    axes.plot(x, y, color=colour, linestyle=style, marker=marker, label=name)
 
 
 DIAGNOSTICS: Mapping[str, tuple[str, str]] = {

@@ -154,17 +154,18 @@ class SupervisedLearner:
         """
         began = time.perf_counter()
         meta, episodes = self.training_data(iteration)
-        (_, loss, score), gradient = self._task_map.mean_and_grad(self.objective, meta, episodes)
+        value, gradient = self._task_map.mean_and_grad(self.objective, meta, episodes)
+        _, loss, score = value.tolist()
         norm = float(torch.linalg.vector_norm(gradient["meta"]))
-        if not (math.isfinite(norm) and math.isfinite(float(loss))):
+        if not (math.isfinite(norm) and math.isfinite(loss)):
             raise UserError(
-                f"iteration {iteration}: the loss is {float(loss):g} and the norm of its gradient "
+                f"iteration {iteration}: the loss is {loss:g} and the norm of its gradient "
                 f"{norm:g}; start again with a smaller inner.rate or outer.learning_rate"
             )
         self._meta, self._adam = adam_step(
             self._meta, gradient["meta"], self._adam, self.config.outer
         )
-        metrics = {"loss/after": float(loss), f"{self._criterion.measure}/after": float(score)}
+        metrics = {"loss/after": loss, f"{self._criterion.measure}/after": score}
         seconds = time.perf_counter() - began
         return metrics | {"outer/gradient_norm": norm, "seconds/iteration": seconds}
 

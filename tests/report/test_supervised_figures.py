@@ -224,6 +224,14 @@ def test_many_inner_steps_have_few_ticks(views):
 # --- training
 
 
+def test_a_run_that_logged_once_is_seen(views):
+    view = replace(views["maml-seed0"], metrics=rows([2.0]))
+    (axes,) = figures([view])["training"].axes
+    (drawn,) = axes.lines
+    assert drawn.get_marker() == "o"
+    np.testing.assert_array_equal(drawn.get_data(), ([1.0], [2.0]))
+
+
 def rows(values, measure="MSE", every=1):
     return [
         {"iteration": every * i + every - 1, f"{measure}/after": y, "loss/after": -1.0}
