@@ -16,6 +16,7 @@ from metarl.core.algorithms import ALGORITHMS, adapted_names, with_rates
 from metarl.core.compiled import compiler_fault
 from metarl.core.outer import TaskMap, cores
 from metarl.core.params import Functional, parameters_of
+from metarl.core.world import ALONE, World
 from metarl.errors import UserError, warn
 from metarl.parsing import parse_object, suggestion
 from metarl.rl.learner import MetaRLLearner
@@ -126,23 +127,31 @@ def resolve(config: Settings) -> Settings:
     )
 
 
-def make_learner(config: Experiment) -> Learner:
+def make_learner(config: Experiment, world: World = ALONE) -> Learner:
     """The learner of an experiment.
 
+    Args:
+        config: its settings.
+        world: the processes that share its tasks.
+
     Raises:
-        UserError: its tasks or its model cannot be made, or there is no such device.
+        UserError: its tasks or its model cannot be made, there is no such device, or there are
+            fewer tasks than processes.
     """
+    assert isinstance(config, RLExperiment | SupervisedExperiment)
+    for where, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
+        if tasks < world.size:
+            raise UserError(f"{where} is {tasks}, fewer than the {world.size} processes")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
     if isinstance(config, RLExperiment):
-        return make_rl_learner(config)
-    assert isinstance(config, SupervisedExperiment)
-    return make_supervised_learner(config)
+        return make_rl_learner(config, world)
+    return make_supervised_learner(config, world)
 
 
-def make_rl_learner(config: RLExperiment) -> MetaRLLearner:
+def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner:
     """See ``make_learner``."""
-    _use_threads_for_tasks()
+    threads = _use_threads_for_tasks(config, world)
     family = make_family(config.env)
     module = GaussianMLP(
         family.observation_dim + config.observe_task * family.task_dim,
@@ -163,24 +172,27 @@ def make_rl_learner(config: RLExperiment) -> MetaRLLearner:
         algorithm=algorithm,
         adapted=adapted,
         sampler=Sampler(
-            lambda tasks, envs: BatchedEnv(
-                family, tasks, envs, config.threads or cores(), config.observe_task
-            ),
+            lambda tasks, envs: BatchedEnv(family, tasks, envs, threads, config.observe_task),
             policy,
             family.action_dim,
             family.horizon,
             config.device,
         ),
         task_map=TaskMap(
-            config.chunk_size or (1 if config.device == "cpu" else config.tasks), config.threads
+            config.chunk_size or (1 if config.device == "cpu" else config.tasks),
+            threads,
+            world=world,
         ),
+        world=world,
         seed=config.seed,
     )
 
 
-def make_supervised_learner(config: SupervisedExperiment) -> SupervisedLearner:
+def make_supervised_learner(
+    config: SupervisedExperiment, world: World = ALONE
+) -> SupervisedLearner:
     """See ``make_learner``."""
-    _use_threads_for_tasks()
+    threads = _use_threads_for_tasks(config, world)
     source = make_source(config.data, config.data_folder)
     ways = source.ways if isinstance(source, FewShot) else None
     if config.inner.reduction == "class-sum" and not ways:
@@ -215,17 +227,19 @@ def make_supervised_learner(config: SupervisedExperiment) -> SupervisedLearner:
         meta=with_rates(algorithm, theta, adapted, config.inner.rate),
         algorithm=algorithm,
         adapted=adapted,
-        task_map=TaskMap(config.chunk_size or config.tasks, config.threads, compiled),
+        task_map=TaskMap(config.chunk_size or config.tasks, threads, compiled, world),
+        world=world,
         seed=config.seed,
         device=config.device,
     )
 
 
-def _use_threads_for_tasks() -> None:
+def _use_threads_for_tasks(config: Experiment, world: World) -> int:
     """And not for pieces of one matrix product: that is faster at these sizes, and the result of
-    every task is the same whatever the number of threads.
+    every task is the same whatever the number of threads. Returns that number.
     """
     torch.set_num_threads(1)
+    return config.threads or max(1, cores() // world.local_size)
 
 
 def _make_module(

@@ -62,9 +62,7 @@ class CheckpointFolder:
             OSError: the disk is full or the folder cannot be written; older checkpoints are intact.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        data = buffer.getvalue()
+        data = to_bytes(state)
         path = self.folder / _file_name(iteration)
         note = {"iteration": iteration, "score": score, "sha256": hashlib.sha256(data).hexdigest()}
         # The note first: a .pt without its note would look damaged; a note alone is not seen.
@@ -120,14 +118,11 @@ class CheckpointFolder:
             note = json.loads(checkpoint.path.with_suffix(".json").read_text())
             if hashlib.sha256(data).hexdigest() != note["sha256"]:
                 raise ValueError("its bytes do not match its SHA-256")
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise ValueError("it does not hold a state dictionary")
+            return from_bytes(data)
         except Exception as error:  # whatever a damaged file leads to
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warn(f"{checkpoint.path} is damaged ({reason}); trying another")
             return None
-        return state
 
     def _prune(self, newest: int) -> None:
         """Keep the newest and the best; later ones were damaged, or left behind by a resume."""
@@ -138,6 +133,25 @@ class CheckpointFolder:
             if checkpoint not in kept:
                 checkpoint.path.unlink(missing_ok=True)
                 checkpoint.path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """A state of tensors, numbers, strings, lists and dictionaries."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> dict[str, Any]:
+    """The inverse of ``to_bytes``, which executes nothing that it is given.
+
+    Raises:
+        Exception: of any kind, where the data are something else.
+    """
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("it does not hold a state dictionary")
+    return state
 
 
 def _file_name(iteration: int) -> str:

@@ -16,7 +16,9 @@ from rich.table import Table
 
 from metarl import __version__, build, check, results
 from metarl.config import Experiment, fixed_settings, plain, to_yaml
-from metarl.errors import UserError
+from metarl.core.world import Disconnected, World
+from metarl.distributed import joined, launched
+from metarl.errors import UserError, leads
 from metarl.evaluation import Evaluation
 from metarl.files import require_writable
 from metarl.metrics import ConsoleSink, JsonlSink, Media, Sink, Sinks
@@ -51,8 +53,13 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
         try:
             return function(argv)
         except UserError as error:
-            print(f"metarl {function.__name__}: error: {error}", file=sys.stderr)
+            if leads():
+                print(f"metarl {function.__name__}: error: {error}", file=sys.stderr)
             return 2
+        except Disconnected as error:
+            where = f"metarl {function.__name__}: process {launched().rank}"
+            print(f"{where}: another process is lost: {error}", file=sys.stderr, flush=True)
+            return 1
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
@@ -67,10 +74,18 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
 def train(argv: Sequence[str]) -> int:
     """Meta-train a policy or a model, then evaluate it on held-out tasks."""
     config, resumed = read_settings(argv)
-    learner = build.make_learner(config)
-    # Everything that can be refused has been; only now is something written.
-    path = Path(config.folder) / str(config.name)
-    run = resumed or RunFolder.create(path, to_yaml(config))
+    with joined(config.device, config.timeout) as world:
+        learner = world.in_turn(lambda: build.make_learner(config, world))
+        return _train(config, resumed, learner, world)
+
+
+def _train(
+    config: Experiment, resumed: RunFolder | None, learner: build.Learner, world: World
+) -> int:
+    run = resumed or RunFolder(Path(config.folder) / str(config.name))
+    if world.leads and not resumed:
+        # Everything that can be refused has been; only now is something written.
+        RunFolder.create(run.path, to_yaml(config))
 
     reported: list[int] = []  # what the report is of
 
@@ -94,9 +109,14 @@ def train(argv: Sequence[str]) -> int:
         config.evaluation.every,
         illustrate,
         config.logging.every,
+        world,
     )
-    if resumed:
+    if resumed or world.size > 1:  # of several, the first one knows
         trainer.resume()
+    if not world.leads:
+        trainer.run(lambda start: Sinks({}))
+        return 0
+    if resumed:
         run.require_not_ahead_of(trainer.start, config.checkpoint.every)
         run.update_config(to_yaml(config))
     print(f"run folder: {run.path}" + (f", from iteration {trainer.start}" if resumed else ""))

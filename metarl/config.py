@@ -56,10 +56,13 @@ class Experiment:
     Args:
         iterations: meta-updates of the whole run; 0 keeps the untrained parameters.
         seed: of everything random.
-        threads: CPU threads, 0 for one per core; results do not depend on it.
+        threads: CPU threads, 0 for one per core (under torchrun, the process's share of them);
+            results do not depend on it.
         device: where adaptation and update run; physics is on CPU threads.
         chunk_size: tasks per vectorised call of the update; null: one for a policy on a CPU, all
             otherwise.
+        timeout: seconds after which a process of several that does not answer counts as lost; more
+            than the first one takes to draw a report.
         checkpoint: when to save, what to keep.
         logging: where metrics go.
         evaluation: held-out tasks.
@@ -72,6 +75,7 @@ class Experiment:
     threads: Annotated[int, Ge(0)] = 0
     device: Literal["cpu", "cuda"] = "cpu"
     chunk_size: Annotated[int, Gt(0)] | None = None
+    timeout: Annotated[float, Gt(0)] = 300.0
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     folder: str = "runs"

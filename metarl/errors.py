@@ -1,5 +1,6 @@
 """What the user can mend."""
 
+import os
 import sys
 
 
@@ -7,6 +8,12 @@ class UserError(Exception):
     """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
 
 
+def leads() -> bool:
+    """Whether this process speaks for all, where torchrun has started several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def warn(message: str) -> None:
     """One line on standard error; the work goes on."""
-    print(f"metarl: warning: {message}", file=sys.stderr, flush=True)
+    if leads():
+        print(f"metarl: warning: {message}", file=sys.stderr, flush=True)

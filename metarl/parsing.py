@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from metarl.errors import UserError
+from metarl.errors import UserError, leads
 
 Schema = TypeVar("Schema")
 
@@ -23,7 +23,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         said = f"{self.origin}{one_line(message)}{self._did_you_mean(message)}"
-        self.exit(2, f"{self.prog}: error: {said}\n")
+        self.exit(2, f"{self.prog}: error: {said}\n" if leads() else None)
         raise AssertionError("exit() does not return")
 
     def parse_settings(self, arguments: Sequence[str]) -> Namespace:

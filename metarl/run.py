@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.checkpoint import CheckpointFolder
+from metarl.distributed import launch_id, restarts
 from metarl.errors import UserError
 from metarl.files import to_json, write_atomically
 from metarl.metrics import read_metrics
@@ -77,6 +78,7 @@ class RunFolder:
             "packages": {name: _version(name) for name in PACKAGES},
             "git_commit": _git_commit(),
             "tracking_id": secrets.token_hex(4),
+            "launch": launch_id(),
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -100,6 +102,13 @@ class RunFolder:
         if not run.config_file.is_file():
             raise UserError(f"{path} holds no run: config.yaml is missing")
         return run
+
+    def is_of_this_launch(self) -> bool:
+        """Whether torchrun has started these processes again, after they had begun this run."""
+        if not self.config_file.is_file():
+            return False
+        launch = launch_id()
+        return restarts() > 0 or (launch is not None and self.info().get("launch") == launch)
 
     def checkpoints(self, keep: int = 3) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)

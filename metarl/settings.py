@@ -16,6 +16,7 @@ from metarl.config import (
     plain,
     schema_of,
 )
+from metarl.distributed import launch_id, launched
 from metarl.errors import UserError
 from metarl.parsing import read_mapping
 from metarl.run import RunFolder
@@ -41,15 +42,32 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     if known.resume is None:
         config = _parse(files, overrides)
         stem = "-".join(path.stem for path in files) or _tasks_of(config)
-        default = f"{stem}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-        return replace(config, name=config.name or default), None
-    run = RunFolder.open(Path(known.resume))
-    resumed = read_config(run)
-    config = _parse([run.config_file, *files], overrides, resumed)
+        config = replace(config, name=config.name or f"{stem}-seed{config.seed}-{_when()}")
+        run = RunFolder(Path(config.folder) / str(config.name))
+        if not run.is_of_this_launch():
+            return config, None
+        resumed = read_config(run)
+    else:
+        run = RunFolder.open(Path(known.resume))
+        resumed = read_config(run)
+        config = _parse([run.config_file, *files], overrides, resumed)
     if difference := first_difference(_kept(resumed), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
     return config, run
+
+
+def _when() -> str:
+    """What makes a run's name its own; under torchrun the same after a restart.
+
+    Raises:
+        UserError: torchrun does not say what would be.
+    """
+    if launch := launch_id():
+        return launch
+    if launched().size > 1:
+        raise UserError("say --name under torchrun: processes that it restarts find the run by it")
+    return time.strftime("%Y%m%d-%H%M%S")
 
 
 def read_config(run: RunFolder) -> Experiment:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
-from metarl.checkpoint import CheckpointFolder
+from metarl.checkpoint import CheckpointFolder, from_bytes, to_bytes
+from metarl.core.world import ALONE, World
 from metarl.errors import UserError, warn
 from metarl.metrics import Media, Sinks
 
@@ -77,6 +78,7 @@ class Trainer(Generic[Result]):
         illustrate: makes pictures of an evaluation after so many iterations, for the sinks.
         log_every: iterations between those whose metrics the sinks get; the last one's, and those
             of an evaluation, always are.
+        world: the processes that share the tasks; only the first one writes anything.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Trainer(Generic[Result]):
         evaluate_every: int = 0,
         illustrate: Callable[[int, Result], Media] = lambda iteration, scores: Media(),
         log_every: int = 1,
+        world: World = ALONE,
     ):
         self._learner = learner
         self._settings = dict(settings)
@@ -98,6 +101,7 @@ class Trainer(Generic[Result]):
         self._evaluate_every = evaluate_every
         self._illustrate = illustrate
         self._log_every = log_every
+        self._world = world
         self.start = 0
         self.saved = True  # whether the newest checkpoint that was due is on disk
 
@@ -107,15 +111,23 @@ class Trainer(Generic[Result]):
         Raises:
             UserError: none is intact, or it is of other settings or beyond the run's iterations.
         """
+        newest = self._world.leading_bytes(self._newest() if self._world.leads else b"")
+        if newest:
+            found = from_bytes(newest)
+            load_into(self._learner, found["state"], self._settings, found["path"])
+            self.start = found["iteration"]
+
+    def _newest(self) -> bytes:
+        """The checkpoint to go on from, for all processes; nothing if there is none."""
         if self._checkpoints.is_empty():
-            return
+            return b""
         checkpoint, state = self._checkpoints.load()
         if checkpoint.iteration > self._iterations:
             raise UserError(
                 f"the run has done {checkpoint.iteration} iterations, more than {self._iterations}"
             )
-        load_into(self._learner, state, self._settings, str(checkpoint.path))
-        self.start = checkpoint.iteration
+        found = {"path": str(checkpoint.path), "iteration": checkpoint.iteration, "state": state}
+        return to_bytes(found)
 
     def run(self, open_sinks: Callable[[int], Sinks]) -> Result | None:
         """Train; returns the scores at the end, or None when a signal asked to stop before it.
@@ -152,19 +164,24 @@ class Trainer(Generic[Result]):
         if last or scores is not None or done % self._log_every == 0:
             sinks.log(iteration, metrics)
         score = self._learner.score(metrics)
+        stop.requested = self._world.any(stop.requested)
         if last or stop.requested or done % self._checkpoint_every == 0:
             self._save(done, score)
             saved = True
         if scores is not None:
             self._show(iteration, done, scores, sinks)
+            stop.requested = self._world.any(stop.requested)
         if stop.requested and not saved:  # asked for while pictures were drawn
             self._save(done, score)
         return scores
 
     def _show(self, iteration: int, done: int, scores: Result, sinks: Sinks) -> None:
-        sinks.show(iteration, lambda: self._illustrate(done, scores))
+        if self._world.leads:
+            sinks.show(iteration, lambda: self._illustrate(done, scores))
 
     def _save(self, done: int, score: float) -> None:
+        if not self._world.leads:
+            return
         state = {"settings": self._settings, "learner": self._learner.state_dict()}
         try:
             self._checkpoints.save(done, state, score if math.isfinite(score) else -math.inf)

@@ -1,13 +1,13 @@
 """Functions of tensors as compiled programs."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from metarl.core.params import tree_map
+from metarl.core.params import leaves_of_tree, rebuild
 
 Result = TypeVar("Result")
 
@@ -29,7 +29,7 @@ class Compiled(Generic[Result]):
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> Result:
-        leaves = list(_leaves(inputs))
+        leaves = list(leaves_of_tree(inputs))
         key = _structure(inputs), *((x.shape, x.stride(), x.dtype, x.device) for x in leaves)
         program = self._programs.get(key)
         if program is None:
@@ -46,9 +46,9 @@ class Compiled(Generic[Result]):
         shape: list[Any] = []
 
         def flat(*leaves: Tensor) -> list[Tensor]:
-            result = self._fn(*_rebuild(inputs, iter(leaves)))
+            result = self._fn(*rebuild(inputs, iter(leaves)))
             shape[:] = [result]
-            return list(_leaves(result))
+            return list(leaves_of_tree(result))
 
         example: list[Any] = [x.detach() for x in leaves]
         flat(*example)  # what is made at a first call must not be made while tracing
@@ -58,7 +58,7 @@ class Compiled(Generic[Result]):
 
         @torch.no_grad()
         def run(*leaves: Tensor) -> Result:
-            result: Result = _rebuild(shape[0], iter(program(*leaves)))
+            result: Result = rebuild(shape[0], iter(program(*leaves)))
             return result
 
         return run
@@ -73,21 +73,9 @@ def compiler_fault() -> str:
     return ""
 
 
-def _leaves(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    else:
-        for child in tree.values() if isinstance(tree, dict) else tree:
-            yield from _leaves(child)
-
-
 def _structure(tree: Any) -> Any:
     if isinstance(tree, Tensor):
         return None
     if isinstance(tree, dict):
         return tuple((key, _structure(child)) for key, child in tree.items())
     return type(tree), *map(_structure, tree)
-
-
-def _rebuild(like: Any, leaves: Iterator[Tensor]) -> Any:
-    return tree_map(lambda _: next(leaves), like)

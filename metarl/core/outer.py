@@ -3,14 +3,14 @@
 Everything else in the core is written for ONE task. Here tasks are cut into chunks; a chunk of one
 task is a plain call, a larger one is ``vmap``; chunks run on threads. A chunk's gradient is taken
 and its graph dropped before the next one is built, so peak memory is one chunk per thread, whatever
-the number of tasks. Sums run in the order of the tasks: results do not depend on the number of
-threads.
+the number of tasks. Several processes have a share of the tasks each. Sums over chunks are taken in
+float64 and rounded once: results do not depend on how chunks are spread over threads and processes.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from metarl.core.compiled import Compiled
-from metarl.core.params import Params, leading_size, tree_map
+from metarl.core.params import Params, leading_size, leaves_of_tree, tree_map
+from metarl.core.world import ALONE, World
 
 Objective: TypeAlias = Callable[[Params, Any], Tensor]
 """``objective(meta, task_data) -> [K]`` or a scalar, for ONE task; gradients are of entry 0."""
@@ -45,12 +46,19 @@ class TaskMap:
             one, which also makes every result independent of the number of cores.
         compiled: compile the meta-gradient of every objective that it is called with. An objective
             is compiled once and so must not change what it closes over.
+        world: the processes that share the tasks; data are those of this one's.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, chunk_size: int = 1, threads: int = 1, compiled: bool = False):
+    def __init__(
+        self,
+        chunk_size: int = 1,
+        threads: int = 1,
+        compiled: bool = False,
+        world: World = ALONE,
+    ):
         if chunk_size < 1 or threads < 0:
             raise ValueError(
                 f"chunk_size must be at least 1 and threads at least 0, got {chunk_size}, {threads}"
@@ -59,6 +67,7 @@ class TaskMap:
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         self._compiled = compiled
+        self._world = world
         self._programs: dict[Objective, Callable[[Params, Any], tuple[Tensor, Params]]] = {}
 
     def map(self, fn: Callable[[Any], Any], data: Any) -> Any:
@@ -79,16 +88,14 @@ class TaskMap:
         def run(chunk: Any) -> Tensor:
             return self._sum(objective, meta, chunk)
 
-        total: Tensor = _add(self._over_chunks(run, data))
-        return total / leading_size(data)
+        mean: Tensor = self._mean(run, data)
+        return mean
 
     def mean_and_grad(self, objective: Objective, meta: Params, data: Any) -> tuple[Tensor, Params]:
         """Mean of ``objective`` over tasks, [K], and the meta-gradient of its first entry."""
-
         run = self._programs.get(objective) or self._sum_and_grad(objective)
-        value, gradient = _add(self._over_chunks(partial(run, meta), data))
-        tasks = leading_size(data)
-        return value / tasks, {name: g / tasks for name, g in gradient.items()}
+        value, gradient = self._mean(partial(run, meta), data)
+        return value, gradient
 
     def _sum_and_grad(self, objective: Objective) -> Callable[[Params, Any], tuple[Tensor, Params]]:
         """Sum over the tasks of a chunk, and its gradient, as a function of (meta, chunk)."""
@@ -114,14 +121,26 @@ class TaskMap:
             )
             return gradients_of(sum_of_products(gradient, vector), leaves)
 
-        tasks = leading_size(data)
-        return {name: h / tasks for name, h in _add(self._over_chunks(run, data)).items()}
+        product: Params = self._mean(run, data)
+        return product
 
     def _sum(self, objective: Objective, meta: Params, chunk: Any) -> Tensor:
         if self.chunk_size > 1:
             values = torch.func.vmap(objective, in_dims=(None, 0))(meta, chunk)
             return values.reshape(len(values), -1).sum(0)
         return objective(meta, tree_map(lambda x: x[0], chunk)).reshape(-1)
+
+    def _mean(self, sum_of: Callable[[Any], Any], data: Any) -> Any:
+        """Mean over all tasks of what ``sum_of`` sums over those of a chunk."""
+        parts = self._over_chunks(sum_of, data)
+        tasks, first = leading_size(data), next(parts)
+        if tasks <= self.chunk_size and self._world.size == 1:  # nothing to add
+            return tree_map(lambda x: x / tasks, first)
+        wide = tree_map(lambda x: x.double(), first)
+        count = next(leaves_of_tree(wide)).new_tensor(tasks)
+        total, count = self._world.sum((reduce(_plus, parts, wide), count))
+        means = (x / count for x in leaves_of_tree(total))
+        return tree_map(lambda x: next(means).to(x), first)
 
     def _over_chunks(self, fn: Callable[[Any], Result], data: Any) -> Iterator[Result]:
         size, tasks = self.chunk_size, leading_size(data)
@@ -152,13 +171,6 @@ def gradients_of(value: Tensor, leaves: Params, create_graph: bool = False) -> P
         value, list(leaves.values()), create_graph=create_graph, materialize_grads=True
     )
     return dict(zip(leaves, gradients, strict=True))
-
-
-def _add(parts: Iterator[Any]) -> Any:
-    total = next(parts)
-    for part in parts:
-        total = _plus(total, part)
-    return total
 
 
 def _plus(a: Any, b: Any) -> Any:

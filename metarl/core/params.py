@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -72,6 +72,20 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
         values = [tree_map(fn, value) for value in tree]
         return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
     raise TypeError(f"expected tensors in tuples, lists or dictionaries, got {type(tree).__name__}")
+
+
+def leaves_of_tree(tree: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, lists and dictionaries, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    else:
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves_of_tree(child)
+
+
+def rebuild(like: Tree, leaves: Iterator[Tensor]) -> Tree:
+    """The inverse: a tree as ``like``, of other tensors."""
+    return tree_map(lambda _: next(leaves), like)
 
 
 def leading_size(tree: Any) -> int:

@@ -24,37 +24,53 @@ class Sampled(NamedTuple):
     batch: Batch  # the trajectories with advantages, as losses see them
     explained_variance: Tensor  # [M], in-sample, of the baseline
 
+    def outcome(self) -> "Outcome":
+        """What is logged of it."""
+        of = self.trajectories
+        std = torch.exp(of.sampling.log_std).mean(-1)
+        means = torch.func.vmap(masked_mean)(std, of.mask)
+        return Outcome(of.returns, of.lengths, of.diverged, means, self.explained_variance)
 
-def sampling_metrics(rounds: Sequence[Sampled]) -> dict[str, float]:
+
+class Outcome(NamedTuple):
+    """What is logged of one round of sampling."""
+
+    returns: Tensor  # [M, N], undiscounted; NaN for diverged episodes
+    lengths: Tensor  # [M, N], env steps
+    diverged: Tensor  # [M, N], 1 where the simulation broke
+    std: Tensor  # [M], mean standard deviation of the actions
+    explained_variance: Tensor  # [M]
+
+
+def sampling_metrics(rounds: Sequence[Outcome]) -> dict[str, float]:
     """Returns before the first and after the last inner step, and what they rest on."""
     first, last = rounds[0], rounds[-1]
-    std = torch.exp(first.trajectories.sampling.log_std).mean(-1)
     return {
-        **return_metrics(first.trajectories, "before"),
-        **return_metrics(last.trajectories, "after"),
-        "episodes/diverged": float(sum(r.trajectories.diverged.sum() for r in rounds)),
-        "policy/std": float(masked_mean(std, first.trajectories.mask)),
+        **return_metrics(first, "before"),
+        **return_metrics(last, "after"),
+        "episodes/diverged": float(sum(r.diverged.sum() for r in rounds)),
+        "policy/std": float(masked_mean(first.std, first.lengths.sum(1))),
         "baseline/explained_variance_before": float(first.explained_variance.mean()),
         "baseline/explained_variance_after": float(last.explained_variance.mean()),
     }
 
 
-def return_metrics(trajectories: Trajectories, suffix: str) -> dict[str, float]:
+def return_metrics(outcome: Outcome, suffix: str) -> dict[str, float]:
     """Undiscounted returns and episode lengths as metrics named ``.../{suffix}``.
 
     The mean and the 95 % interval (half-width, Student's t) are over the means of the tasks, the
     standard deviation over all trajectories. Diverged episodes are left out; NaN if none is left.
     """
-    per_task = trajectories.returns.double().nanmean(1).cpu().numpy()
+    per_task = outcome.returns.double().nanmean(1).cpu().numpy()
     per_task = per_task[np.isfinite(per_task)]
-    returns = trajectories.returns[~trajectories.diverged.bool()].double()
+    returns = outcome.returns[~outcome.diverged.bool()].double()
     return {
         f"return/{suffix}": float(per_task.mean()) if len(per_task) else float("nan"),
         f"return/{suffix}_std": float(returns.std(unbiased=False))
         if len(returns)
         else float("nan"),
         f"return/{suffix}_ci95": half_width(per_task),
-        f"length/{suffix}": float(trajectories.lengths.mean()),
+        f"length/{suffix}": float(outcome.lengths.mean()),
     }
 
 

@@ -16,6 +16,7 @@ from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, spl
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
 from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_step
+from metarl.core.world import World
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
 from metarl.rl.losses import INNER_LOSSES, Batch, Policy, mean_kl, surrogate_and_kl
 from metarl.rl.protocol import (
@@ -89,7 +90,8 @@ class MetaRLLearner:
         algorithm: choices of the inner loop.
         adapted: names of the parameters that the inner loop moves.
         sampler: collects trajectories.
-        task_map: evaluates per-task functions over all tasks.
+        task_map: evaluates per-task functions over the tasks of this process.
+        world: the processes that share the tasks.
         seed: of everything random.
     """
 
@@ -105,6 +107,7 @@ class MetaRLLearner:
         adapted: Sequence[str],
         sampler: Sampler,
         task_map: TaskMap,
+        world: World,
         seed: int,
     ):
         self.config = config
@@ -112,7 +115,7 @@ class MetaRLLearner:
         self.env_steps = 0
         self.rejected_updates = 0
         self._protocol = EvaluationProtocol(
-            evaluation, family, config.inner.alpha, config.trajectories
+            evaluation, family, config.inner.alpha, config.trajectories, world
         )
         self._family = family
         self._policy = policy
@@ -121,6 +124,7 @@ class MetaRLLearner:
         self._inner_loss = partial(INNER_LOSSES[config.inner.loss], policy)
         self.sampler = sampler
         self._task_map = task_map
+        self._world = world
         self._seed = seed
         self._clock = Clock()
 
@@ -131,17 +135,18 @@ class MetaRLLearner:
         self._clock.start()
         config = self.config
         rng = generator(self._seed, Purpose.TRAIN_TASKS, iteration)
-        tasks = self._family.sample_tasks(rng, config.tasks)
-        stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration)
-        rounds = self.adapt_and_sample(tasks, config.inner.alphas, config.trajectories, stream)
-        inner = {"inner/gradient_norm": self._inner_gradient_norm(rounds)} if rounds[1:] else {}
+        tasks, share = self._family.sample_tasks(rng, config.tasks), self._world.share(config.tasks)
+        stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration, first_task=share.start)
+        mine = tasks[share.start : share.stop]
+        rounds = self.adapt_and_sample(mine, config.inner.alphas, config.trajectories, stream)
         outer = self._update(rounds[:-1], rounds[-1], iteration)
 
-        env_steps = int(sum(r.trajectories.mask.sum() for r in rounds))
+        outcomes = self._world.gather([r.outcome() for r in rounds])
+        env_steps = int(sum(o.lengths.sum() for o in outcomes))
         self.env_steps += env_steps
         return {
-            **sampling_metrics(rounds),
-            **inner,
+            **sampling_metrics(outcomes),
+            **self._inner_metrics(rounds),
             **outer,
             "env_steps": float(self.env_steps),
             **self._clock.metrics(env_steps),
@@ -182,6 +187,7 @@ class MetaRLLearner:
                 # the true one: finite differences would mix the two into no Hessian at all.
                 config = replace(config, hvp="exact")
             theta, stats = trust_region_step(problem, flatten(self.meta), config, check_hvp=due)
+            theta = self._world.leading(theta)
             self.meta = {name: p.clone() for name, p in unflatten(theta, self.meta).items()}
         self.rejected_updates += int(not stats["accepted"])
         metrics = {f"outer/{name}": value for name, value in stats.items()}
@@ -304,10 +310,13 @@ class MetaRLLearner:
         self.env_steps = int(state["env_steps"])
         self.rejected_updates = int(state["rejected_updates"])
 
-    def _inner_gradient_norm(self, rounds: Sequence[Sampled]) -> float:
+    def _inner_metrics(self, rounds: Sequence[Sampled]) -> dict[str, float]:
         """Norm of the first inner gradient, recovered from its step; mean over tasks."""
+        if len(rounds) == 1:
+            return {}
         theta, phi = rounds[0].phi, rounds[1].phi
         (rate,) = self._rates(self.meta, self.config.inner.alphas[:1])
         gradients = [(theta[n] - phi[n]) / rate[n] for n in self._adapted]
         squares = sum(g.flatten(1).square().sum(1) for g in gradients)
-        return float(torch.as_tensor(squares).sqrt().mean())
+        norms = self._world.gather(torch.as_tensor(squares).sqrt())
+        return {"inner/gradient_norm": float(norms.mean())}

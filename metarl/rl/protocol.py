@@ -11,6 +11,7 @@ from annotated_types import Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.core.world import World
 from metarl.evaluation import Evaluation, EvaluationConfig
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.rollout import Trajectories
@@ -115,24 +116,25 @@ class Adapter(Protocol):
 class Recorder:
     """Keeps where the first few simulations of every round were; a ``Watch``."""
 
+    tasks: int = RECORDED_TASKS
     frames: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __call__(self, inner_step: int, qpos: NDArray[np.float64]) -> None:
-        kept = qpos[:RECORDED_TASKS, :RECORDED_TRAJECTORIES].copy()
+        kept = qpos[: self.tasks, :RECORDED_TRAJECTORIES].copy()
         self.frames.setdefault(inner_step, []).append(kept)
 
     def episodes(self, rounds: Sequence[Trajectories]) -> Episodes:
         """What was seen, beside what ``rounds``, which it was seen in, say of it."""
         horizon = rounds[0].rewards.shape[-1]
-        first = slice(RECORDED_TASKS), slice(RECORDED_TRAJECTORIES)
+        first = slice(self.tasks), slice(RECORDED_TRAJECTORIES)
         padded = [
             np.stack(frames + [frames[-1]] * (horizon + 1 - len(frames)), axis=2)
             for _, frames in sorted(self.frames.items())
         ]
         return Episodes(
             qpos=np.stack(padded).astype(np.float32),
-            rewards=_numpy([r.rewards[first] for r in rounds]).astype(np.float32),
-            lengths=_numpy([r.lengths[first] for r in rounds]).astype(np.int64),
+            rewards=torch.stack([r.rewards[first] for r in rounds]).float().cpu().numpy(),
+            lengths=torch.stack([r.lengths[first] for r in rounds]).long().cpu().numpy(),
         )
 
 
@@ -147,53 +149,69 @@ class EvaluationProtocol:
         family: the distribution that held-out tasks are drawn from.
         alpha: the trained inner rate.
         trajectories: per task and inner step, where the config does not say.
+        world: the processes that share the tasks.
     """
 
     config: PolicyEvaluationConfig
     family: Tasks
     alpha: float
     trajectories: int
+    world: World
 
     def run(self, adapter: Adapter) -> PolicyEvaluation:
         """The scores; the adapter stays as it is."""
         config = self.config
         alpha, validation = config.choose_rate(self.alpha, partial(self._validate, adapter))
-        tasks = self._tasks(Purpose.EVALUATION_TASKS)
+        tasks, mine, stream = self._tasks(Purpose.EVALUATION_TASKS, Purpose.EVALUATION_ROLLOUT)
         trajectories = config.trajectories or self.trajectories
-        stream = Stream(config.seed, Purpose.EVALUATION_ROLLOUT)
-        recorder = Recorder()
+        recorder = Recorder(max(0, RECORDED_TASKS - stream.first_task))
         watch = None if config.mean_actions else recorder
-        sampled = adapter.adapt_and_sample(tasks, config.rates(alpha), trajectories, stream, watch)
+        sampled = adapter.adapt_and_sample(mine, config.rates(alpha), trajectories, stream, watch)
         rounds = [s.trajectories for s in sampled]
         if config.mean_actions:
             stream = stream._replace(purpose=Purpose.MEAN_ACTION_ROLLOUT)
-            rounds = adapter.mean_action_trajectories(sampled, tasks, stream, recorder)
+            rounds = adapter.mean_action_trajectories(sampled, mine, stream, recorder)
         return PolicyEvaluation(
             measure="return",
             tasks=tasks,
             task_fields=self.family.task_fields,
-            scores=_numpy([r.returns.nanmean(1) for r in rounds]),
-            lengths=_numpy([r.lengths.mean(1) for r in rounds]),
-            diverged=_numpy([r.diverged.sum() for r in rounds]),
+            scores=self._of_all([r.returns.nanmean(1) for r in rounds]),
+            lengths=self._of_all([r.lengths.mean(1) for r in rounds]),
+            diverged=self._of_all([r.diverged.sum(1) for r in rounds]).sum(1),
             inner_rates=config.rates(alpha),
             trajectories=trajectories,
             mean_actions=config.mean_actions,
             validation=validation,
-            episodes=recorder.episodes(rounds),
+            episodes=self._recorded(recorder, rounds),
         )
 
     def _validate(self, adapter: Adapter, alpha: float) -> float:
         """Mean return over validation tasks and inner steps from the first on."""
-        tasks = self._tasks(Purpose.VALIDATION_TASKS)
+        _, mine, stream = self._tasks(Purpose.VALIDATION_TASKS, Purpose.VALIDATION_ROLLOUT)
         trajectories = self.config.trajectories or self.trajectories
-        stream = Stream(self.config.seed, Purpose.VALIDATION_ROLLOUT)
-        rounds = adapter.adapt_and_sample(tasks, self.config.rates(alpha), trajectories, stream)
-        returns = torch.stack([r.trajectories.returns for r in rounds[1:]])
-        return float(returns.double().mean())
+        rounds = adapter.adapt_and_sample(mine, self.config.rates(alpha), trajectories, stream)
+        return float(self._of_all([r.trajectories.returns.mean(1) for r in rounds[1:]]).mean())
 
-    def _tasks(self, purpose: Purpose) -> NDArray[np.float64]:
-        return self.family.sample_tasks(generator(self.config.seed, purpose), self.config.tasks)
+    def _tasks(
+        self, tasks: Purpose, rollout: Purpose
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Stream]:
+        """All held-out tasks, those of this process, and the random numbers to sample them with."""
+        rng = generator(self.config.seed, tasks)
+        found, share = self.family.sample_tasks(rng, self.config.tasks), self._share
+        stream = Stream(self.config.seed, rollout, first_task=share.start)
+        return found, found[share.start : share.stop], stream
 
+    @property
+    def _share(self) -> range:
+        return self.world.share(self.config.tasks)
 
-def _numpy(rows: Sequence[Tensor]) -> Any:
-    return torch.stack(list(rows)).double().cpu().numpy()
+    def _of_all(self, per_task: Sequence[Tensor]) -> Array:
+        """Values [m] of this process's tasks after every inner step, as [steps + 1, M] of all."""
+        columns: Array = self.world.gather(torch.stack([*per_task], 1).double()).cpu().numpy()
+        return columns.T
+
+    def _recorded(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> Episodes:
+        """Of the first tasks of all, wherever those were sampled."""
+        by_task = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in recorder.episodes(rounds)]
+        of_all = self.world.gather([torch.from_numpy(x) for x in by_task])
+        return Episodes(*(x.numpy().swapaxes(0, 1) for x in of_all))

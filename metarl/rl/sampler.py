@@ -50,11 +50,12 @@ class Stream(NamedTuple):
     purpose: Purpose
     iteration: int = 0
     inner_step: int = 0
+    first_task: int = 0  # number of the first of the tasks that are sampled
 
     def generators(self, tasks: int) -> list[np.random.Generator]:
         return [
             generator(self.seed, self.purpose, self.iteration, task, self.inner_step)
-            for task in range(tasks)
+            for task in range(self.first_task, self.first_task + tasks)
         ]
 
 
@@ -79,7 +80,7 @@ class Sampler:
     ):
         self._make_env = make_env
         self._envs: dict[tuple[int, int], Env] = {}
-        self._act = torch.func.vmap(policy)
+        self._policies = torch.func.vmap(policy)
         self._action_dim = action_dim
         self._horizon = horizon
         self._device = device
@@ -136,6 +137,15 @@ class Sampler:
             watch(stream.inner_step, env.qpos)
         finished = _finish(out._replace(final_observations=observation))
         return tree_map(lambda x: x.to(self._device), finished)
+
+    def _act(self, params: Params, observation: Tensor) -> Gaussian:
+        """Of every task's own policy. A task's rounding is the same whatever the number of tasks:
+        a lone one would be multiplied by other kernels, so it gets company.
+        """
+        if len(observation) > 1:
+            return self._policies(params, observation)
+        pair = tree_map(lambda x: x.expand(2, *x.shape[1:]), (params, observation))
+        return tree_map(lambda x: x[:1], self._policies(*pair))
 
     def _allocate(self, m: int, n: int, observation: Tensor) -> Trajectories:
         def zeros(*shape: int) -> Tensor:

@@ -41,6 +41,12 @@ class Draw(NamedTuple):
     shots: int  # K, support examples (of every class)
     queries: int  # query examples (of every class)
     variant: str = ""  # one of the source's
+    share: range | None = None  # which of the tasks; all
+
+    @property
+    def rows(self) -> range:
+        """Numbers of the tasks to draw."""
+        return range(self.tasks) if self.share is None else self.share
 
 
 class Source(Protocol):

@@ -97,7 +97,7 @@ class FewShot:
     def draw(self, what: Draw) -> Drawn:
         """Tasks [M, N] of class numbers; inputs [M, N * K, ...], targets [M, N * K]."""
         images = self.splits[SPLIT_OF[what.purpose]]
-        tasks = [self._task(images, what, m) for m in range(what.tasks)]
+        tasks = [self._task(images, what, m) for m in what.rows]
         classes = np.stack([classes for classes, _ in tasks])
         index = np.stack([index for _, index in tasks])  # [M, N, K + queries]
         sides = index[..., : what.shots], index[..., what.shots :]

@@ -17,6 +17,7 @@ from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
 from metarl.core.outer import TaskMap, sum_of_products
 from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
+from metarl.core.world import World
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation
 from metarl.seeding import Purpose
@@ -93,7 +94,8 @@ class SupervisedLearner:
         meta: initial meta-parameters: theta, and learned rates if the algorithm has them.
         algorithm: choices of the inner loop.
         adapted: names of the parameters that the inner loop moves.
-        task_map: evaluates per-task functions over all tasks.
+        task_map: evaluates per-task functions over the tasks of this process.
+        world: the processes that share the tasks.
         seed: of everything random.
         device: where it all runs.
     """
@@ -113,6 +115,7 @@ class SupervisedLearner:
         algorithm: InnerAlgorithm,
         adapted: Sequence[str],
         task_map: TaskMap,
+        world: World,
         seed: int,
         device: str,
     ):
@@ -129,6 +132,7 @@ class SupervisedLearner:
         self._adapted = adapted
         self._loss_scale = ways if ways and config.inner.reduction == "class-sum" else 1
         self._task_map = task_map
+        self._world = world
         self._seed = seed
         self._device = device
         self._protocol = SupervisedProtocol(
@@ -141,6 +145,7 @@ class SupervisedLearner:
             1 / ways if ways else None,
             self._prepare,
             TaskMap(min(task_map.chunk_size, EVALUATION_CHUNK), task_map.threads),
+            world,
         )
         source.require(self._draw(0))
 
@@ -162,9 +167,8 @@ class SupervisedLearner:
                 f"iteration {iteration}: the loss is {loss:g} and the norm of its gradient "
                 f"{norm:g}; start again with a smaller inner.rate or outer.learning_rate"
             )
-        self._meta, self._adam = adam_step(
-            self._meta, gradient["meta"], self._adam, self.config.outer
-        )
+        theta, self._adam = adam_step(self._meta, gradient["meta"], self._adam, self.config.outer)
+        self._meta = self._world.leading(theta)
         metrics = {"loss/after": loss, f"{self._criterion.measure}/after": score}
         seconds = time.perf_counter() - began
         return metrics | {"outer/gradient_norm": norm, "seconds/iteration": seconds}
@@ -190,7 +194,7 @@ class SupervisedLearner:
     # --- its parts
 
     def training_data(self, iteration: int) -> tuple[Params, Episode]:
-        """The meta-parameters as one vector, {"meta": [P]}, and the episodes of M tasks."""
+        """The meta-parameters as one vector, {"meta": [P]}, and the episodes of our tasks."""
         return {"meta": self._meta}, self._prepare(*self._source.draw(self._draw(iteration)))
 
     def _inner_loss(self, params: Params, batch: Batch) -> Tensor:
@@ -208,7 +212,13 @@ class SupervisedLearner:
         if config.distinct_tasks is not None:
             iteration %= config.distinct_tasks // config.tasks
         return Draw(
-            self._seed, Purpose.TRAIN_TASKS, iteration, config.tasks, config.shots, config.queries
+            self._seed,
+            Purpose.TRAIN_TASKS,
+            iteration,
+            config.tasks,
+            config.shots,
+            config.queries,
+            share=self._world.share(config.tasks),
         )
 
     def _prepare(self, tasks: Array, episodes: Episode) -> Episode:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import torch
 from annotated_types import Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.core.outer import TaskMap
+from metarl.core.world import World
 from metarl.errors import UserError, warn
 from metarl.evaluation import Evaluation, EvaluationConfig
 from metarl.seeding import Purpose
@@ -102,6 +104,7 @@ class SupervisedProtocol:
         chance: accuracy of a guess; None in regression.
         prepare: what is done to data that were drawn, (tasks, episodes) -> episodes.
         task_map: maps over tasks.
+        world: the processes that share the tasks.
     """
 
     config: SupervisedEvaluationConfig
@@ -113,6 +116,7 @@ class SupervisedProtocol:
     chance: float | None
     prepare: Callable[[Array, Episode], Episode]
     task_map: TaskMap
+    world: World
 
     def __post_init__(self) -> None:
         """Raises UserError where a test cannot be drawn."""
@@ -143,7 +147,8 @@ class SupervisedProtocol:
             self._evaluation(f"{test.name}, {kind}" if kind else test.name, tasks, scores, rates)
             for kind, scores in judged.scores.items()
         ]
-        return [replace(kinds[0], episodes=_recorded(episodes, judged.outputs)), *kinds[1:]]
+        recorded = self._recorded(episodes, judged.outputs)
+        return [replace(kinds[0], episodes=recorded), *kinds[1:]]
 
     def _evaluation(
         self, name: str, tasks: Array, scores: Tensor, rates: Sequence[float]
@@ -170,9 +175,27 @@ class SupervisedProtocol:
     def _judge(
         self, judge: Judge, test: HeldOutTest, purpose: Purpose, rates: Sequence[float]
     ) -> tuple[Array, Episode, Judged]:
-        tasks, episodes = self.source.draw(self._draw(test, purpose))
+        share = self.world.share(self.config.tasks)
+        tasks, episodes = self.source.draw(self._draw(test, purpose)._replace(share=share))
         prepared = self.prepare(tasks, episodes)
-        return tasks, episodes, self.task_map.map(lambda task: judge(task, rates), prepared)
+        judged = self.task_map.map(lambda task: judge(task, rates), prepared)
+        tasks = self.world.gather(torch.from_numpy(tasks)).numpy()
+        return tasks, episodes, judged._replace(scores=self.world.gather(judged.scores))
+
+    def _recorded(self, episodes: Episode, outputs: Tensor) -> Examples:
+        """Of the first tasks of all, wherever those were judged."""
+        left = max(0, RECORDED_TASKS - self.world.share(self.config.tasks).start)
+
+        def first(x: Tensor) -> Any:
+            return self.world.gather(x[:left]).cpu().numpy()
+
+        return Examples(
+            support_inputs=first(episodes.support.inputs),
+            support_targets=first(episodes.support.targets),
+            query_inputs=first(episodes.query.inputs),
+            query_targets=first(episodes.query.targets),
+            outputs=np.swapaxes(first(outputs), 0, 1),
+        )
 
     def _draw(self, test: HeldOutTest, purpose: Purpose) -> Draw:
         config = self.config
@@ -202,16 +225,3 @@ def _warn_of_leaks(evaluation: Evaluation, chance: float) -> None:
                 f"{each.test}: accuracy before adaptation is {row['mean']:.3f}, and {chance:.3f} "
                 "is all that a guess gives: labels leak into the inputs"
             )
-
-
-def _recorded(episodes: Episode, outputs: Tensor) -> Examples:
-    def first(x: Tensor) -> Any:
-        return x[:RECORDED_TASKS].cpu().numpy()
-
-    return Examples(
-        support_inputs=first(episodes.support.inputs),
-        support_targets=first(episodes.support.targets),
-        query_inputs=first(episodes.query.inputs),
-        query_targets=first(episodes.query.targets),
-        outputs=np.swapaxes(first(outputs), 0, 1),
-    )

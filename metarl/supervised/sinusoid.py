@@ -52,18 +52,20 @@ class Sinusoid:
     def draw(self, what: Draw) -> Drawn:
         """Tasks [M, 2]; inputs and targets [M, S, 1]."""
         block, row = divmod(what.iteration, BLOCK)
-        tasks, support_x, query_x, noise = _uniform(what._replace(iteration=block))
-        amplitude, phase = _scaled(tasks[row].T, self.amplitude_range, self.phase_range)
+        blocks = _uniform(what._replace(iteration=block, share=None))
+        rows = slice(what.rows.start, what.rows.stop)
+        tasks, support_x, query_x, noise = (x[row, rows] for x in blocks)
+        amplitude, phase = _scaled(tasks.T, self.amplitude_range, self.phase_range)
         low, high = self.x_range
         start = (low + high) / 2 if what.variant == "half-range" else low
-        support = _scale(support_x[row], (start, high))
-        query = _scale(query_x[row], self.x_range)
+        support = _scale(support_x, (start, high))
+        query = _scale(query_x, self.x_range)
 
         def of(x: Array, noise: Array | float) -> Batch:
             y = amplitude[:, None] * np.sin(x - phase[:, None]) + noise
             return Batch(_tensor(x), _tensor(y))
 
-        episodes = Episode(of(support, self.noise * noise[row]), of(query, 0.0))
+        episodes = Episode(of(support, self.noise * noise), of(query, 0.0))
         return Drawn(np.stack([amplitude, phase], 1), episodes)
 
 
