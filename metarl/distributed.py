@@ -1,7 +1,9 @@
 """Several processes as one run: what torchrun starts finds each other, restarts included."""
 
 import os
+import secrets
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,7 +54,7 @@ def joined(device: str, timeout: float) -> Iterator[World]:
     with connected():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            store=_store_of_this_attempt(world.size, timedelta(seconds=timeout)),
+            store=_store_of_this_attempt(world, timeout),
             rank=world.rank,
             world_size=world.size,
             timeout=timedelta(seconds=timeout),
@@ -69,15 +71,47 @@ def joined(device: str, timeout: float) -> Iterator[World]:
     dist.destroy_process_group()
 
 
-def _store_of_this_attempt(size: int, timeout: timedelta) -> dist.Store:
+def _store_of_this_attempt(world: World, timeout: float) -> dist.Store:
     """Where the processes find each other's addresses.
 
     Torchrun's store outlives a restart, and what the dead left in it would be read again: every
-    attempt has a prefix of its own. Counting restarts is not enough, as machines that come and go
-    start processes again without one.
+    attempt has a prefix of its own. The count of restarts is none, as machines count on their own.
     """
-    port = int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], port, size, is_master=False, timeout=timeout)
-    attempt = f"metarl/{restarts()}/{size}"
-    generation = (store.add(f"{attempt}/joined", 1) - 1) // size
-    return dist.PrefixStore(f"{attempt}/{generation}", store)
+    port, limit = int(os.environ["MASTER_PORT"]), timedelta(seconds=timeout)
+    host = os.environ["MASTER_ADDR"]
+    store = dist.TCPStore(host, port, world.size, is_master=False, timeout=limit)
+    deadline = time.monotonic() + timeout
+    meet = _call_together if world.leads else _answer
+    for attempt in meet(store, world, secrets.token_hex(8)):
+        if attempt:
+            return dist.PrefixStore(f"metarl/{attempt}", store)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all of {world.size} processes came within {timeout:g} s")
+        time.sleep(0.02)
+    raise AssertionError("they try until they are told to stop")
+
+
+def _call_together(store: dist.Store, world: World, me: str) -> Iterator[str]:
+    """The first process lists who is there, again until all on the list have said that they are."""
+    ranks = range(1, world.size)
+    while True:
+        present = store.check([f"metarl/rank{r}" for r in ranks])
+        names = [store.get(f"metarl/rank{r}").decode() for r in ranks] if present else []
+        attempt = "-".join([me, *names])
+        store.set("metarl/attempt", attempt)
+        if present and store.check([f"metarl/{attempt}/{name}" for name in names]):
+            store.set(f"metarl/{attempt}/begin", "")
+            yield attempt
+        yield ""
+
+
+def _answer(store: dist.Store, world: World, me: str) -> Iterator[str]:
+    """Another says that it is there, and begins with the list that it and all others are on."""
+    store.set(f"metarl/rank{world.rank}", me)
+    while True:
+        attempt = store.get("metarl/attempt").decode()
+        if me in attempt.split("-"):
+            store.set(f"metarl/{attempt}/{me}", "")
+            if store.check([f"metarl/{attempt}/begin"]):
+                yield attempt
+        yield ""

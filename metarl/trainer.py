@@ -140,8 +140,8 @@ class Trainer(Generic[Result]):
             sinks = open_sinks(self.start)
             try:
                 for iteration in range(self.start, self._iterations):
-                    scores = self._iterate(iteration, sinks, stop)
-                    if stop.requested and iteration + 1 < self._iterations:
+                    scores, stopping = self._iterate(iteration, sinks, stop)
+                    if stopping and iteration + 1 < self._iterations:
                         return None
                 if scores is None:  # unless the last iteration's own evaluation is of the end
                     if self._iterations == 0:
@@ -153,8 +153,14 @@ class Trainer(Generic[Result]):
                 sinks.close()
         return scores
 
-    def _iterate(self, iteration: int, sinks: Sinks, stop: StopRequest) -> Result | None:
-        """One iteration and what is due after it; the scores, if it was evaluated."""
+    def _iterate(
+        self, iteration: int, sinks: Sinks, stop: StopRequest
+    ) -> tuple[Result | None, bool]:
+        """One iteration and what is due after it.
+
+        Returns:
+            The scores, if it was evaluated, and whether all processes are to stop.
+        """
         metrics = self._learner.iterate(iteration)
         scores, done, saved = None, iteration + 1, False
         if self._evaluate_every and done % self._evaluate_every == 0:
@@ -164,16 +170,16 @@ class Trainer(Generic[Result]):
         if last or scores is not None or done % self._log_every == 0:
             sinks.log(iteration, metrics)
         score = self._learner.score(metrics)
-        stop.requested = self._world.any(stop.requested)
-        if last or stop.requested or done % self._checkpoint_every == 0:
+        stopping = self._world.any(stop.requested)
+        if last or stopping or done % self._checkpoint_every == 0:
             self._save(done, score)
             saved = True
         if scores is not None:
             self._show(iteration, done, scores, sinks)
-            stop.requested = self._world.any(stop.requested)
-        if stop.requested and not saved:  # asked for while pictures were drawn
+            stopping = self._world.any(stop.requested)
+        if stopping and not saved:  # asked for while pictures were drawn
             self._save(done, score)
-        return scores
+        return scores, stopping
 
     def _show(self, iteration: int, done: int, scores: Result, sinks: Sinks) -> None:
         if self._world.leads:
