@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge, Gt
 
 from metarl.errors import UserError, warn
-from metarl.files import write_atomically
+from metarl.files import read_json, require_unpacked, write_atomically
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class CheckpointFolder:
         found = []
         for path in self.folder.glob("iteration-*.pt"):
             try:
-                note = json.loads(path.with_suffix(".json").read_text())
+                note = read_json(path.with_suffix(".json"))
                 checkpoint = Checkpoint(path, int(note["iteration"]), float(note["score"]))
                 if path.name != _file_name(checkpoint.iteration):
                     raise ValueError("the note is of another iteration")
@@ -115,7 +115,7 @@ class CheckpointFolder:
     def _read(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         try:
             data = checkpoint.path.read_bytes()
-            note = json.loads(checkpoint.path.with_suffix(".json").read_text())
+            note = read_json(checkpoint.path.with_suffix(".json"))
             if hashlib.sha256(data).hexdigest() != note["sha256"]:
                 raise ValueError("its bytes do not match its SHA-256")
             return from_bytes(data)
@@ -143,11 +143,12 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 
 def from_bytes(data: bytes) -> dict[str, Any]:
-    """The inverse of ``to_bytes``, which executes nothing that it is given.
+    """The inverse of ``to_bytes``, which executes nothing and unpacks nothing larger than it is.
 
     Raises:
         Exception: of any kind, where the data are something else.
     """
+    require_unpacked(data, limit=len(data))  # torch.save does not compress
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError("it does not hold a state dictionary")

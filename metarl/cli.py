@@ -3,12 +3,14 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import torch
 from annotated_types import Ge, Gt, Interval
 from rich.console import Console
 from rich.measure import Measurement
@@ -20,7 +22,7 @@ from metarl.core.world import Disconnected, World
 from metarl.distributed import joined, launched
 from metarl.errors import UserError, leads
 from metarl.evaluation import Evaluation
-from metarl.files import require_writable
+from metarl.files import require_writable, write_atomically
 from metarl.metrics import ConsoleSink, JsonlSink, Media, Sink, Sinks
 from metarl.options import EvaluateOptions, with_options
 from metarl.parsing import Parser
@@ -45,6 +47,10 @@ COLUMNS = {
 }
 
 
+class Fault(Exception):
+    """What stopped a run, in one line."""
+
+
 def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
     """Turn a UserError into one line and exit code 2, Ctrl-C into one line and its usual 130."""
 
@@ -56,6 +62,10 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
             if leads():
                 print(f"metarl {function.__name__}: error: {error}", file=sys.stderr)
             return 2
+        except (Fault, torch.OutOfMemoryError) as error:
+            reason = str(error).partition("\n")[0]
+            print(f"metarl {function.__name__}: error: {reason}", file=sys.stderr, flush=True)
+            return 1
         except Disconnected as error:
             where = f"metarl {function.__name__}: process {launched().rank}"
             print(f"{where}: another process is lost: {error}", file=sys.stderr, flush=True)
@@ -113,14 +123,19 @@ def _train(
     )
     if resumed or world.size > 1:  # of several, the first one knows
         trainer.resume()
-    if not world.leads:
-        trainer.run(lambda start: Sinks({}))
-        return 0
-    if resumed:
+    if resumed and world.leads:
         run.require_not_ahead_of(trainer.start, config.checkpoint.every)
         run.update_config(to_yaml(config))
-    print(f"run folder: {run.path}" + (f", from iteration {trainer.start}" if resumed else ""))
-    evaluation = trainer.run(lambda start: _open_sinks(config, run, start))
+    if world.leads:
+        print(f"run folder: {run.path}" + (f", from iteration {trainer.start}" if resumed else ""))
+    try:
+        evaluation = trainer.run(lambda start: _open_sinks(config, run, start, world))
+    except (UserError, Disconnected, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a family or a model of the user's own, or a fault of ours
+        raise Fault(_described(error, run)) from error
+    if not world.leads:
+        return 0
     if evaluation is None:
         print(
             f"stopped; to go on: metarl train --resume {run.path} "
@@ -133,6 +148,24 @@ def _train(
         if reported == [config.iterations]:
             print(f"report: {run.report_file}")
     return 0 if trainer.saved else 1
+
+
+def _described(error: Exception, run: RunFolder) -> str:
+    """One line on an error that nobody foresaw; its traceback is kept in the run's folder."""
+    text = "".join(traceback.format_exception(error))
+    file = run.path / f"error{launched().rank or ''}.txt"
+    try:
+        write_atomically(file, text.encode())
+        kept = f"the traceback is in {file}"
+    except OSError:
+        print(text, file=sys.stderr)
+        kept = "the traceback is above"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{reason} ({place.filename}, line {place.lineno}); {kept}; "
+        f"--resume {run.path} goes on from the last checkpoint"
+    )
 
 
 @_command
@@ -274,7 +307,9 @@ def main() -> int:
 # --- results
 
 
-def _open_sinks(config: Experiment, run: RunFolder, start: int) -> Sinks:
+def _open_sinks(config: Experiment, run: RunFolder, start: int, world: World) -> Sinks:
+    if not world.leads:
+        return Sinks({})
     factories: dict[str, Callable[[], Sink]] = {
         "metrics.jsonl": lambda: JsonlSink(run.metrics_file, start),
         "console": lambda: ConsoleSink(config.iterations, start, COLUMNS),

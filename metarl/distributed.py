@@ -1,7 +1,9 @@
 """Several processes as one run: what torchrun starts finds each other, restarts included."""
 
+import ctypes
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -49,6 +51,7 @@ def joined(device: str, timeout: float) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    _die_with_parent()
     if device == "cuda":
         torch.cuda.set_device(world.local_rank)
     with connected():
@@ -69,6 +72,13 @@ def joined(device: str, timeout: float) -> Iterator[World]:
         # Else the interpreter may end while gloo's threads still hold tensors of it, and abort.
         dist.barrier()
     dist.destroy_process_group()
+
+
+def _die_with_parent() -> None:
+    """A torchrun that is killed would leave processes behind that go on, and write, for ever."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _store_of_this_attempt(world: World, timeout: float) -> dist.Store:

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from metarl.errors import warn
+from metarl.files import require_unpacked
 
 Array = NDArray[np.floating]
+
+EPISODES_LIMIT = 2**28  # bytes of recorded episodes, many times those of any evaluation
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def from_npz(data: bytes, kinds: Sequence[type[Recording]]) -> Recording:
         ValueError: the data are damaged.
     """
     try:
+        require_unpacked(data, EPISODES_LIMIT)
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
         (kind,) = (kind for kind in kinds if set(kind._fields) == set(arrays))  # type: ignore[attr-defined]

@@ -1,8 +1,10 @@
 """Files that are whole or absent, and JSON that every reader accepts."""
 
+import io
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,27 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else, or nests deeper than any of ours.
+    """
+    try:
+        return json.loads(path.read_text(errors="replace"))
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def require_unpacked(data: bytes, limit: int) -> None:
+    """Raises ValueError unless ``data`` are a zip archive of at most ``limit`` bytes unpacked."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > limit:
+        raise ValueError(f"it would unpack to {size} bytes, more than {limit}")
 
 
 def require_writable(path: Path) -> None:

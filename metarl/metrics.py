@@ -114,7 +114,9 @@ def _one_line(error: Exception) -> str:
 
 
 class JsonlSink:
-    """One JSON object per line and iteration, flushed at once; null for what is not finite.
+    """One JSON object per line and iteration, written at once; null for what is not finite.
+
+    What cannot be written, on a full disk for example, is kept until it can.
 
     Args:
         path: the file.
@@ -125,11 +127,20 @@ class JsonlSink:
         if path.exists():
             kept = [row for row in read_metrics(path) if row["iteration"] < start]
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = path.open("a")
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+        self._warned = False
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        self._file.write(to_json({"iteration": iteration, **metrics}) + "\n")
-        self._file.flush()
+        self._waiting += to_json({"iteration": iteration, **metrics}).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._warned = False
+        except OSError as error:
+            if not self._warned:
+                warn(f"{self._file.name} cannot be written, and is once it can: {error.strerror}")
+            self._warned = True
 
     def show(self, iteration: int, media: Media) -> None:
         pass
@@ -144,7 +155,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("iteration"), int):
             rows.append(row)

@@ -69,6 +69,9 @@ TYPES = {
     "dict": "a mapping",
 }
 
+LARGEST_FILE = 100_000  # characters of a config file; ours have a thousand
+DEEPEST = 20  # levels of settings; ours have four
+
 MESSAGES = (
     (r"\s+", " "),
     (r"\d+ validation errors? for \S+ (\d+ )?", ""),
@@ -118,6 +121,24 @@ def parse_object(schema: type[Schema], values: dict[str, Any], where: str) -> Sc
         raise UserError(f"{where}: {one_line(str(error))}") from error
 
 
+def _entries(value: Any, depth: int = 0) -> int:
+    """How many entries a tree has, each as often as aliases name it; no more than are refused.
+
+    Raises:
+        RecursionError: it nests deeper than settings do, or has itself within itself.
+    """
+    if not isinstance(value, dict | list):
+        return 1
+    if depth > DEEPEST:
+        raise RecursionError
+    total = 1
+    for entry in value.values() if isinstance(value, dict) else value:
+        total += _entries(entry, depth + 1)
+        if total > LARGEST_FILE:
+            break
+    return total
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The YAML mapping that ``path`` holds.
 
@@ -126,8 +147,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE} characters")
+        values = yaml.safe_load(text)
+        if _entries(values) > LARGEST_FILE:
+            raise ValueError("its aliases stand for more settings than there are")
+    except RecursionError as error:
+        raise UserError(f"cannot read {path}: it nests too deep") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {one_line(str(error))}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold settings, one `key: value` per line")

@@ -26,7 +26,7 @@ from typing import Any
 from metarl.checkpoint import CheckpointFolder
 from metarl.distributed import launch_id, restarts
 from metarl.errors import UserError
-from metarl.files import to_json, write_atomically
+from metarl.files import read_json, to_json, write_atomically
 from metarl.metrics import read_metrics
 
 EVALUATION_KEYS = {
@@ -142,7 +142,7 @@ class RunFolder:
     def load_evaluation(self) -> tuple[dict[str, Any], bytes | None] | None:
         """The evaluation that was kept, and the file of its episodes; None for what is damaged."""
         try:
-            result = json.loads(self.evaluation_file.read_text())
+            result = read_json(self.evaluation_file)
         except (OSError, ValueError):
             return None
         if not isinstance(result, dict) or not result.keys() >= EVALUATION_KEYS:
@@ -159,7 +159,7 @@ class RunFolder:
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says; empty when it is missing or damaged."""
         try:
-            info = json.loads((self.path / "run.json").read_text())
+            info = read_json(self.path / "run.json")
         except (OSError, ValueError):
             return {}
         return info if isinstance(info, dict) else {}

@@ -2,6 +2,7 @@
 
 import math
 import os
+import reprlib
 import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -217,9 +218,14 @@ def load_into(
 def first_difference(found: Any, wanted: Any, where: str = "") -> str:
     """Where nested dictionaries differ first: ``outer.max_kl is 0.01, not 0.02``; else nothing."""
     if not isinstance(found, dict) or not isinstance(wanted, dict):
-        return "" if found == wanted else f"{where} is {found}, not {wanted}"
+        return "" if found == wanted else f"{where} is {_brief(found)}, not {_brief(wanted)}"
     differences = (
         first_difference(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
         for key in {**wanted, **found}
     )
     return next(filter(None, differences), "")
+
+
+def _brief(value: Any) -> str:
+    """A value as text of bounded length, whatever a checkpoint may hold."""
+    return value[:200] if isinstance(value, str) else reprlib.repr(value)

@@ -41,7 +41,7 @@ class TaskMap:
     reinforcement learning; on a GPU, or with tiny models, larger chunks are.
 
     Args:
-        chunk_size: tasks per ``vmap`` call.
+        chunk_size: tasks per ``vmap`` call, halved while the memory of a GPU does not hold them.
         threads: chunks in flight; 0 for one per core. Callers should set PyTorch's own threads to
             one, which also makes every result independent of the number of cores.
         compiled: compile the meta-gradient of every objective that it is called with. An objective
@@ -72,6 +72,9 @@ class TaskMap:
 
     def map(self, fn: Callable[[Any], Any], data: Any) -> Any:
         """``fn(task_data)`` for every task, without a graph; results stacked to [M, ...]."""
+        return self._fitting(lambda: self._map(fn, data))
+
+    def _map(self, fn: Callable[[Any], Any], data: Any) -> Any:
 
         @torch.no_grad()
         def run(chunk: Any) -> Any:
@@ -132,15 +135,33 @@ class TaskMap:
 
     def _mean(self, sum_of: Callable[[Any], Any], data: Any) -> Any:
         """Mean over all tasks of what ``sum_of`` sums over those of a chunk."""
-        parts = self._over_chunks(sum_of, data)
-        tasks, first = leading_size(data), next(parts)
-        if tasks <= self.chunk_size and self._world.size == 1:  # nothing to add
+        tasks = leading_size(data)
+        first, total = self._fitting(lambda: self._total(sum_of, data))
+        if first is total and self._world.size == 1:  # there was nothing to add
             return tree_map(lambda x: x / tasks, first)
-        wide = tree_map(lambda x: x.double(), first)
-        count = next(leaves_of_tree(wide)).new_tensor(tasks)
-        total, count = self._world.sum((reduce(_plus, parts, wide), count))
+        wide = tree_map(lambda x: x.double(), total)
+        total, count = self._world.sum((wide, next(leaves_of_tree(wide)).new_tensor(tasks)))
         means = (x / count for x in leaves_of_tree(total))
         return tree_map(lambda x: next(means).to(x), first)
+
+    def _total(self, sum_of: Callable[[Any], Any], data: Any) -> tuple[Any, Any]:
+        """The sum over the first chunk, and that over all of them."""
+        parts = self._over_chunks(sum_of, data)
+        first = next(parts)
+        if leading_size(data) <= self.chunk_size:
+            return first, first
+        return first, reduce(_plus, parts, tree_map(lambda x: x.double(), first))
+
+    def _fitting(self, work: Callable[[], Result]) -> Result:
+        """``work()``, in chunks that fit in memory."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if self.chunk_size == 1:
+                    raise
+            self.chunk_size = (self.chunk_size + 1) // 2
+            torch.cuda.empty_cache()
 
     def _over_chunks(self, fn: Callable[[Any], Result], data: Any) -> Iterator[Result]:
         size, tasks = self.chunk_size, leading_size(data)

@@ -23,6 +23,8 @@ SPLITS = ("train", "validation", "test")
 NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 """How a folder, a CSV or a cell of one may call each split."""
 
+MOST_PIXELS = 2**24  # 4096x4096; a small file can stand for an image as large as memory
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 
 
@@ -77,6 +79,8 @@ def decode(file: Path | BinaryIO, channels: int, size: int) -> NDArray[np.uint8]
         Exception: of many kinds, when the file is damaged; see ``reading``.
     """
     with Image.open(file) as image:
+        if image.width * image.height > MOST_PIXELS:  # before they are decoded
+            raise ValueError(f"it has {image.width}x{image.height} pixels, more than {MOST_PIXELS}")
         if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
             raise ValueError(f"pixels should have 8 bits per channel, these are {image.mode}")
         converted = image.convert("L" if channels == 1 else "RGB")

@@ -273,7 +273,9 @@ class SupervisedLearner:
         """Raises ValueError when the parameters are not those of this model."""
         require_like(state["meta"], self._like)
         self._meta = flatten({name: state["meta"][name] for name in self._like}).to(self._meta)
-        mean, square = (state["adam"][name].to(self._meta) for name in ("mean", "square"))
+        like = {"mean": self._meta, "square": self._meta}
+        require_like({name: state["adam"][name] for name in like}, like)
+        mean, square = (state["adam"][name].to(self._meta) for name in like)
         self._adam = AdamState(mean, square, int(state["adam"]["step"]))
 
 

@@ -30,6 +30,8 @@ OTHERWISE = (
     "and give their folder by --data_folder"
 )
 
+LARGEST_DRAWING = 2**20  # bytes; the official ones have a few hundred
+
 CACHE_FORMAT = 1
 """To be raised when decoded images are other than before."""
 
@@ -167,6 +169,8 @@ def _drawings(source: Path) -> Iterator[tuple[str, BinaryIO | Path, str]]:
     with archive:
         for name, member in _sorted_members(archive.namelist()):
             with reading(f"{member} in {source}"):
+                if (size := archive.getinfo(member).file_size) > LARGEST_DRAWING:
+                    raise ValueError(f"it would unpack to {size} bytes")
                 data = archive.read(member)
             yield name, io.BytesIO(data), f"{member} in {source}"
 
