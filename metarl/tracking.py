@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ class WandbSink:
     """
 
     INIT_TIMEOUT = 30.0  # seconds; with a key but no network its own default blocks for minutes
+    FINISH_TIMEOUT = 120.0  # for what is still to be sent; its own default waits for ever
 
     def __init__(
         self,
@@ -46,7 +48,9 @@ class WandbSink:
             "name": name,
             "config": dict(config),
             "resume": "allow" if start else None,
-            "settings": wandb.Settings(init_timeout=self.INIT_TIMEOUT, silent=True),
+            "settings": wandb.Settings(
+                init_timeout=self.INIT_TIMEOUT, finish_timeout=self.FINISH_TIMEOUT, silent=True
+            ),
         }
         try:
             self._run = wandb.init(**arguments, mode=self._mode(settings.wandb))
@@ -66,7 +70,8 @@ class WandbSink:
         return None if "WANDB_MODE" in os.environ or _has_wandb_key() else "offline"
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        self._run.log(dict(metrics), step=iteration)
+        with self._given_up_when_it_fails():
+            self._run.log(dict(metrics), step=iteration)
 
     def show(self, iteration: int, media: Media) -> None:
         import wandb
@@ -77,10 +82,25 @@ class WandbSink:
         }
         figures = {f"figures/{n}": wandb.Image(str(path)) for n, path in media.figures.items()}
         videos = {f"videos/{n}": wandb.Video(str(path)) for n, path in media.videos.items()}
-        self._run.log({**tables, **figures, **videos}, step=iteration)
+        with self._given_up_when_it_fails():
+            self._run.log({**tables, **figures, **videos}, step=iteration)
 
     def close(self) -> None:
-        self._run.finish()
+        with self._given_up_when_it_fails():
+            self._run.finish()
+
+    @staticmethod
+    @contextmanager
+    def _given_up_when_it_fails() -> Iterator[None]:
+        """Else wandb tries its lost service again when Python ends, and prints a traceback."""
+        try:
+            yield
+        except Exception:
+            import wandb
+
+            with suppress(Exception):
+                wandb.teardown()
+            raise
 
 
 def _has_wandb_key() -> bool:

@@ -6,8 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from metarl.metrics import read_metrics
+from metarl.run import RunFolder
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,3 +136,49 @@ def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture(scope="session")
+def outcome() -> Callable[[Path], tuple[list[dict[str, Any]], int, dict[str, Any]]]:
+    """``outcome(run)``: metrics without timings, the last checkpoint's iteration and state."""
+    return _outcome
+
+
+@pytest.fixture(scope="session")
+def assert_same_outcome() -> Callable[[Path, Path], None]:
+    """``assert_same_outcome(run, reference)``, bit for bit."""
+    return _assert_same_outcome
+
+
+def _outcome(run: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any]]:
+    """Metrics without timings; the last checkpoint's iteration and state."""
+    rows = [
+        {k: v for k, v in row.items() if not k.startswith("seconds/")}
+        for row in read_metrics(run / "metrics.jsonl")
+    ]
+    for row in rows:
+        row.pop("env_steps_per_second", None)
+    checkpoint, state = RunFolder.open(run).checkpoints().load()
+    return rows, checkpoint.iteration, state["learner"]
+
+
+def _assert_same_outcome(run: Path, reference: Path) -> None:
+    rows, iteration, state = _outcome(run)
+    rows_expected, iteration_expected, expected = _outcome(reference)
+    assert rows == rows_expected
+    assert [row["iteration"] for row in rows] == list(range(len(rows)))
+    assert iteration == iteration_expected == len(rows)
+    _assert_equal(state, expected)
+    assert (run / "evaluation.json").read_bytes() == (reference / "evaluation.json").read_bytes()
+
+
+def _assert_equal(found: Any, expected: Any) -> None:
+    """Nested dictionaries, bit for bit."""
+    if isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        for key in found:
+            _assert_equal(found[key], expected[key])
+    elif isinstance(found, torch.Tensor):
+        assert torch.equal(found, expected)
+    else:
+        assert found == expected

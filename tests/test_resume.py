@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,40 +19,6 @@ from metarl.run import RunFolder
 POINT = ("--checkpoint.every", "3", "--evaluation.every", "2", "--inner.algorithm", "meta-sgd")
 CHEETAH = ("--env.family", "half-cheetah-velocity", "--checkpoint.every", "3")
 ENDLESS = str(10**6)
-
-
-def outcome(run: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any]]:
-    """Metrics without timings; the last checkpoint's iteration and state."""
-    rows = [
-        {k: v for k, v in row.items() if not k.startswith("seconds/")}
-        for row in read_metrics(run / "metrics.jsonl")
-    ]
-    for row in rows:
-        row.pop("env_steps_per_second", None)
-    checkpoint, state = RunFolder.open(run).checkpoints().load()
-    return rows, checkpoint.iteration, state["learner"]
-
-
-def assert_same_outcome(run: Path, reference: Path) -> None:
-    rows, iteration, state = outcome(run)
-    rows_expected, iteration_expected, expected = outcome(reference)
-    assert rows == rows_expected
-    assert [row["iteration"] for row in rows] == list(range(len(rows)))
-    assert iteration == iteration_expected == len(rows)
-    assert_equal(state, expected)
-    assert (run / "evaluation.json").read_bytes() == (reference / "evaluation.json").read_bytes()
-
-
-def assert_equal(found: Any, expected: Any) -> None:
-    """Nested dictionaries, bit for bit."""
-    if isinstance(found, dict):
-        assert found.keys() == expected.keys()
-        for key in found:
-            assert_equal(found[key], expected[key])
-    elif isinstance(found, torch.Tensor):
-        assert torch.equal(found, expected)
-    else:
-        assert found == expected
 
 
 def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
@@ -71,7 +36,15 @@ def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
     ("case", "threads", "rows"), [(POINT, "1", 0), (POINT, "2", 7), (CHEETAH, "2", 4)]
 )
 def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
-    toy, start, script, runs: Path, case: tuple[str, ...], threads: str, rows: int, capsys
+    assert_same_outcome,
+    toy,
+    start,
+    script,
+    runs: Path,
+    case: tuple[str, ...],
+    threads: str,
+    rows: int,
+    capsys,
 ):
     arguments = (*case, "--threads", threads)
     process = start(script("train"), *toy("killed", *arguments, "--iterations", ENDLESS))
@@ -98,6 +71,7 @@ GLYPHS = ("--data.source", "glyphs", "--model.name", "dense", "--data.ways", "3"
     [(SINUSOID, "maml", 0), (SINUSOID, "meta-sgd", 120), (GLYPHS, "reptile", 5)],
 )
 def test_a_supervised_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
+    assert_same_outcome,
     toy_supervised,
     start,
     script,
@@ -142,7 +116,7 @@ checkpoint's note and file."""
 
 
 def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
-    toy, start, runs: Path, capsys
+    assert_same_outcome, toy, start, runs: Path, capsys
 ):
     before_the_rename_of_the_second = str(2 * 3 + 2 * 3 + 5)
     arguments = (*POINT, "--iterations", "9", "--evaluation.every", "0")
@@ -172,7 +146,9 @@ def test_a_run_killed_while_its_folder_is_made_can_be_started_again(toy, start, 
     assert train(toy("run")) == 0
 
 
-def test_a_run_with_a_damaged_checkpoint_is_repeated_from_the_one_before(toy, runs: Path, capsys):
+def test_a_run_with_a_damaged_checkpoint_is_repeated_from_the_one_before(
+    assert_same_outcome, toy, runs: Path, capsys
+):
     arguments = (*POINT, "--iterations", "8")
     assert train(toy("whole", *arguments)) == 0
     assert train(toy("damaged", *arguments)) == 0
@@ -190,7 +166,7 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated_from_the_one_before(toy, ru
 
 
 def test_a_signal_finishes_the_iteration_saves_and_exits_with_success(
-    toy, start, script, runs: Path, capsys
+    assert_same_outcome, toy, start, script, runs: Path, capsys
 ):
     arguments = (*POINT, "--checkpoint.every", "1000")
     process = start(script("train"), *toy("stopped", *arguments, "--iterations", ENDLESS))
@@ -233,14 +209,16 @@ def test_a_second_signal_stops_at_once(toy, start, script, runs: Path):
 
 
 @pytest.mark.parametrize("case", [POINT, CHEETAH])
-def test_the_number_of_threads_changes_nothing(toy, runs: Path, case: tuple[str, ...]):
+def test_the_number_of_threads_changes_nothing(
+    assert_same_outcome, toy, runs: Path, case: tuple[str, ...]
+):
     for threads in ("1", "2", "0"):
         assert train(toy(threads, *case, "--threads", threads, "--iterations", "4")) == 0
     assert_same_outcome(runs / "2", runs / "1")
     assert_same_outcome(runs / "0", runs / "1")
 
 
-def test_a_finished_run_with_more_iterations_is_a_longer_run(toy, runs: Path):
+def test_a_finished_run_with_more_iterations_is_a_longer_run(assert_same_outcome, toy, runs: Path):
     assert train(toy("run", *POINT, "--iterations", "4")) == 0
     evaluation = (runs / "run" / "evaluation.json").read_bytes()
     # As it is there is nothing left to do.
@@ -253,7 +231,7 @@ def test_a_finished_run_with_more_iterations_is_a_longer_run(toy, runs: Path):
     assert "iterations: 7\n" in config  # so that it can be resumed again without saying so
 
 
-def test_other_seeds_are_other_runs(toy, runs: Path):
+def test_other_seeds_are_other_runs(outcome, toy, runs: Path):
     """Else all of the above would hold for a program that does nothing."""
     for seed in ("0", "1"):
         assert train(toy(seed, "--seed", seed)) == 0
