@@ -35,6 +35,10 @@ TOY_SUPERVISED = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=60, help="inputs of every kind in test_fuzz.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The cache of decoded images is the tests' own."""
