@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,67 +27,48 @@ SETTINGS += ["--checkpoint.every", "3"]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--longest", type=float, default=8.0, help="seconds of a session")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("settings", nargs="*", help=f"default: {' '.join(SETTINGS)}")
     args = parser.parse_args()
     settings = [*(args.settings or SETTINGS), "--logging.report", "false"]
-    settings += ["--iterations", str(args.iterations)]
+    rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        whole = timed_training([*settings, "--folder", name, "--name", "whole"])
-        start_up = timed_training([*settings, "--folder", name, "--iterations", "0"])
-        # Most sessions are killed while they train, some before, and all together do the whole run.
-        longest = start_up + 4 * (whole - start_up) / args.kills
-        rng = random.Random(args.seed)
-        done = 0
-        for kill in range(args.kills):
-            start = time.monotonic()
-            killed = train_and_kill(settings, folder / "killed", rng.uniform(0, longest))
-            rows = iterations(folder / "killed")
-            moment = f"after {time.monotonic() - start:.2f} s"
-            print(f"{kill + 1}: {'killed' if killed else 'ended'} {moment}, {rows} iterations")
-            if rows < done - 3:
-                print(f"it had {done} iterations before", file=sys.stderr)
-                return 1
-            done = rows
-        timed_training(resume_or_start(settings, folder / "killed"))
-        found, expected = (outcome(folder / run) for run in ("killed", "whole"))
-        differing = [key for key in expected if found[key] != expected[key]]
-        print(f"differing: {', '.join(differing)}" if differing else "the same, bit for bit")
+        killed, whole = Path(name, "killed"), Path(name, "whole")
+        for number in range(1, args.kills + 1):
+            seconds = rng.uniform(0, args.longest)
+            train_and_kill([*start(settings, killed), "--iterations", str(10**6)], seconds)
+            print(f"kill {number}, after {seconds:.2f} s: {iterations(killed)} iterations")
+        last = ["--iterations", str(iterations(killed) + 5)]
+        train([*start(settings, killed), *last])
+        train([*start(settings, whole), *last])
+        found, expected = outcome(killed), outcome(whole)
+    differing = [key for key in expected if found[key] != expected[key]]
+    print(f"differing: {', '.join(differing)}" if differing else "the same, bit for bit")
     return int(bool(differing))
 
 
-def timed_training(arguments: list[str]) -> float:
-    """Seconds that it takes."""
-    began = time.monotonic()
-    subprocess.run([*TRAIN, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - began
-
-
-def resume_or_start(settings: list[str], run: Path) -> list[str]:
+def start(settings: list[str], run: Path) -> list[str]:
+    """The command that begins a run, or goes on with it."""
     if (run / "config.yaml").is_file():
-        return ["--resume", str(run)]
-    return [*settings, "--folder", str(run.parent), "--name", run.name]
+        return [*TRAIN, "--resume", str(run)]
+    return [*TRAIN, *settings, "--folder", str(run.parent), "--name", run.name]
 
 
-def train_and_kill(settings: list[str], run: Path, seconds: float) -> bool:
-    """Whether it was still running; ``seconds`` are those since it was started."""
-    process = subprocess.Popen(
-        [*TRAIN, *resume_or_start(settings, run)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def train(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def train_and_kill(command: list[str], seconds: float) -> None:
+    """``seconds`` are those since it was started."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        _, err = process.communicate(timeout=seconds)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        return True
-    if process.returncode:
-        raise SystemExit(f"a resumed run failed:\n{err}")
-    return False
+        process.kill()
+        process.wait()
+    if process.returncode != -signal.SIGKILL:
+        raise SystemExit(f"it ended by itself: {' '.join(command)}")
 
 
 def iterations(run: Path) -> int:
