@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py [--cases half-cheetah-velocity ...] [--repeats 5] [--json out.json]
     python scripts/benchmark.py --cases supervised
+    python scripts/benchmark.py --scaling [options of scripts/scaling.py]
 
 Every case runs in a process of its own; its peak memory is that of whole iterations. A limit and
 what is compared with it are measured in turn, ``repeats`` times; the tables show medians, the JSON
@@ -45,6 +46,7 @@ from metarl.seeding import Purpose
 from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.models import ModelConfig
 
+SCALING = Path(__file__).with_name("scaling.py")
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 
 
@@ -83,12 +85,16 @@ SUPERVISED = {
 
 
 def main() -> int:
+    if "--scaling" in sys.argv:
+        others = [argument for argument in sys.argv[1:] if argument != "--scaling"]
+        return subprocess.run([sys.executable, SCALING, *others], check=False).returncode
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [*CASES, *SUPERVISED, "supervised"]
     parser.add_argument("--cases", nargs="+", choices=names, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5, help="measurements per number")
     parser.add_argument("--seconds", type=float, default=2, help="of a supervised measurement")
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
+    parser.add_argument("--scaling", action="store_true", help="what more processes would give")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--chunk-size", type=int, help="tasks per vectorised call of the update")
     parser.add_argument("--json", help="also write every measurement to this file")

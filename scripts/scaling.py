@@ -1,0 +1,230 @@
+"""What more processes would give: a model of an iteration's cost, fitted on this machine.
+
+    python scripts/benchmark.py --scaling [--tasks 1024] [--latency 5e-5 --bandwidth 1.25e9]
+
+Two processes measure, both at once as they would in a run: iterations alone with few tasks (a
+straight line gives the cost per task of sampling and of the update), sums of several sizes over
+both (latency and bandwidth), and iterations together, which the model has to predict. An iteration
+of M tasks and R processes takes
+
+    sampling(M / R) + update(M / R) + sum of 2 (R - 1) (latency + bytes / (R bandwidth)),
+
+a sum over its messages, with the cost of a ring of processes (Patarasuk and Yuan 2009).
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+
+from metarl.build import make_rl_learner
+from metarl.config import PolicyConfig, RLExperiment
+from metarl.core.params import leaves_of_tree
+from metarl.core.world import World
+from metarl.distributed import joined
+from metarl.rl.learner import OuterConfig
+
+Tree = TypeVar("Tree")
+
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+PARTS = ("sampling", "adaptation", "update")
+BARELY = 1.5  # twice the processes should be faster by this
+
+
+class Counting(World):
+    """Counts what is said: the bytes of every message."""
+
+    def __init__(self, world: World):
+        super().__init__(world.rank, world.size, world.local_rank, world.local_size)
+        self.messages: list[int] = []
+
+    def sum(self, tree: Tree) -> Tree:
+        self.messages.append(sum(x.numel() * x.element_size() for x in leaves_of_tree(tree)))
+        return super().sum(tree)
+
+    def leading(self, value: torch.Tensor) -> torch.Tensor:
+        self.messages.append(value.numel() * value.element_size())
+        return super().leading(value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--family", default="half-cheetah-velocity")
+    parser.add_argument("--tasks", type=int, default=1024, help="M of the runs to predict")
+    parser.add_argument("--trajectories", type=int, default=20)
+    parser.add_argument("--measured-tasks", type=int, default=16, help="M of the measured runs")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--latency", type=float, help="s per message of a network; null: measured")
+    parser.add_argument("--bandwidth", type=float, help="its bytes per second; null: measured")
+    parser.add_argument("--json", help="also write everything to this file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measured_tasks < 8 or args.repeats < 1 or args.tasks < 1:
+        parser.error("--measured-tasks must be at least 8, --repeats and --tasks at least 1")
+    if args.worker:
+        measure(args)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "measured.json")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", "2", __file__, *sys.argv[1:], "--worker", str(file)]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        measured = json.loads(file.read_text())
+    report = predict(measured, args)
+    show(report)
+    if args.json:
+        Path(args.json).write_text(json.dumps({"measured": measured, **report}, indent=2))
+    return 0
+
+
+# --- measuring, in both processes
+
+
+def measure(args: argparse.Namespace) -> None:
+    with joined("cpu", 600) as world:
+        sizes = [args.measured_tasks // 8, args.measured_tasks // 4, args.measured_tasks // 2]
+        alone = {m: seconds(args, m, World(local_size=2), world) for m in sizes}
+        sums = {size: time_of_sums(size, world) for size in (1, 1_000, 30_000, 100_000, 300_000)}
+        counting = Counting(world)
+        together = seconds(args, args.measured_tasks, counting, world)
+        found = {
+            "alone": alone,
+            "sums": sums,
+            "together": together,
+            "messages": counting.messages[: len(counting.messages) // (args.repeats + 1)],
+        }
+        if world.leads:
+            Path(args.worker).write_text(json.dumps(found))
+
+
+def seconds(
+    args: argparse.Namespace, tasks: int, world: World, both: World
+) -> dict[str, list[float]]:
+    """Of the parts of an iteration and of the whole, in every repeat after the first."""
+    config = RLExperiment(
+        env={"family": args.family},
+        policy=PolicyConfig(activation="relu"),
+        tasks=tasks,
+        trajectories=args.trajectories,
+        outer=OuterConfig(hvp_check_every=0, hvp_epsilon=0.02),
+    )
+    learner = make_rl_learner(config, world)
+    found: dict[str, list[float]] = {part: [] for part in (*PARTS, "iteration")}
+    for iteration in range(args.repeats + 1):
+        both.any(False)  # both begin together
+        metrics = learner.iterate(iteration)
+        for part, values in found.items():
+            values.append(metrics[f"seconds/{part}"])
+    return {part: values[1:] for part, values in found.items()}
+
+
+def time_of_sums(size: int, world: World, times: int = 50) -> float:
+    """Seconds of one sum of so many float64 numbers."""
+    x = torch.zeros(size, dtype=torch.float64)
+    for _ in range(5):
+        world.sum(x)
+    dist.barrier()
+    began = time.perf_counter()
+    for _ in range(times):
+        world.sum(x)
+    return (time.perf_counter() - began) / times
+
+
+# --- the model
+
+
+def predict(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The fitted model, its check against two processes, and what more would take."""
+    tasks = [int(m) for m in measured["alone"]]
+    lines = {}
+    for part in PARTS:
+        times = [statistics.median(measured["alone"][str(m)][part]) for m in tasks]
+        slope, fixed = np.polyfit(tasks, times, 1)
+        lines[part] = (float(slope), max(0.0, float(fixed)))
+    counts = [8.0 * int(size) for size in measured["sums"]]
+    per_byte, whole = np.polyfit(counts, list(measured["sums"].values()), 1)
+    # Two processes pass half of the bytes, twice, in each direction.
+    latency = args.latency or max(1e-6, float(whole) / 2)
+    bandwidth = args.bandwidth or 1 / float(per_byte)
+    messages = measured["messages"]
+
+    def computing(m: float) -> float:
+        return sum(slope * m + fixed for slope, fixed in lines.values())
+
+    def talking(ranks: int, latency: float, bandwidth: float) -> float:
+        return sum(2 * (ranks - 1) * (latency + b / (ranks * bandwidth)) for b in messages)
+
+    here = talking(2, max(1e-6, float(whole) / 2), 1 / float(per_byte))
+    predicted = computing(args.measured_tasks / 2) + here
+    found = statistics.median(measured["together"]["iteration"])
+    one = computing(args.tasks)
+    rows = []
+    for ranks in (r for r in RANKS if r <= args.tasks):
+        total = computing(math.ceil(args.tasks / ranks)) + talking(ranks, latency, bandwidth)
+        said = talking(ranks, latency, bandwidth) / total
+        rows.append({"ranks": ranks, "seconds": total, "speed-up": one / total, "talking": said})
+    return {
+        "lines": lines,
+        "latency": latency,
+        "bandwidth": bandwidth,
+        "messages": len(messages),
+        "bytes": sum(messages),
+        "check": {"predicted": predicted, "measured": found, "error": predicted / found - 1},
+        "tasks": args.tasks,
+        "rows": rows,
+        "pays up to": pays_up_to(rows),
+    }
+
+
+def pays_up_to(rows: list[dict[str, float]]) -> int:
+    """Number of processes from which twice as many are hardly faster."""
+    for row, following in itertools.pairwise(rows):
+        doublings = math.log2(following["ranks"] / row["ranks"])
+        if row["seconds"] / following["seconds"] < BARELY**doublings:
+            return int(row["ranks"])
+    return int(rows[-1]["ranks"])
+
+
+def show(report: dict[str, Any]) -> None:
+    for part, (slope, fixed) in report["lines"].items():
+        print(f"{part}: {1e3 * slope:.1f} ms a task + {1e3 * fixed:.1f} ms")
+    print(
+        f"{report['messages']} messages, {report['bytes'] / 1e6:.1f} MB an iteration; "
+        f"{1e6 * report['latency']:.0f} us and {report['bandwidth'] / 1e9:.2f} GB/s"
+    )
+    check = report["check"]
+    print(
+        f"2 processes: predicted {check['predicted']:.2f} s, measured {check['measured']:.2f} s "
+        f"({check['error']:+.0%})"
+    )
+    table = Table(title=f"{report['tasks']} tasks an iteration")
+    for name in ("processes", "s an iteration", "speed-up", "efficiency", "talking"):
+        table.add_column(name, justify="right")
+    for row in report["rows"]:
+        table.add_row(
+            f"{row['ranks']}",
+            f"{row['seconds']:.2f}",
+            f"{row['speed-up']:.1f}",
+            f"{row['speed-up'] / row['ranks']:.0%}",
+            f"{row['talking']:.1%}",
+        )
+    Console().print(table)
+    print(f"twice the processes are faster by {BARELY} or more up to {report['pays up to']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
