@@ -22,13 +22,16 @@ class Parser(ArgumentParser):
     """What the errors should name as their place, a file for example."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        said = f"{self.origin}{one_line(message)}{self._did_you_mean(message)}"
+        said = f"{self.origin}{one_line(message)[:LONGEST_LINE]}{self._did_you_mean(message)}"
         self.exit(2, f"{self.prog}: error: {said}\n" if leads() else None)
         raise AssertionError("exit() does not return")
 
     def parse_settings(self, arguments: Sequence[str]) -> Namespace:
         """``parse_args`` that also refuses null, and a value in the place of a group."""
-        namespace = self.parse_args(list(arguments))
+        try:
+            namespace = self.parse_args(list(arguments))
+        except Exception as error:  # whatever nonsense in a file leads jsonargparse to
+            self.error(str(error) or type(error).__name__)
         self._require_groups(self.get_defaults(), namespace)
         try:
             self.validate(namespace, skip_unset=False)
@@ -69,6 +72,7 @@ TYPES = {
     "dict": "a mapping",
 }
 
+LONGEST_LINE = 1000  # characters of what is said of bad input
 LARGEST_FILE = 100_000  # characters of a config file; ours have a thousand
 DEEPEST = 20  # levels of settings; ours have four
 

@@ -94,13 +94,17 @@ def _parse(
     origin: str = "",
 ) -> Experiment:
     """Settings from files and what overrides them; of the tasks of ``resumed``, if given."""
-    schema = schema_of([read_mapping(path) for path in files], overrides)
+    contents = [read_mapping(path) for path in files]
+    for option in ("config", "resume"):
+        if any(option in values for values in contents):
+            raise UserError(
+                f"{option} is no setting for a file; say --{option} on the command line"
+            )
+    schema = schema_of(contents, overrides)
     parser = config_parser("metarl" if origin else "metarl train", schema)
     parser.origin = origin
     arguments = [a for path in files for a in ("--config", str(path))]
     namespace = parser.parse_settings([*arguments, *overrides])
-    if "resume" in namespace:
-        raise UserError("resume is no setting for a file; say --resume on the command line")
 
     def make() -> Experiment:
         values = vars(parser.instantiate(namespace))

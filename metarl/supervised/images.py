@@ -1,6 +1,7 @@
 """Labelled images for few-shot classification: what every source gives, and sets in a folder."""
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -211,7 +212,7 @@ def _table(path: Path) -> list[tuple[int, dict[str, str]]]:
 def _row(path: Path, line: int, row: Mapping[str, str]) -> Row:
     name = _cell(path, line, row, "filename", "file")
     candidates = [path.parent / "images" / name, path.parent / name]
-    file = next((file for file in candidates if file.is_file()), None)
+    file = next((file for file in candidates if os.path.isfile(file)), None)
     if file is None:
         raise UserError(f"{path}, line {line}: there is no file {candidates[0]}")
     return Row(file, _cell(path, line, row, "label"))

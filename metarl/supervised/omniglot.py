@@ -179,7 +179,7 @@ def _sorted_members(paths: Iterable[str]) -> list[tuple[str, str]]:
     """(class name, path) of .../ALPHABET/CHARACTER/DRAWING.png; other files are left alone."""
     found = []
     for path in paths:
-        parts = PurePosixPath(path).parts
+        parts = PurePosixPath(path).parts or ("",)
         hidden = parts[-1].startswith(".")  # as macOS adds to archives
         if path.endswith(".png") and len(parts) >= 3 and not hidden:
             found.append((f"{parts[-3]}/{parts[-2]}", path))
