@@ -95,11 +95,9 @@ def _parse(
 ) -> Experiment:
     """Settings from files and what overrides them; of the tasks of ``resumed``, if given."""
     contents = [read_mapping(path) for path in files]
-    for option in ("config", "resume"):
-        if any(option in values for values in contents):
-            raise UserError(
-                f"{option} is no setting for a file; say --{option} on the command line"
-            )
+    for name in ("config", "resume"):
+        if any(name in values for values in contents):
+            raise UserError(f"{name} is no setting for a file; say --{name} on the command line")
     schema = schema_of(contents, overrides)
     parser = config_parser("metarl" if origin else "metarl train", schema)
     parser.origin = origin
