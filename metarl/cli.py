@@ -1,5 +1,6 @@
 """Commands: ``metarl train``, ``evaluate``, ``report`` and ``gradcheck``."""
 
+import json
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from metarl import __version__, build, check, results
 from metarl.config import Experiment, fixed_settings, plain, to_yaml
-from metarl.core.world import Disconnected, World
+from metarl.core.world import Disconnected, StoppedElsewhere, World
 from metarl.distributed import joined, launched
 from metarl.errors import UserError, leads
 from metarl.evaluation import Evaluation
@@ -31,7 +32,7 @@ from metarl.report.view import RunView, by_test
 from metarl.run import RunFolder
 from metarl.settings import read_config, read_settings
 from metarl.tracking import TensorboardSink, WandbSink
-from metarl.trainer import Trainer
+from metarl.trainer import Trainer, first_difference
 
 Options = TypeVar("Options")
 
@@ -66,6 +67,8 @@ def _command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str
             reason = str(error).partition("\n")[0]
             print(f"metarl {function.__name__}: error: {reason}", file=sys.stderr, flush=True)
             return 1
+        except StoppedElsewhere:
+            return 1
         except Disconnected as error:
             where = f"metarl {function.__name__}: process {launched().rank}"
             print(f"{where}: another process is lost: {error}", file=sys.stderr, flush=True)
@@ -85,17 +88,32 @@ def train(argv: Sequence[str]) -> int:
     """Meta-train a policy or a model, then evaluate it on held-out tasks."""
     config, resumed = read_settings(argv)
     with joined(config.device, config.timeout) as world:
+        _require_same_settings(config, world)
         learner = world.in_turn(lambda: build.make_learner(config, world))
         return _train(config, resumed, learner, world)
+
+
+def _require_same_settings(config: Experiment, world: World) -> None:
+    """Raises UserError where this process would train something else than the first one."""
+    if world.size == 1:
+        return
+    mine = {**plain(config), "threads": None}
+    first = json.loads(world.leading_bytes(json.dumps(mine).encode()))
+    if difference := first_difference(mine, first):
+        raise UserError(f"the settings are not those of the first process: {difference}")
 
 
 def _train(
     config: Experiment, resumed: RunFolder | None, learner: build.Learner, world: World
 ) -> int:
     run = resumed or RunFolder(Path(config.folder) / str(config.name))
-    if world.leads and not resumed:
-        # Everything that can be refused has been; only now is something written.
-        RunFolder.create(run.path, to_yaml(config))
+
+    def begin() -> None:
+        if not resumed:
+            RunFolder.create(run.path, to_yaml(config))
+
+    # Everything that can be refused has been; only now is something written.
+    world.by_leader(begin)
 
     reported: list[int] = []  # what the report is of
 
@@ -130,7 +148,7 @@ def _train(
         print(f"run folder: {run.path}" + (f", from iteration {trainer.start}" if resumed else ""))
     try:
         evaluation = trainer.run(lambda start: _open_sinks(config, run, start, world))
-    except (UserError, Disconnected, torch.OutOfMemoryError):
+    except (UserError, Disconnected, StoppedElsewhere, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a family or a model of the user's own, or a fault of ours
         raise Fault(_described(error, run)) from error

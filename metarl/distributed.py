@@ -14,26 +14,29 @@ import torch
 import torch.distributed as dist
 
 from metarl.core.world import ALONE, World, connected
-from metarl.errors import UserError
+from metarl.errors import UserError, under_torchrun
 
 
 def launched() -> World:
     """What torchrun's environment variables say of this process; no other is talked to yet."""
-    if "WORLD_SIZE" not in os.environ:
+    if not under_torchrun():
         return ALONE
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return World(*(int(os.environ[name]) for name in names))
 
 
 def launch_id() -> str | None:
-    """What names the command that torchrun was given, the same after a restart; None if nothing."""
-    found = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return None if found == "none" else found
+    """What names the command that torchrun was given, the same after a restart; None without one.
 
-
-def restarts() -> int:
-    """How often torchrun has started the processes again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    Raises:
+        UserError: torchrun was given no name.
+    """
+    if not under_torchrun():
+        return None
+    found = os.environ["TORCHELASTIC_RUN_ID"]
+    if found == "none":
+        raise UserError("give torchrun an --rdzv-id, by which restarted processes find their run")
+    return found
 
 
 @contextmanager
@@ -53,6 +56,8 @@ def joined(device: str, timeout: float) -> Iterator[World]:
         return
     _die_with_parent()
     if device == "cuda":
+        if world.local_rank >= (gpus := torch.cuda.device_count()):
+            raise UserError(f"there are {gpus} GPUs for the {world.local_size} processes here")
         torch.cuda.set_device(world.local_rank)
     with connected():
         dist.init_process_group(

@@ -8,9 +8,14 @@ class UserError(Exception):
     """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process, and says so in environment variables."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def leads() -> bool:
     """Whether this process speaks for all, where torchrun has started several."""
-    return os.environ.get("RANK", "0") == "0"
+    return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 def warn(message: str) -> None:

@@ -133,19 +133,27 @@ class JsonlSink:
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         self._waiting += to_json({"iteration": iteration, **metrics}).encode() + b"\n"
+        reason = self._write()
+        if reason and not self._warned:
+            warn(f"{self._file.name} cannot be written, and is once it can: {reason}")
+        self._warned = bool(reason)
+
+    def _write(self) -> str:
+        """Write what waits; why it cannot be, if so."""
         try:
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
-            self._warned = False
         except OSError as error:
-            if not self._warned:
-                warn(f"{self._file.name} cannot be written, and is once it can: {error.strerror}")
-            self._warned = True
+            return str(error.strerror)
+        return ""
 
     def show(self, iteration: int, media: Media) -> None:
         pass
 
     def close(self) -> None:
+        if reason := self._write():
+            lost = self._waiting.count(b"\n")
+            warn(f"{self._file.name} lacks the last {lost} lines: {reason}")
         self._file.close()
 
 

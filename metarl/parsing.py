@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -125,22 +126,48 @@ def parse_object(schema: type[Schema], values: dict[str, Any], where: str) -> Sc
         raise UserError(f"{where}: {one_line(str(error))}") from error
 
 
-def _entries(value: Any, depth: int = 0) -> int:
-    """How many entries a tree has, each as often as aliases name it; no more than are refused.
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for more than memory holds."""
 
-    Raises:
-        RecursionError: it nests deeper than settings do, or has itself within itself.
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+def _require_bounded(value: Any, depth: int = 0) -> None:
+    """Raises RecursionError for settings that nest too deep, ValueError for aliases in text, which
+    is read as YAML where a list is wanted.
     """
-    if not isinstance(value, dict | list):
-        return 1
     if depth > DEEPEST:
         raise RecursionError
-    total = 1
-    for entry in value.values() if isinstance(value, dict) else value:
-        total += _entries(entry, depth + 1)
-        if total > LARGEST_FILE:
-            break
-    return total
+    if isinstance(value, str) and "*" in value:
+        with suppress(yaml.YAMLError):
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(value)):
+                raise ValueError(f"aliases are not allowed, as in {value[:40]!r}")
+    children = value.values() if isinstance(value, dict) else value
+    for child in children if isinstance(value, dict | list) else ():
+        _require_bounded(child, depth + 1)
+
+
+def require_mappings(values: dict[str, Any], like: dict[str, Any], where: str = "") -> None:
+    """Refuse text in the place of a group of settings, which would be the name of another file.
+
+    Args:
+        values: contents of a file; a key may be a path, as in ``evaluation.tasks``.
+        like: all settings.
+
+    Raises:
+        UserError: there is such text.
+    """
+    for key, value in values.items():
+        first, _, rest = str(key).partition(".")
+        known, path = like.get(first), f"{where}{first}"
+        inner = {rest: value} if rest else value
+        if isinstance(known, dict) and isinstance(inner, str):
+            raise UserError(f"{path} should be a mapping, got {inner[:LONGEST_LINE]}")
+        if isinstance(known, dict) and isinstance(inner, dict):
+            require_mappings(inner, known, f"{path}.")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -154,9 +181,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
             text = file.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE} characters")
-        values = yaml.safe_load(text)
-        if _entries(values) > LARGEST_FILE:
-            raise ValueError("its aliases stand for more settings than there are")
+        values = yaml.load(text, _Loader)
+        _require_bounded(values)
     except RecursionError as error:
         raise UserError(f"cannot read {path}: it nests too deep") from error
     except (OSError, ValueError, yaml.YAMLError) as error:

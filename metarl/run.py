@@ -21,18 +21,17 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from metarl.checkpoint import CheckpointFolder
-from metarl.distributed import launch_id, restarts
+from metarl.distributed import launch_id
 from metarl.errors import UserError
 from metarl.files import read_json, to_json, write_atomically
 from metarl.metrics import read_metrics
 
-EVALUATION_KEYS = {
-    *("measure", "rows", "inner_rates", "validation", "task_fields", "tasks", "scores", "others"),
-    *("main_test", "problem", "protocol", "iteration", "episodes_sha256"),
-}
 FIXED = (
     *("env", "data", "observe_task", "policy", "model"),
     *("tasks", "trajectories", "shots", "queries", "distinct_tasks"),
@@ -40,6 +39,56 @@ FIXED = (
 )
 """Settings that make a run what it is: a resumed run keeps them."""
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
+
+
+class _Row(TypedDict):
+    inner_steps: int
+    mean: float | None
+    ci95: float | None
+    median: float | None
+    diverged: float
+
+
+class _Test(TypedDict):
+    test: str
+    measure: str
+    rows: list[_Row]
+    inner_rates: list[float]
+    validation: list[dict[str, float | None]]
+    task_fields: list[str]
+    tasks: list[list[float]]
+    scores: list[list[float | None]]
+
+
+class _Published(TypedDict):
+    source: str
+    test: str
+    scores: list[float | None]
+
+
+class _Evaluation(_Test):
+    others: list[_Test]
+    main_test: str
+    problem: Literal["env", "data"]
+    protocol: dict[str, Any]
+    iteration: int
+    published: _Published
+    episodes_sha256: str
+
+
+def is_evaluation(result: Any) -> bool:
+    """Whether this is what ``evaluation.json`` holds, and not what somebody has made of it."""
+    try:
+        TypeAdapter(_Evaluation).validate_python(result, strict=True)
+    except ValidationError:
+        return False
+    return all(
+        len(test["rows"]) == len(test["scores"]) == len(test["inner_rates"]) + 1
+        and [row["inner_steps"] for row in test["rows"]] == [*range(len(test["rows"]))]
+        and all(len(scores) == len(test["tasks"]) for scores in test["scores"])
+        and all(len(task) == len(test["task_fields"]) for task in test["tasks"])
+        for test in (result, *result["others"])
+    )
 
 
 class RunFolder:
@@ -105,10 +154,9 @@ class RunFolder:
 
     def is_of_this_launch(self) -> bool:
         """Whether torchrun has started these processes again, after they had begun this run."""
-        if not self.config_file.is_file():
-            return False
         launch = launch_id()
-        return restarts() > 0 or (launch is not None and self.info().get("launch") == launch)
+        begun = self.config_file.is_file()
+        return launch is not None and begun and self.info().get("launch") == launch
 
     def checkpoints(self, keep: int = 3) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)
@@ -145,9 +193,7 @@ class RunFolder:
             result = read_json(self.evaluation_file)
         except (OSError, ValueError):
             return None
-        if not isinstance(result, dict) or not result.keys() >= EVALUATION_KEYS:
-            return None
-        if not isinstance(result["rows"], list) or not all(map(_is_dict, result["rows"])):
+        if not is_evaluation(result):
             return None
         try:
             data = self.episodes_file.read_bytes()
@@ -172,10 +218,6 @@ class RunFolder:
         """Raises UserError unless files can be written here."""
         if not os.access(self.path, os.W_OK):
             raise UserError(f"cannot write the run folder {self.path}")
-
-
-def _is_dict(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def _version(package: str) -> str | None:

@@ -16,9 +16,9 @@ from metarl.config import (
     plain,
     schema_of,
 )
-from metarl.distributed import launch_id, launched
+from metarl.distributed import launch_id
 from metarl.errors import UserError
-from metarl.parsing import read_mapping
+from metarl.parsing import read_mapping, require_mappings
 from metarl.run import RunFolder
 from metarl.trainer import first_difference
 
@@ -58,16 +58,8 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
 
 
 def _when() -> str:
-    """What makes a run's name its own; under torchrun the same after a restart.
-
-    Raises:
-        UserError: torchrun does not say what would be.
-    """
-    if launch := launch_id():
-        return launch
-    if launched().size > 1:
-        raise UserError("say --name under torchrun: processes that it restarts find the run by it")
-    return time.strftime("%Y%m%d-%H%M%S")
+    """What makes a run's name its own; under torchrun the same after a restart."""
+    return launch_id() or time.strftime("%Y%m%d-%H%M%S")
 
 
 def read_config(run: RunFolder) -> Experiment:
@@ -99,6 +91,8 @@ def _parse(
         if any(name in values for values in contents):
             raise UserError(f"{name} is no setting for a file; say --{name} on the command line")
     schema = schema_of(contents, overrides)
+    for values in contents:
+        require_mappings(values, plain(schema()))
     parser = config_parser("metarl" if origin else "metarl train", schema)
     parser.origin = origin
     arguments = [a for path in files for a in ("--config", str(path))]

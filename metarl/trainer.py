@@ -112,23 +112,23 @@ class Trainer(Generic[Result]):
         Raises:
             UserError: none is intact, or it is of other settings or beyond the run's iterations.
         """
-        newest = self._world.leading_bytes(self._newest() if self._world.leads else b"")
-        if newest:
-            found = from_bytes(newest)
+        found = self._world.by_leader(self._newest)
+        if self._world.size > 1:
+            found = from_bytes(self._world.leading_bytes(to_bytes(found or {})))
+        if found:
             load_into(self._learner, found["state"], self._settings, found["path"])
             self.start = found["iteration"]
 
-    def _newest(self) -> bytes:
-        """The checkpoint to go on from, for all processes; nothing if there is none."""
+    def _newest(self) -> dict[str, Any]:
+        """The checkpoint to go on from; empty if there is none."""
         if self._checkpoints.is_empty():
-            return b""
+            return {}
         checkpoint, state = self._checkpoints.load()
         if checkpoint.iteration > self._iterations:
             raise UserError(
                 f"the run has done {checkpoint.iteration} iterations, more than {self._iterations}"
             )
-        found = {"path": str(checkpoint.path), "iteration": checkpoint.iteration, "state": state}
-        return to_bytes(found)
+        return {"path": str(checkpoint.path), "iteration": checkpoint.iteration, "state": state}
 
     def run(self, open_sinks: Callable[[int], Sinks]) -> Result | None:
         """Train; returns the scores at the end, or None when a signal asked to stop before it.
@@ -211,7 +211,7 @@ def load_into(
         raise UserError(f"{origin} was made with other settings: {difference}")
     try:
         learner.load_state_dict(state["learner"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a checkpoint that is not ours leads to
         raise UserError(f"{origin} does not fit this run: {error}") from error
 
 

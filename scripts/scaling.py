@@ -56,6 +56,11 @@ class Counting(World):
         self.messages.append(sum(x.numel() * x.element_size() for x in leaves_of_tree(tree)))
         return super().sum(tree)
 
+    def gather(self, tree: Tree) -> Tree:
+        rows = sum(8 * x.numel() for x in leaves_of_tree(tree))
+        self.messages += [8, self.size * rows]  # how many first, then these
+        return super().gather(tree)
+
     def leading(self, value: torch.Tensor) -> torch.Tensor:
         self.messages.append(value.numel() * value.element_size())
         return super().leading(value)

@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 
+from metarl.build import make_learner
 from metarl.cli import train
+from metarl.config import RLExperiment
 from metarl.core.world import World
+from metarl.errors import UserError
 from metarl.metrics import read_metrics
+from metarl.rl.protocol import PolicyEvaluationConfig
 
 CHEETAH = (
     *("--env.family", "half-cheetah-velocity", "--env.horizon", "20", "--iterations", "5"),
@@ -112,25 +116,62 @@ def test_three_processes_train_a_model_as_one_does(toy_supervised, start, script
         assert row == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        (("--tasks", "1"), "tasks is 1, fewer than the 2 processes"),
-        (("--evaluation.tasks", "1"), "evaluation.tasks is 1, fewer than the 2 processes"),
-        (("--tasks", "0"), "tasks should be greater than or equal to 1, got 0"),
-    ],
-)
-def test_bad_input_is_refused_by_one_process_for_all(
-    toy, start, script, runs: Path, setting: tuple[str, ...], said: str
+def test_bad_input_is_said_once_for_all(toy, start, script, runs: Path):
+    """Where it is found: in the settings, by all processes, or in the run's folder, by one."""
+    assert train(toy("taken", "--evaluation.every", "0")) == 0
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    for name, setting, said in (
+        ("run", ("--tasks", "0"), "tasks should be greater than or equal to 1, got 0"),
+        ("taken", (), f"{runs / 'taken'} already holds a run; choose another --name, or go on"),
+    ):
+        arguments = (*TORCHRUN, "2", script("train"), *toy(name, *setting))
+        process = start(*arguments, OMP_NUM_THREADS="1")
+        _, err = process.communicate(timeout=100)
+        assert process.returncode != 0
+        (line,) = (line for line in err.splitlines() if re.match(r"(metarl|process)\b", line))
+        assert line.startswith(f"metarl train: error: {said}")
+    assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("where", ["tasks", "evaluation"])
+def test_fewer_tasks_than_processes_are_refused(where: str):
+    settings = {"tasks": {"tasks": 2}, "evaluation": {"evaluation": PolicyEvaluationConfig(2)}}
+    with pytest.raises(UserError, match="tasks is 2, fewer than the 3 processes"):
+        make_learner(RLExperiment(**settings[where]), World(0, 3))
+
+
+def test_a_run_belongs_to_the_launch_that_began_it(
+    toy, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    arguments = toy("run", *setting)
-    process = start(*TORCHRUN, "2", script("train"), *arguments, OMP_NUM_THREADS="1")
+    one = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+
+    def launch(name: str) -> int:
+        for key, value in {**one, "TORCHELASTIC_RUN_ID": name}.items():
+            monkeypatch.setenv(key, value)
+        return train(toy("run", "--evaluation.every", "0"))
+
+    assert launch("mine") == 0
+    capsys.readouterr()
+    assert launch("mine") == 0
+    assert "from iteration" in capsys.readouterr().out, "started again, it goes on"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert launch("another") == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert launch("none") == 2
+    assert "give torchrun an --rdzv-id" in capsys.readouterr().err
+
+
+def test_processes_with_other_settings_are_refused(toy, start, script, runs: Path, tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys\nfrom metarl.cli import train\n"
+        "sys.exit(train([*sys.argv[1:], '--seed', os.environ['RANK']]))"
+    )
+    process = start(*TORCHRUN, "2", str(program), *toy("run"), OMP_NUM_THREADS="1")
     _, err = process.communicate(timeout=100)
     assert process.returncode != 0
-    assert [line for line in err.splitlines() if "metarl train: error" in line] == [
-        f"metarl train: error: {said}"
-    ]
-    assert not runs.exists() or not [*runs.iterdir()]
+    assert "process 1: the settings are not those of the first process: seed is 1, not 0" in err
+    assert not (runs / "run").exists()
 
 
 # --- losing a process
@@ -150,16 +191,15 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_is_started_again_and_nothing_is_lost(
-    toy, start, script, runs: Path, victim: int
+def test_a_killed_first_process_is_started_again_and_nothing_is_lost(
+    toy, start, script, runs: Path
 ):
-    endless = (*CHEETAH, "--iterations", "12", "--env.horizon", "60")
+    endless = (*CHEETAH, "--iterations", "8", "--env.horizon", "60")
     arguments = (*TORCHRUN, "2", "--max-restarts", "1", script("train"), *toy("killed", *endless))
     process = start(*arguments, OMP_NUM_THREADS="1")
     rows = runs / "killed" / "metrics.jsonl"
     wait_for(lambda: rows.exists() and rows.read_bytes().count(b"\n") >= 3, process)
-    os.kill(children(process)[victim], signal.SIGKILL)
+    os.kill(children(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, out + err
     assert re.search(r"killed, from iteration [1-9]", out)
@@ -235,7 +275,7 @@ def hosts():
 def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
     toy, tmp_path: Path, script, runs: Path, hosts: list[str]
 ):
-    arguments = toy("hosts", *CHEETAH, "--iterations", "12", "--env.horizon", "60")
+    arguments = toy("hosts", *CHEETAH, "--iterations", "8", "--env.horizon", "60")
     processes = []
     for number, host in enumerate(hosts, start=1):
         rendezvous = (
@@ -266,5 +306,5 @@ def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
         for process in processes:
             process.kill()
     assert "from iteration" in out[0]
-    assert train(toy("whole", *CHEETAH, "--iterations", "12", "--env.horizon", "60")) == 0
+    assert train(toy("whole", *CHEETAH, "--iterations", "8", "--env.horizon", "60")) == 0
     assert settled(runs / "hosts") == settled(runs / "whole")

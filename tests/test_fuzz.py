@@ -24,11 +24,13 @@ from PIL import Image
 
 from metarl.build import make_learner
 from metarl.checkpoint import CheckpointFolder
+from metarl.cli import train
 from metarl.config import PolicyConfig, RLExperiment
 from metarl.errors import UserError
-from metarl.metrics import read_metrics
-from metarl.run import RunFolder
-from metarl.settings import read_settings
+from metarl.report.tables import scores_table
+from metarl.results import newest
+from metarl.run import RunFolder, is_evaluation
+from metarl.settings import read_config, read_settings
 from metarl.supervised.images import ImageFolder
 from metarl.supervised.omniglot import read
 from metarl.trainer import load_into
@@ -83,21 +85,28 @@ def mutated(data: bytes, mutations: list[Mutation]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def cases(request: pytest.FixtureRequest) -> Callable[[Callable], None]:
+def cases(request: pytest.FixtureRequest) -> Callable[..., None]:
     """``cases(test)``: run a hypothesis test with as many inputs as the command line says."""
 
-    def run(test: Callable) -> None:
+    def run(test: Callable, share: float = 1) -> None:
+        before = peak_memory()
         settings(
-            max_examples=request.config.getoption("--fuzz"),
+            max_examples=round(share * request.config.getoption("--fuzz")),
             deadline=5000,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
         )(test)()
-        limit = 1_000_000 if sys.platform == "linux" else 1_000_000_000
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < limit, "less than 1 GB"
+        after = peak_memory()
+        assert after < max(before + 0.2, 1.0), "in gigabytes"
 
     return run
+
+
+def peak_memory() -> float:
+    """Of this process until now, in gigabytes."""
+    unit = 1e6 if sys.platform == "linux" else 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def read_or_refused(reader: Callable[[], Any]) -> None:
@@ -156,17 +165,21 @@ def test_configs_of_any_content_are_read_or_refused(cases, workplace: Path, caps
         ("seed: !!python/object/apply:os.system [touch hacked]", "could not determine"),
         ("[" * 5000, "nests too deep"),
         ("a: " + "{a: " * 30 + "1" + "}" * 30, "nests too deep"),
-        ("a: &a [*a]", "nests too deep"),
+        ("a: &a [*a]", "aliases are not allowed"),
+        ("env: &a {family: x}\nb: {<<: [*a, *a]}", "aliases are not allowed"),
+        ("policy: {hidden_sizes: '[&a [1], *a]'}", "aliases are not allowed"),
+        ("policy: /etc/passwd", "policy should be a mapping, got /etc/passwd"),
+        ("evaluation.published: other.yaml", "evaluation.published should be a mapping"),
+        ("env: '{family: [&a [1], *a]}'", "aliases are not allowed"),
+        ("inner: {rates: '" + "[" * 3000 + "'}", "inner.rates"),
         ("seed: 0\n" * 20_000, "more than 100000 characters"),
         (
             "l0: &l0 [x]\n" + "".join(f"l{i}: &l{i} [{f'*l{i - 1},' * 9}]\n" for i in range(1, 12)),
-            "aliases stand for more",
+            "aliases are not allowed",
         ),
     ],
 )
 def test_hostile_configs_are_refused_at_once(refused, workplace: Path, content: str, said: str):
-    from metarl.cli import train
-
     (workplace / "hostile.yaml").write_text(content)
     assert said in refused(train, "--config", "hostile.yaml")
 
@@ -215,11 +228,16 @@ def test_checkpoints_of_any_content_are_read_or_refused(cases, tmp_path: Path, p
         keep(tmp_path, zipped({**entries, name: mutated(entries[name], mutations)}))
         read_or_refused(resume)
 
-    @given(st.dictionaries(st.sampled_from(["settings", "learner", "x"]), TREES), TREES)
-    def of_something_else(state: dict[str, Any], learner: Any) -> None:
+    @given(
+        st.dictionaries(st.sampled_from(["settings", "learner", "x"]), TREES),
+        st.sampled_from(["meta", "env_steps", "rejected_updates"]),
+        TREES,
+    )
+    def of_something_else(state: dict[str, Any], key: str, learner: Any) -> None:
         keep(tmp_path, saved(whole | state))
         read_or_refused(resume)
-        keep(tmp_path, saved({"settings": wanted, "learner": {"meta": learner, "env_steps": 0}}))
+        changed = {**policy.state_dict(), key: learner}
+        keep(tmp_path, saved({"settings": wanted, "learner": changed}))
         read_or_refused(resume)
 
     @given(MUTATIONS)
@@ -282,21 +300,36 @@ def test_a_checkpoint_of_huge_tensors_is_refused(tmp_path: Path, policy):
         load_into(policy, state, {}, "the checkpoint")
 
 
-def test_the_text_files_of_a_run_may_hold_anything(cases, tmp_path: Path):
-    run = RunFolder(tmp_path)
-    evaluation = {"rows": [{"inner_steps": 0, "mean": 1.0}], "episodes_sha256": "0" * 64}
-    row = json.dumps({"iteration": 3, "return/after": -1.5}).encode() * 3
+def test_the_files_of_a_run_may_hold_anything(cases, toy, runs: Path, capsys):
+    """What an evaluation's files have lost is evaluated again."""
+    small = ("--evaluation.every", "0", "--evaluation.inner_steps", "1", "--env.horizon", "2")
+    assert train(toy("run", *small, "--evaluation.tasks", "2", "--threads", "1")) == 0
+    run = RunFolder.open(runs / "run")
+    config = read_config(run)
+    files = [run.evaluation_file, run.episodes_file, run.metrics_file, run.path / "run.json"]
+    intact = {file: file.read_bytes() for file in files}
 
-    @given(MUTATIONS)
-    def damaged(mutations: list[Mutation]) -> None:
-        for file in (run.evaluation_file, tmp_path / "run.json"):
-            file.write_bytes(mutated(json.dumps(evaluation).encode(), mutations))
-        run.metrics_file.write_bytes(mutated(row, mutations))
-        run.load_evaluation()
-        run.info()
-        assert all(isinstance(row["iteration"], int) for row in read_metrics(run.metrics_file))
+    @given(st.sampled_from(files), MUTATIONS)
+    def damaged(chosen: Path, mutations: list[Mutation]) -> None:
+        for file, data in intact.items():
+            file.write_bytes(mutated(data, mutations) if file == chosen else data)
+        view = newest(run, config)
+        assert np.isfinite(view.scores).all()
+        for seen in view.tests().values():
+            scores_table(seen)
+        view.series("return/after")
 
-    cases(damaged)
+    @given(st.sampled_from(sorted(json.loads(intact[run.evaluation_file]))), TREES)
+    def replaced(key: str, value: Any) -> None:
+        content = {**json.loads(intact[run.evaluation_file]), key: value}
+        if not is_evaluation(content):
+            return
+        run.evaluation_file.write_text(json.dumps(content))
+        for seen in newest(run, config).tests().values():
+            scores_table(seen)
+
+    cases(damaged, share=0.2)  # they take longest
+    cases(replaced, share=0.5)
 
 
 # --- data

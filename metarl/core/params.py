@@ -52,10 +52,13 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
 
 
 def require_like(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless both have the same names with the same shapes."""
-    shapes, wanted = ({n: tuple(p.shape) for n, p in params.items()} for params in (found, like))
-    if shapes != wanted:
-        raise ValueError(f"the checkpoint's parameters are {shapes}, expected {wanted}")
+    """Raises ValueError unless both have the same names, shapes and kinds of numbers."""
+    kinds, wanted = (
+        {name: (tuple(p.shape), p.dtype, p.layout) for name, p in params.items()}
+        for params in (found, like)
+    )
+    if kinds != wanted or any(p.is_meta for p in found.values()):
+        raise ValueError(f"the checkpoint's parameters are {kinds}, expected {wanted}")
 
 
 def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:

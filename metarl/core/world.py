@@ -1,8 +1,9 @@
 """The processes that share a run: one alone, or several side by side (``torch.distributed``)."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,10 @@ Result = TypeVar("Result")
 
 class Disconnected(Exception):
     """Another process is gone, or did not answer in time."""
+
+
+class StoppedElsewhere(Exception):
+    """Another process has failed, and says why."""
 
 
 class World:
@@ -62,17 +67,32 @@ class World:
         return rebuild(tree, (p.view_as(leaf) for p, leaf in zip(parts, leaves, strict=True)))
 
     def gather(self, tree: Tree) -> Tree:
-        """Rows [m, ...] of every process, on the CPU, as one tensor in the order of the ranks."""
+        """Rows [m, ...] of every process, on the CPU, as one tensor in the order of the ranks.
+
+        They travel as float64, which holds whole numbers up to 2^53.
+        """
         if self.size == 1:
             return tree
-        return rebuild(tree, (self._gather(leaf.cpu()) for leaf in leaves_of_tree(tree)))
+        leaves = list(leaves_of_tree(tree))
+        widths = [math.prod(leaf.shape[1:]) for leaf in leaves]
+        columns = [
+            leaf.cpu().double().reshape(len(leaf), width)
+            for leaf, width in zip(leaves, widths, strict=True)
+        ]
+        parts = torch.split(self._gather(torch.cat(columns, 1)), widths, 1)
+        return rebuild(
+            tree,
+            (
+                part.reshape(len(part), *leaf.shape[1:]).to(leaf.dtype)
+                for part, leaf in zip(parts, leaves, strict=True)
+            ),
+        )
 
     def _gather(self, rows: Tensor) -> Tensor:
         counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         with connected():
             dist.all_gather(counts, torch.tensor([len(rows)]))
-            longest = max(int(n) for n in counts)
-            padded = rows.new_zeros(longest, *rows.shape[1:])
+            padded = rows.new_zeros(max(int(n) for n in counts), rows.shape[1])
             padded[: len(rows)] = rows
             found = [torch.empty_like(padded) for _ in range(self.size)]
             dist.all_gather(found, padded)
@@ -90,24 +110,45 @@ class World:
         return value
 
     def leading_bytes(self, data: bytes) -> bytes:
-        """What the first process has."""
-        if self.size == 1:
-            return data
+        """What the first process has, at least one byte."""
         size = int(self.leading(torch.tensor([len(data)])))
-        content = torch.tensor([*data], dtype=torch.uint8) if self.leads else None
-        room = torch.empty(size, dtype=torch.uint8)
-        return bytes(self.leading(room if content is None else content).tolist())
+        room = bytearray(data if self.leads else size)
+        return self.leading(torch.frombuffer(room, dtype=torch.uint8)).numpy().tobytes()
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
         return bool(self.sum(torch.tensor([float(flag)]))) if self.size > 1 else flag
 
     def in_turn(self, make: Callable[[], Result]) -> Result:
-        """``make()``, on every machine in its first process before it is in the others."""
-        if self.local_rank == 0:
-            result = make()
-        self.any(False)
-        return result if self.local_rank == 0 else make()
+        """``make()``, on every machine in its first process before it is in the others.
+
+        Raises:
+            StoppedElsewhere: it failed in another one, which has said why.
+        """
+        first = self._in_those(self.local_rank == 0, make)
+        others = self._in_those(self.local_rank > 0, make)
+        return cast(Result, first if self.local_rank == 0 else others)
+
+    def by_leader(self, make: Callable[[], Result]) -> Result | None:
+        """``make()`` in the first process, None in the others; all go on only if it succeeds.
+
+        Raises:
+            StoppedElsewhere: it failed there.
+        """
+        return self._in_those(self.leads, make)
+
+    def _in_those(self, here: bool, make: Callable[[], Result]) -> Result | None:
+        result, error = None, None
+        try:
+            result = make() if here else None
+        except Exception as caught:
+            error = caught
+        failed = self.any(error is not None)
+        if error is not None:
+            raise error
+        if failed:
+            raise StoppedElsewhere
+        return result
 
 
 ALONE = World()
@@ -117,6 +158,8 @@ ALONE = World()
 def connected() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise Disconnected(reason) from error

@@ -139,6 +139,7 @@ class MetaRLLearner:
         stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration, first_task=share.start)
         mine = tasks[share.start : share.stop]
         rounds = self.adapt_and_sample(mine, config.inner.alphas, config.trajectories, stream)
+        inner = self._inner_metrics(rounds)
         outer = self._update(rounds[:-1], rounds[-1], iteration)
 
         outcomes = self._world.gather([r.outcome() for r in rounds])
@@ -146,7 +147,7 @@ class MetaRLLearner:
         self.env_steps += env_steps
         return {
             **sampling_metrics(outcomes),
-            **self._inner_metrics(rounds),
+            **inner,
             **outer,
             "env_steps": float(self.env_steps),
             **self._clock.metrics(env_steps),
@@ -233,7 +234,8 @@ class MetaRLLearner:
         mean KL(pi_sampling || pi_phi(theta)).
         """
         task_map, like = self._task_map, self.meta
-        kept = max(1, round(self.config.outer.curvature_fraction * query.mask.shape[1]))
+        width = self._world.gather(torch.tensor([query.mask.shape[1]])).max()  # packed by share
+        kept = max(1, round(self.config.outer.curvature_fraction * int(width)))
         data = (tuple(support), query)
         curvature_data = (tuple(support), tree_map(lambda x: x[:, :kept], query))
 

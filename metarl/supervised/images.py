@@ -24,6 +24,9 @@ SPLITS = ("train", "validation", "test")
 NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 """How a folder, a CSV or a cell of one may call each split."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What is decoded, whatever a file is called; for some others Pillow starts another program."""
+
 MOST_PIXELS = 2**24  # 4096x4096; a small file can stand for an image as large as memory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -70,7 +73,7 @@ def reading(where: object) -> Iterator[None]:
     # Pillow, zipfile and zlib raise a dozen kinds of errors on damaged bytes.
     except Exception as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"cannot read {where}: {' '.join(reason.split())}") from error
+        raise UserError(" ".join(f"cannot read {where}: {reason}".split())) from error
 
 
 def decode(file: Path | BinaryIO, channels: int, size: int) -> NDArray[np.uint8]:
@@ -79,7 +82,7 @@ def decode(file: Path | BinaryIO, channels: int, size: int) -> NDArray[np.uint8]
     Raises:
         Exception: of many kinds, when the file is damaged; see ``reading``.
     """
-    with Image.open(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MOST_PIXELS:  # before they are decoded
             raise ValueError(f"it has {image.width}x{image.height} pixels, more than {MOST_PIXELS}")
         if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255

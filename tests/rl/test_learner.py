@@ -33,7 +33,7 @@ from metarl.rl.losses import (
 )
 from metarl.rl.rollout import AdvantageConfig, Trajectories, fitted_values, make_batch
 from metarl.rl.sampler import Sampler, Stream
-from metarl.seeding import Purpose
+from metarl.seeding import Purpose, generator
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 
@@ -544,6 +544,17 @@ def test_inner_gradient_norm_is_that_of_the_inner_loss() -> None:
         norms.append(torch.cat([g.flatten() for g in grads]).norm())
     measured = learner._inner_metrics(rounds)["inner/gradient_norm"]
     assert measured == pytest.approx(float(torch.stack(norms).mean()), rel=1e-3)
+
+
+def test_metrics_of_the_inner_step_are_of_the_rates_that_it_was_taken_with() -> None:
+    """Meta-SGD's rates change in the update that follows."""
+    learner = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd"))
+    again = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd"))
+    tasks = again._family.sample_tasks(generator(0, Purpose.TRAIN_TASKS, 0), 4)
+    rounds = again.adapt_and_sample(tasks, again.config.inner.alphas, 5, STREAM)
+    metrics = learner.iterate(0)
+    assert metrics["outer/accepted"] == 1
+    assert metrics["inner/gradient_norm"] == again._inner_metrics(rounds)["inner/gradient_norm"]
 
 
 def test_evaluation_starts_from_the_trained_rate() -> None:

@@ -17,7 +17,14 @@ from PIL import Image, ImageOps
 from metarl.errors import UserError
 from metarl.supervised import download, omniglot
 from metarl.supervised.glyphs import Glyphs
-from metarl.supervised.images import SPLITS, ImageFolder, LabelledImages, require_disjoint
+from metarl.supervised.images import (
+    SPLITS,
+    ImageFolder,
+    LabelledImages,
+    decode,
+    reading,
+    require_disjoint,
+)
 from metarl.supervised.omniglot import Omniglot
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "omniglot"
@@ -779,3 +786,11 @@ def test_a_class_in_two_splits_is_refused():
     require_disjoint({"train": ["a", "b"], "validation": [], "test": ["c"]})
     said = refusal(lambda: require_disjoint({"train": ["a", "b"], "test": ["c", "b"]}))
     assert "leak: b is in train and in test" in said
+
+
+def test_an_image_that_another_program_would_have_to_open_is_refused(tmp_path: Path) -> None:
+    """Pillow goes by the content, and hands PostScript to Ghostscript."""
+    file = tmp_path / "x.png"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match="not an image"), reading(file):
+        decode(file, 1, 28)
