@@ -7,6 +7,9 @@ import sys
 class UserError(Exception):
     """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # whatever was quoted in it
+
 
 def under_torchrun() -> bool:
     """Whether torchrun has started this process, and says so in environment variables."""

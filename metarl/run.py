@@ -49,12 +49,17 @@ class _Row(TypedDict):
     diverged: float
 
 
+class _Candidate(TypedDict):
+    rate: float
+    score: float | None
+
+
 class _Test(TypedDict):
     test: str
     measure: str
     rows: list[_Row]
     inner_rates: list[float]
-    validation: list[dict[str, float | None]]
+    validation: list[_Candidate]
     task_fields: list[str]
     tasks: list[list[float]]
     scores: list[list[float | None]]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from metarl.build import make_learner
-from metarl.cli import train
+from metarl.cli import _require_same_settings, train
 from metarl.config import RLExperiment
 from metarl.core.world import World
 from metarl.errors import UserError
@@ -88,18 +88,6 @@ def test_processes_hear_of_each_other(start, tmp_path: Path):
 # --- training
 
 
-def test_two_processes_meta_train_a_policy_as_one_does(toy, start, script, runs: Path):
-    assert train(toy("one", *CHEETAH)) == 0
-    arguments = toy("two", *CHEETAH)
-    process = start(*TORCHRUN, "2", script("train"), *arguments, OMP_NUM_THREADS="1")
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, out + err
-    assert out.count("run folder:") == 1, "the first process speaks for all"
-    assert settled(runs / "two") == settled(runs / "one"), "bit for bit: float64 sums of float32"
-    for name in ("evaluation.json", "episodes.npz"):
-        assert (runs / "two" / name).read_bytes() == (runs / "one" / name).read_bytes(), name
-
-
 def test_three_processes_train_a_model_as_one_does(toy_supervised, start, script, runs: Path):
     assert train(toy_supervised("one", *SINUSOID)) == 0
     arguments = toy_supervised("three", *SINUSOID)
@@ -116,21 +104,26 @@ def test_three_processes_train_a_model_as_one_does(toy_supervised, start, script
         assert row == pytest.approx(wanted, rel=1e-5)
 
 
-def test_bad_input_is_said_once_for_all(toy, start, script, runs: Path):
-    """Where it is found: in the settings, by all processes, or in the run's folder, by one."""
+def test_what_one_process_refuses_is_said_once_for_all(toy, start, script, runs: Path):
     assert train(toy("taken", "--evaluation.every", "0")) == 0
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    for name, setting, said in (
-        ("run", ("--tasks", "0"), "tasks should be greater than or equal to 1, got 0"),
-        ("taken", (), f"{runs / 'taken'} already holds a run; choose another --name, or go on"),
-    ):
-        arguments = (*TORCHRUN, "2", script("train"), *toy(name, *setting))
-        process = start(*arguments, OMP_NUM_THREADS="1")
-        _, err = process.communicate(timeout=100)
-        assert process.returncode != 0
-        (line,) = (line for line in err.splitlines() if re.match(r"(metarl|process)\b", line))
-        assert line.startswith(f"metarl train: error: {said}")
+    process = start(*TORCHRUN, "2", script("train"), *toy("taken"), OMP_NUM_THREADS="1")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    (line,) = (line for line in err.splitlines() if re.match(r"(metarl|process)\b", line))
+    assert line.startswith(f"metarl train: error: {runs / 'taken'} already holds a run; choose")
     assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_what_all_processes_refuse_the_first_one_says(
+    toy, monkeypatch: pytest.MonkeyPatch, capsys, rank: str, lines: int
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit):
+        train(toy("run", "--tasks", "0"))
+    assert capsys.readouterr().err.count("\n") == lines
 
 
 @pytest.mark.parametrize("where", ["tasks", "evaluation"])
@@ -161,17 +154,14 @@ def test_a_run_belongs_to_the_launch_that_began_it(
     assert "give torchrun an --rdzv-id" in capsys.readouterr().err
 
 
-def test_processes_with_other_settings_are_refused(toy, start, script, runs: Path, tmp_path: Path):
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import os, sys\nfrom metarl.cli import train\n"
-        "sys.exit(train([*sys.argv[1:], '--seed', os.environ['RANK']]))"
-    )
-    process = start(*TORCHRUN, "2", str(program), *toy("run"), OMP_NUM_THREADS="1")
-    _, err = process.communicate(timeout=100)
-    assert process.returncode != 0
-    assert "process 1: the settings are not those of the first process: seed is 1, not 0" in err
-    assert not (runs / "run").exists()
+def test_processes_with_other_settings_are_refused():
+    class Second(World):
+        def leading_bytes(self, data: bytes) -> bytes:
+            return json.dumps({**json.loads(data), "seed": 3}).encode()
+
+    with pytest.raises(UserError, match="not those of the first process: seed is 0, not 3"):
+        _require_same_settings(RLExperiment(), Second(1, 2))
+    _require_same_settings(RLExperiment(seed=3), Second(1, 2))
 
 
 # --- losing a process
@@ -191,7 +181,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_a_killed_first_process_is_started_again_and_nothing_is_lost(
+def test_two_processes_train_as_one_does_also_when_the_first_is_killed(
     toy, start, script, runs: Path
 ):
     endless = (*CHEETAH, "--iterations", "8", "--env.horizon", "60")
@@ -202,10 +192,14 @@ def test_a_killed_first_process_is_started_again_and_nothing_is_lost(
     os.kill(children(process)[0], signal.SIGKILL)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, out + err
+    assert out.count("run folder:") == 2, "the first process speaks for all"
     assert re.search(r"killed, from iteration [1-9]", out)
     assert "another process is lost" in err
     assert train(toy("whole", *endless)) == 0
-    assert settled(runs / "killed") == settled(runs / "whole")
+    assert settled(runs / "killed") == settled(runs / "whole"), "bit for bit: sums in float64"
+    for name in ("evaluation.json", "episodes.npz"):
+        one, several = (runs / run / name for run in ("whole", "killed"))
+        assert several.read_bytes() == one.read_bytes(), name
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
