@@ -1,6 +1,7 @@
 """Several processes as one run: what torchrun starts finds each other, restarts included."""
 
 import ctypes
+import importlib
 import os
 import secrets
 import signal
@@ -54,6 +55,9 @@ def joined(device: str, timeout: float) -> Iterator[World]:
     if world.size == 1:
         yield world
         return
+    # Imported later, by what needs it, it keeps the group alive and with it gloo's threads, which
+    # make Python abort at its end when they still hold a tensor.
+    importlib.import_module("torch._dynamo")
     _die_with_parent()
     if device == "cuda":
         if world.local_rank >= (gpus := torch.cuda.device_count()):
@@ -73,9 +77,6 @@ def joined(device: str, timeout: float) -> Iterator[World]:
         if not world.leads:  # which speaks for itself
             print(f"process {world.rank}: {error}", file=sys.stderr, flush=True)
         raise
-    with connected():
-        # Else the interpreter may end while gloo's threads still hold tensors of it, and abort.
-        dist.barrier()
     dist.destroy_process_group()
 
 

@@ -224,8 +224,8 @@ def test_a_signal_to_any_process_stops_all_after_the_iteration(toy, start, scrip
     rows = runs / "run" / "metrics.jsonl"
     wait_for(lambda: rows.exists() and rows.read_bytes().count(b"\n") >= 3, process)
     os.kill(children(process)[1], signal.SIGTERM)
-    out, _ = process.communicate(timeout=100)
-    assert process.returncode == 0
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
     assert "stopped; to go on: metarl train --resume" in out
     done = len(settled(runs / "run"))
     assert [p.name for p in (runs / "run" / "checkpoints").glob("*.pt")] == [
