@@ -181,7 +181,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
             text = file.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE} characters")
-        values = yaml.load(text, _Loader)
+        values = _Loader(text).get_single_data()
         _require_bounded(values)
     except RecursionError as error:
         raise UserError(f"cannot read {path}: it nests too deep") from error
