@@ -67,7 +67,11 @@ class CheckpointFolder:
         note = {"iteration": iteration, "score": score, "sha256": hashlib.sha256(data).hexdigest()}
         # The note first: a .pt without its note would look damaged; a note alone is not seen.
         write_atomically(path.with_suffix(".json"), json.dumps(note).encode())
-        write_atomically(path, data)
+        try:
+            write_atomically(path, data)
+        except OSError:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            raise
         self._prune(iteration)
         return path
 

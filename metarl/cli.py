@@ -160,7 +160,10 @@ def _train(
             f'(or make train ARGS="--resume {run.path}")'
         )
     else:
-        view = results.keep_in(run, config, config.iterations, evaluation)
+        try:
+            view = results.keep_in(run, config, config.iterations, evaluation)
+        except UserError as error:  # the disk is full, say: the run itself is done
+            raise Fault(f"{error}; metarl evaluate {run.path} evaluates it again") from error
         _print_scores(view)
         print(f"written to {run.evaluation_file}")
         if reported == [config.iterations]:

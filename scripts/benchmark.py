@@ -94,7 +94,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="measurements per number")
     parser.add_argument("--seconds", type=float, default=2, help="of a supervised measurement")
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
-    parser.add_argument("--scaling", action="store_true", help="what more processes would give")
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="what more processes would give; see --scaling --help",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--chunk-size", type=int, help="tasks per vectorised call of the update")
     parser.add_argument("--json", help="also write every measurement to this file")

@@ -39,6 +39,9 @@ def main() -> int:
             seconds = rng.uniform(0, args.longest)
             train_and_kill([*start(settings, killed), "--iterations", str(10**6)], seconds)
             print(f"kill {number}, after {seconds:.2f} s: {iterations(killed)} iterations")
+        if not iterations(killed):
+            print("no session was longer than it takes to start; see --longest", file=sys.stderr)
+            return 1
         last = ["--iterations", str(iterations(killed) + 5)]
         train([*start(settings, killed), *last])
         train([*start(settings, whole), *last])

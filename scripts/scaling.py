@@ -190,6 +190,7 @@ def predict(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
         "bytes": sum(messages),
         "check": {"predicted": predicted, "measured": found, "error": predicted / found - 1},
         "tasks": args.tasks,
+        "measured tasks": args.measured_tasks,
         "rows": rows,
         "pays up to": pays_up_to(rows),
     }
@@ -214,7 +215,7 @@ def show(report: dict[str, Any]) -> None:
     check = report["check"]
     print(
         f"2 processes: predicted {check['predicted']:.2f} s, measured {check['measured']:.2f} s "
-        f"({check['error']:+.0%})"
+        f"({check['error']:+.0%}), with {report['measured tasks']} tasks"
     )
     table = Table(title=f"{report['tasks']} tasks an iteration")
     for name in ("processes", "s an iteration", "speed-up", "efficiency", "talking"):
@@ -228,7 +229,7 @@ def show(report: dict[str, Any]) -> None:
             f"{row['talking']:.1%}",
         )
     Console().print(table)
-    print(f"twice the processes are faster by {BARELY} or more up to {report['pays up to']}")
+    print(f"beyond {report['pays up to']} processes, twice as many are less than {BARELY} as fast")
 
 
 if __name__ == "__main__":
