@@ -163,8 +163,8 @@ def predict(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
     counts = [8.0 * int(size) for size in measured["sums"]]
     per_byte, whole = np.polyfit(counts, list(measured["sums"].values()), 1)
     # Two processes pass half of the bytes, twice, in each direction.
-    latency = args.latency or max(1e-6, float(whole) / 2)
-    bandwidth = args.bandwidth or 1 / float(per_byte)
+    here = max(1e-6, float(whole) / 2), 1 / float(per_byte)
+    latency, bandwidth = args.latency or here[0], args.bandwidth or here[1]
     messages = measured["messages"]
 
     def computing(m: float) -> float:
@@ -173,15 +173,15 @@ def predict(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
     def talking(ranks: int, latency: float, bandwidth: float) -> float:
         return sum(2 * (ranks - 1) * (latency + b / (ranks * bandwidth)) for b in messages)
 
-    here = talking(2, max(1e-6, float(whole) / 2), 1 / float(per_byte))
-    predicted = computing(args.measured_tasks / 2) + here
+    predicted = computing(args.measured_tasks / 2) + talking(2, *here)
     found = statistics.median(measured["together"]["iteration"])
     one = computing(args.tasks)
     rows = []
     for ranks in (r for r in RANKS if r <= args.tasks):
-        total = computing(math.ceil(args.tasks / ranks)) + talking(ranks, latency, bandwidth)
-        said = talking(ranks, latency, bandwidth) / total
-        rows.append({"ranks": ranks, "seconds": total, "speed-up": one / total, "talking": said})
+        said = talking(ranks, latency, bandwidth)
+        total = computing(math.ceil(args.tasks / ranks)) + said
+        row = {"ranks": ranks, "seconds": total, "speed-up": one / total, "talking": said / total}
+        rows.append(row)
     return {
         "lines": lines,
         "latency": latency,
@@ -229,7 +229,9 @@ def show(report: dict[str, Any]) -> None:
             f"{row['talking']:.1%}",
         )
     Console().print(table)
-    print(f"beyond {report['pays up to']} processes, twice as many are less than {BARELY} as fast")
+    print(
+        f"up to {report['pays up to']} processes, twice as many are {BARELY} times as fast or more"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.compiled import Compiled
-from metarl.core.params import Params, leading_size, leaves_of_tree, tree_map
+from metarl.core.params import Params, leading_size, leaves_of_tree, rebuild, tree_map
 from metarl.core.world import ALONE, World
 
 Objective: TypeAlias = Callable[[Params, Any], Tensor]
@@ -75,7 +75,6 @@ class TaskMap:
         return self._fitting(lambda: self._map(fn, data))
 
     def _map(self, fn: Callable[[Any], Any], data: Any) -> Any:
-
         @torch.no_grad()
         def run(chunk: Any) -> Any:
             if self.chunk_size > 1:
@@ -141,8 +140,8 @@ class TaskMap:
             return tree_map(lambda x: x / tasks, first)
         wide = tree_map(lambda x: x.double(), total)
         total, count = self._world.sum((wide, next(leaves_of_tree(wide)).new_tensor(tasks)))
-        means = (x / count for x in leaves_of_tree(total))
-        return tree_map(lambda x: next(means).to(x), first)
+        leaves = zip(leaves_of_tree(total), leaves_of_tree(first), strict=True)
+        return rebuild(first, ((x / count).to(like) for x, like in leaves))
 
     def _total(self, sum_of: Callable[[Any], Any], data: Any) -> tuple[Any, Any]:
         """The sum over the first chunk, and that over all of them."""

@@ -156,6 +156,7 @@ ALONE = World()
 
 @contextmanager
 def connected() -> Iterator[None]:
+    """Turn what PyTorch raises about the other processes into ``Disconnected``."""
     try:
         yield
     except torch.OutOfMemoryError:
