@@ -49,7 +49,8 @@ IMAGES: dict[str, type[ImageSet]] = {
 }
 SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
 
-COMPILE_FROM = 2000  # iterations from which compiling saves more time than it takes
+COMPILE_FROM = {RLExperiment: 20, SupervisedExperiment: 2000}
+"""Iterations from which compiling saves more time than it takes."""
 
 
 def make_family(env: dict[str, Any]) -> TaskFamily:
@@ -112,6 +113,8 @@ def resolve(config: Settings) -> Settings:
     Raises:
         UserError: the settings of its tasks are not allowed.
     """
+    pays = config.device == "cpu" and config.iterations >= COMPILE_FROM[type(config)]
+    config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)
     if isinstance(config, RLExperiment):
         family = make_family(config.env)
         env = {"family": config.env["family"], **dataclasses.asdict(family)}
@@ -121,10 +124,7 @@ def resolve(config: Settings) -> Settings:
     data = {"source": config.data["source"]}
     for part in parts:
         data |= dataclasses.asdict(part)
-    pays = config.iterations >= COMPILE_FROM and config.device == "cpu"
-    return dataclasses.replace(
-        config, data=data, compile=pays if config.compile is None else config.compile
-    )
+    return dataclasses.replace(config, data=data)
 
 
 def make_learner(config: Experiment, world: World = ALONE) -> Learner:
@@ -181,7 +181,8 @@ def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner
         task_map=TaskMap(
             config.chunk_size or (1 if config.device == "cpu" else config.tasks),
             threads,
-            world=world,
+            _compiles(config),
+            world,
         ),
         world=world,
         seed=config.seed,
@@ -211,10 +212,6 @@ def make_supervised_learner(
         raise UserError(f"model.name {config.model.name}: {error}") from error
     if changed:
         warn(f"{config.model.name}: batch norm now uses the statistics of the batch at hand")
-    compiled = bool(config.compile)
-    if compiled and (fault := compiler_fault()):
-        warn(f"nothing is compiled, which is slower: {fault}")
-        compiled = False
     return SupervisedLearner(
         config=config,
         evaluation=config.evaluation,
@@ -227,7 +224,7 @@ def make_supervised_learner(
         meta=with_rates(algorithm, theta, adapted, config.inner.rate),
         algorithm=algorithm,
         adapted=adapted,
-        task_map=TaskMap(config.chunk_size or config.tasks, threads, compiled, world),
+        task_map=TaskMap(config.chunk_size or config.tasks, threads, _compiles(config), world),
         world=world,
         seed=config.seed,
         device=config.device,
@@ -240,6 +237,14 @@ def _use_threads_for_tasks(config: Experiment, world: World) -> int:
     """
     torch.set_num_threads(1)
     return config.threads or max(1, cores() // world.local_size)
+
+
+def _compiles(config: Experiment) -> bool:
+    """Whether programs are compiled: where that is asked for and possible."""
+    if config.compile and (fault := compiler_fault()):
+        warn(f"nothing is compiled, which is slower: {fault}")
+        return False
+    return bool(config.compile)
 
 
 def _make_module(

@@ -61,6 +61,8 @@ class Experiment:
         device: where adaptation and update run; physics is on CPU threads.
         chunk_size: tasks per vectorised call of the update; null: one for a policy on a CPU, all
             otherwise.
+        compile: compile the meta-gradient, which takes up to a minute at the start; null: where the
+            run is long enough to pay for it.
         timeout: seconds after which a process of several that does not answer counts as lost; more
             than the first one takes to draw a report.
         checkpoint: when to save, what to keep.
@@ -75,6 +77,7 @@ class Experiment:
     threads: Annotated[int, Ge(0)] = 0
     device: Literal["cpu", "cuda"] = "cpu"
     chunk_size: Annotated[int, Gt(0)] | None = None
+    compile: bool | None = None
     timeout: Annotated[float, Gt(0)] = 300.0
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
@@ -122,8 +125,6 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
         model: the network.
         evaluation: held-out tasks.
         data_folder: where the images are; null: downloaded, if they can be.
-        compile: compile the meta-gradient, which takes up to a minute at the start; null: where the
-            run is long enough to pay for it.
     """
 
     data: dict[str, Any] = field(default_factory=lambda: {"source": "sinusoid"})
@@ -131,7 +132,6 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     evaluation: SupervisedEvaluationConfig = field(default_factory=SupervisedEvaluationConfig)
     data_folder: str | None = None
-    compile: bool | None = None
 
     problem: ClassVar = "data"
 

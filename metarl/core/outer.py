@@ -44,8 +44,9 @@ class TaskMap:
         chunk_size: tasks per ``vmap`` call, halved while the memory of a GPU does not hold them.
         threads: chunks in flight; 0 for one per core. Callers should set PyTorch's own threads to
             one, which also makes every result independent of the number of cores.
-        compiled: compile the meta-gradient of every objective that it is called with. An objective
-            is compiled once and so must not change what it closes over.
+        compiled: compile mean and meta-gradient of every objective that it is called with. An
+            objective is compiled once for every shape of its data, and so must not change what it
+            closes over; a method of the same object is the same objective.
         world: the processes that share the tasks; data are those of this one's.
 
     Raises:
@@ -66,9 +67,9 @@ class TaskMap:
         self.chunk_size = chunk_size
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
-        self._compiled = compiled
+        self.compiled = compiled
         self._world = world
-        self._programs: dict[Objective, Callable[[Params, Any], tuple[Tensor, Params]]] = {}
+        self._programs: dict[tuple[str, Objective], Callable[[Params, Any], Any]] = {}
 
     def map(self, fn: Callable[[Any], Any], data: Any) -> Any:
         """``fn(task_data)`` for every task, without a graph; results stacked to [M, ...]."""
@@ -87,20 +88,14 @@ class TaskMap:
         """Mean of ``objective`` over tasks, [K], without a graph."""
 
         @torch.no_grad()
-        def run(chunk: Any) -> Tensor:
+        def run(meta: Params, chunk: Any) -> Tensor:
             return self._sum(objective, meta, chunk)
 
-        mean: Tensor = self._mean(run, data)
+        mean: Tensor = self._mean(partial(self._program("mean", objective, run), meta), data)
         return mean
 
     def mean_and_grad(self, objective: Objective, meta: Params, data: Any) -> tuple[Tensor, Params]:
         """Mean of ``objective`` over tasks, [K], and the meta-gradient of its first entry."""
-        run = self._programs.get(objective) or self._sum_and_grad(objective)
-        value, gradient = self._mean(partial(run, meta), data)
-        return value, gradient
-
-    def _sum_and_grad(self, objective: Objective) -> Callable[[Params, Any], tuple[Tensor, Params]]:
-        """Sum over the tasks of a chunk, and its gradient, as a function of (meta, chunk)."""
 
         @torch.enable_grad()
         def run(meta: Params, chunk: Any) -> tuple[Tensor, Params]:
@@ -108,9 +103,18 @@ class TaskMap:
             value = self._sum(objective, leaves, chunk)
             return value.detach(), gradients_of(value[0], leaves)
 
-        if not self._compiled:
+        sum_of = partial(self._program("gradient", objective, run), meta)
+        value, gradient = self._mean(sum_of, data)
+        return value, gradient
+
+    def _program(
+        self, kind: str, objective: Objective, run: Callable[[Params, Any], Result]
+    ) -> Callable[[Params, Any], Result]:
+        """``run``, or what it was compiled to when ``objective`` first came."""
+        if not self.compiled:
             return run
-        return self._programs.setdefault(objective, Compiled(run))
+        key = kind, objective
+        return self._programs.get(key) or self._programs.setdefault(key, Compiled(run))
 
     def hvp(self, objective: Objective, meta: Params, data: Any, vector: Params) -> Params:
         """Exact product of the mean objective's Hessian with ``vector``, by double backward."""

@@ -25,7 +25,7 @@ from metarl.rl.protocol import (
     PolicyEvaluationConfig,
     Tasks,
 )
-from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
+from metarl.rl.rollout import AdvantageConfig, Trajectories, in_few_sizes, make_batch
 from metarl.rl.sampler import Sampler, Stream, Watch
 from metarl.seeding import Purpose, generator
 
@@ -182,7 +182,11 @@ class MetaRLLearner:
         due = config.hvp_check_every > 0 and iteration % config.hvp_check_every == 0
         due = due and not self._algorithm.first_order
         with self._clock("update"):
-            problem = self.outer_problem([s.batch for s in support], query.batch)
+            batches = [s.batch for s in (*support, query)]
+            if self._task_map.compiled:
+                most = query.trajectories.mask[0].numel()
+                batches = [in_few_sizes(batch, most) for batch in batches]
+            problem = self.outer_problem(batches[:-1], batches[-1])
             if self._algorithm.first_order:
                 # Its gradient takes d phi / d theta for the identity, but moving theta moves phi by
                 # the true one: finite differences would mix the two into no Hessian at all.
@@ -234,34 +238,45 @@ class MetaRLLearner:
         mean KL(pi_sampling || pi_phi(theta)).
         """
         task_map, like = self._task_map, self.meta
-        width = self._world.gather(torch.tensor([query.mask.shape[1]])).max()  # packed by share
-        kept = max(1, round(self.config.outer.curvature_fraction * int(width)))
         data = (tuple(support), query)
-        curvature_data = (tuple(support), tree_map(lambda x: x[:, :kept], query))
-
-        def objective(meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-            phi = self.adapted_policy(meta, task[0])
-            return surrogate_and_kl(self._policy, phi, task[1])
-
-        def kl(meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-            return mean_kl(self._policy, self.adapted_policy(meta, task[0]), task[1])
+        curvature_data = (tuple(support), self._for_curvature(query))
 
         def loss_and_kl(theta: Tensor) -> tuple[float, float]:
-            surrogate, divergence = task_map.mean(objective, unflatten(theta, like), data)
+            surrogate, divergence = task_map.mean(self.objective, unflatten(theta, like), data)
             return float(surrogate), float(divergence)
 
         def loss_gradient(theta: Tensor) -> tuple[tuple[float, float], Tensor]:
-            value, gradient = task_map.mean_and_grad(objective, unflatten(theta, like), data)
+            value, gradient = task_map.mean_and_grad(self.objective, unflatten(theta, like), data)
             return (float(value[0]), float(value[1])), flatten(gradient)
 
         def kl_gradient(theta: Tensor) -> Tensor:
-            return flatten(task_map.mean_and_grad(kl, unflatten(theta, like), curvature_data)[1])
+            at = unflatten(theta, like)
+            return flatten(task_map.mean_and_grad(self.divergence, at, curvature_data)[1])
 
         def kl_hvp(theta: Tensor, v: Tensor) -> Tensor:
             at, along = unflatten(theta, like), unflatten(v, like)
-            return flatten(task_map.hvp(kl, at, curvature_data, along))
+            return flatten(task_map.hvp(self.divergence, at, curvature_data, along))
 
         return Problem(loss_and_kl, loss_gradient, kl_gradient, kl_hvp)
+
+    def objective(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+        """Of one task: surrogate and KL of the adapted policy on the query trajectories, [2]."""
+        support, query = task
+        return surrogate_and_kl(self._policy, self.adapted_policy(meta, support), query)
+
+    def divergence(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+        """Of one task: the KL alone, a scalar."""
+        support, query = task
+        return mean_kl(self._policy, self.adapted_policy(meta, support), query)
+
+    def _for_curvature(self, query: Batch) -> Batch:
+        """The first trajectories of every task, as many as the curvature is estimated from."""
+        fraction = self.config.outer.curvature_fraction
+        if fraction == 1:
+            return query
+        width = self._world.gather(torch.tensor([query.mask.shape[1]])).max()  # packed by share
+        kept = max(1, round(fraction * int(width)))
+        return tree_map(lambda x: x[:, :kept], query)
 
     def _rates(self, meta: Params, alphas: Sequence[float]) -> list[Rates]:
         _, learned = split_rates(meta)

@@ -1,5 +1,6 @@
 """Trajectories as they were sampled, and the batches that losses see."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -18,6 +19,8 @@ from metarl.rl.returns import (
     generalized_advantages,
     standardize,
 )
+
+SIZES = 8  # of the batches of families whose episodes end early, once programs are compiled
 
 
 class Trajectories(NamedTuple):
@@ -108,6 +111,21 @@ def pack(batch: Batch) -> Batch:
     order = torch.argsort(flat.mask, dim=1, descending=True, stable=True)[:, : max(size, 1)]
     task = torch.arange(len(order), device=order.device)[:, None]
     return tree_map(lambda x: x[task, order], flat)
+
+
+def in_few_sizes(batch: Batch, most: int) -> Batch:
+    """The batch [M, S] padded to one of ``SIZES`` sizes, as a program is compiled for each.
+
+    Args:
+        most: N T, the largest.
+    """
+    step = math.ceil(most / SIZES)
+    padding = min(most, step * math.ceil(batch.mask.shape[1] / step)) - batch.mask.shape[1]
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (*[0, 0] * (x.dim() - 2), 0, padding))
+
+    return tree_map(pad, batch) if padding else batch
 
 
 def fitted_values(
