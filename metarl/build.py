@@ -172,10 +172,11 @@ def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner
         algorithm=algorithm,
         adapted=adapted,
         sampler=Sampler(
-            lambda tasks, envs: BatchedEnv(family, tasks, envs, threads, config.observe_task),
+            lambda m, n, threads: BatchedEnv(family, m, n, threads, config.observe_task),
             policy,
             family.action_dim,
             family.horizon,
+            threads,
             config.device,
         ),
         task_map=TaskMap(

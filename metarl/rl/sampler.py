@@ -1,6 +1,10 @@
 """Exactly N trajectories of each of M tasks, all tasks' policies acting in one batched forward."""
 
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -39,6 +43,8 @@ class Env(Protocol):
     def step(self, action: Any) -> Step: ...
 
 
+HALVES = 2  # more would only wait for Python's interpreter lock
+
 Watch: TypeAlias = Callable[[int, NDArray[np.float64]], None]
 """Called with the inner step and qpos [M, N, nq], a live view, at the start and every env step."""
 
@@ -62,30 +68,37 @@ class Stream(NamedTuple):
 class Sampler:
     """Runs policies in the environments of one family.
 
+    Two halves of the tasks take turns on two threads: the policies of one act, and its results are
+    put away, while the other's physics runs. Results are the same as in one go.
+
     Args:
-        make_env: builds M x N environments; they are kept for the sizes that were asked for.
+        make_env: builds M x N environments on so many physics threads; they are kept for the sizes
+            that were asked for.
         policy: the policy as a function of its parameters.
         action_dim: A.
         horizon: T.
+        threads: physics threads in all.
         device: where trajectories go; the policy acts on the CPU, beside the physics.
     """
 
     def __init__(
         self,
-        make_env: Callable[[int, int], Env],
+        make_env: Callable[[int, int, int], Env],
         policy: Policy,
         action_dim: int,
         horizon: int,
+        threads: int = 1,
         device: torch.device | str = "cpu",
     ):
         self._make_env = make_env
-        self._envs: dict[tuple[int, int], Env] = {}
+        self._envs: dict[tuple[int, ...], Env] = {}
         self._policies = torch.func.vmap(policy)
         self._action_dim = action_dim
         self._horizon = horizon
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(min(threads, HALVES))
         self._device = device
 
-    @torch.no_grad()
     def collect(
         self,
         params: Params,
@@ -103,22 +116,51 @@ class Sampler:
             num_trajectories: N.
             stream: source of initial states and action noise.
             noise: factor on the action noise; 0 takes the policy's mean actions.
-            watch: sees the simulations' states.
+            watch: sees the simulations' states, of all tasks at once.
         """
         m, n = len(tasks), num_trajectories
-        env = self._envs.get((m, n)) or self._envs.setdefault((m, n), self._make_env(m, n))
+        groups = 1 if watch is not None else min(m, HALVES, self._threads)
+        parts = [slice(i * m // groups, (i + 1) * m // groups) for i in range(groups)]
+        envs = [self._env(i, part.stop - part.start, n, groups) for i, part in enumerate(parts)]
+        rngs = stream.generators(m)
+        starts = [e.reset(tasks[part], rngs[part]) for e, part in zip(envs, parts, strict=True)]
         params = {name: p.cpu() for name, p in params.items()}
         dtype = next(iter(params.values())).dtype
-        rngs = stream.generators(m)
-        observation = torch.from_numpy(env.reset(tasks, rngs)).to(dtype)
-        out = self._allocate(m, n, observation)
+        out = self._allocate(m, n, torch.from_numpy(np.concatenate(starts)).to(dtype))
+
+        def roll(env: Env, part: slice) -> None:
+            of_part = tree_map(itemgetter(part), (params, out))
+            seen = None if watch is None else partial(watch, stream.inner_step)
+            self._roll(env, *of_part, rngs[part], noise, seen)
+
+        list(self._pool.map(roll, envs, parts))
+        return tree_map(lambda x: x.to(self._device), out)
+
+    def _env(self, group: int, m: int, n: int, groups: int) -> Env:
+        key = group, m, n, groups
+        if key not in self._envs:
+            self._envs[key] = self._make_env(m, n, math.ceil(self._threads / groups))
+        return self._envs[key]
+
+    @torch.no_grad()
+    def _roll(
+        self,
+        env: Env,
+        params: Params,
+        out: Trajectories,
+        rngs: Sequence[np.random.Generator],
+        noise: float,
+        watch: Callable[[NDArray[np.float64]], None] | None,
+    ) -> None:
+        """Play the episodes that ``env`` has just begun, and write them into ``out``."""
+        observation = out.final_observations
         for task, rng in enumerate(rngs):  # the noise now, each action once it is taken
             standard_normal = rng.standard_normal(out.actions.shape[1:], dtype=np.float32)
             out.actions[task] = noise * torch.from_numpy(standard_normal)
 
         for t in range(self._horizon):
             if watch is not None:
-                watch(stream.inner_step, env.qpos)
+                watch(env.qpos)
             alive = torch.from_numpy(env.alive)
             if not alive.any():
                 break
@@ -132,20 +174,25 @@ class Sampler:
             out.mask[:, :, t] = alive
             broken = torch.from_numpy(step.diverged) | ~torch.isfinite(action).all(-1)
             out.diverged[alive & broken] = 1
-            observation = torch.from_numpy(step.observation).to(dtype)
+            observation = torch.from_numpy(step.observation).to(observation)
         if watch is not None:
-            watch(stream.inner_step, env.qpos)
-        finished = _finish(out._replace(final_observations=observation))
-        return tree_map(lambda x: x.to(self._device), finished)
+            watch(env.qpos)
+        out.final_observations.copy_(observation)
+        _finish(out)
 
     def _act(self, params: Params, observation: Tensor) -> Gaussian:
-        """Of every task's own policy. A task's rounding is the same whatever the number of tasks:
-        a lone one would be multiplied by other kernels, so it gets company.
+        """Of every task's own policy, with the same rounding whatever other tasks there are.
+
+        The kernels of matrix products depend on whether there is more than one, and on where the
+        operands begin: a lone task gets company, and the rows of a task are a multiple of four.
         """
-        if len(observation) > 1:
-            return self._policies(params, observation)
-        pair = tree_map(lambda x: x.expand(2, *x.shape[1:]), (params, observation))
-        return tree_map(lambda x: x[:1], self._policies(*pair))
+        tasks, rows = observation.shape[:2]
+        observation = torch.nn.functional.pad(observation, (0, 0, 0, -rows % 4))
+        if tasks == 1:
+            params, observation = tree_map(
+                lambda x: x.expand(2, *x.shape[1:]), (params, observation)
+            )
+        return tree_map(lambda x: x[:tasks, :rows], self._policies(params, observation))
 
     def _allocate(self, m: int, n: int, observation: Tensor) -> Trajectories:
         def zeros(*shape: int) -> Tensor:
@@ -165,15 +212,15 @@ class Sampler:
         )
 
 
-def _finish(out: Trajectories) -> Trajectories:
+def _finish(out: Trajectories) -> None:
     """Blank what does not count, and add the log-probabilities."""
     # A diverged episode counts for nothing: its return, cut short, could even look good.
-    mask = out.mask * (1 - out.diverged)[..., None]
-    padding = mask == 0
+    out.mask.mul_((1 - out.diverged)[..., None])
+    padding = out.mask == 0
     if padding.any():
         # Actions of finished episodes were never taken, and those of a broken policy may be NaN,
         # which no mask can multiply away.
         for x in (out.observations, out.actions, *out.sampling):
             x.masked_fill_(padding[..., None], 0)
         out.rewards.masked_fill_(padding, 0)
-    return out._replace(mask=mask, log_probs=out.sampling.log_prob(out.actions) * mask)
+    torch.mul(out.sampling.log_prob(out.actions), out.mask, out=out.log_probs)

@@ -97,9 +97,7 @@ def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads() -> None:
     phi = {n: torch.stack([p, 2 * p, 3 * p]) for n, p in learner.meta.items()}
 
     def collect(count: int, threads: int) -> Trajectories:
-        sampler = Sampler(
-            lambda m, n: BatchedEnv(family, m, n, threads), policy, family.action_dim, 12
-        )
+        sampler = Sampler(partial(BatchedEnv, family), policy, family.action_dim, 12, threads)
         return sampler.collect(task_slice(phi, count), tasks[:count], 4, STREAM)
 
     def task_slice(params: Params, count: int) -> Params:
@@ -236,9 +234,7 @@ def test_a_diverged_episode_counts_for_nothing() -> None:
 
     learner = toy_learner("half-cheetah-velocity")
     family = learner._family
-    sampler = Sampler(
-        lambda m, n: Breaking(family, m, n), learner._policy, family.action_dim, family.horizon
-    )
+    sampler = Sampler(partial(Breaking, family), learner._policy, family.action_dim, family.horizon)
     phi, tasks = learner.theta_of_every_task(2), np.ones((2, 1))
     broken = sampler.collect(phi, tasks, 3, STREAM)
     whole = learner.sampler.collect(phi, tasks, 3, STREAM)
