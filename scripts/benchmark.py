@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -41,7 +41,7 @@ from metarl.files import require_writable
 SCALING = Path(__file__).with_name("scaling.py")
 SUITES = ("physics", "sampler", "update", "iteration", "supervised", "size")
 BY_DEFAULT = SUITES[:-1]
-WIDTH = 120  # of tables, where there is no terminal
+WIDTH = 150  # of tables, where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = json.loads(words[1])
         print(json.dumps(asdict(run(job["suite"], job["case"], Settings(**job["settings"])))))
         return 0
+    args, jobs, before = understood(words)
+    results = measure(jobs)
+    found = list(results.values())
+    if "size" in args.suites:
+        show_sizes(results, args)
+    if args.compare:
+        changes = compare.compared(before, found)
+        console().print(compare.table_of(changes))
+        print(compare.summary(changes))
+    report = report_of(found)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2))
+    print(json.dumps(report))
+    return int(len(results) < len(jobs))
+
+
+def understood(words: Sequence[str]) -> tuple[argparse.Namespace, list[Job], list[Result]]:
+    """A command line, what it asks for, and what that is compared with; ends where it is wrong."""
     parser = make_parser()
     args = parser.parse_args(words)
     try:
@@ -79,22 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("--device cuda: there is no CUDA GPU here")
     except UserError as error:
         parser.error(str(error))
-    results = measure(jobs)
-    if "size" in args.suites:
-        show_sizes(results, args)
-    report = {
+    return args, jobs, before
+
+
+def report_of(results: Sequence[Result]) -> dict[str, Any]:
+    """What is written: ``read_results`` needs the results only."""
+    return {
         "machine": f"{platform.processor() or platform.machine()}, {cores()} cores",
         "versions": {name: version(name) for name in ("metarl", "torch", "mujoco")},
-        "results": [asdict(result) for result in results.values()],
+        "results": [asdict(result) for result in results],
     }
-    if args.compare:
-        changes = compare.compared(before, list(results.values()))
-        console().print(compare.table_of(changes))
-        print(compare.summary(changes))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2))
-    print(json.dumps(report))
-    return int(len(results) < len(jobs))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -105,8 +117,9 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("suites", nargs="*", metavar="SUITE", type=suite, default=BY_DEFAULT)
-    add("--cases", nargs="+", choices=[*RL_CASES, *SUPERVISED_CASES], metavar="CASE")
+    add("suites", nargs="*", metavar="SUITE", type=suite, default=BY_DEFAULT, help="see above")
+    cases = [*RL_CASES, *SUPERVISED_CASES]
+    add("--cases", nargs="+", choices=cases, metavar="CASE", help=f"some of {', '.join(cases)}")
     add("--repeats", type=count, default=5, help="measurements of a number")
     add("--seconds", type=positive, default=2.0, help="of a supervised measurement")
     add("--threads", type=natural, default=0, help="0: one per core")

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import benchmark
 import pytest
-import scaling
 from rich.console import Console
 
+import benchmark
+import scaling
 from benchmarks import size, suites, tables
 from benchmarks.cases import Settings
 from benchmarks.compare import compared, judged, summary, table_of
@@ -282,6 +282,7 @@ def test_a_bad_file_is_one_line_before_any_work(
     "arguments",
     [
         ["nonsense"],
+        ["--non\nsense"],
         ["--repeats", "0"],
         ["--repeats", "9" * 5000],
         ["--threads", "-1"],

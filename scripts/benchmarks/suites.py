@@ -30,24 +30,19 @@ from metarl.supervised.learner import SupervisedLearner
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 LOCK_STEP = "lock-step physics, env steps/s"
 PEAK = "matrix peak, GFLOP/s"
-MEMORY = "peak memory, MB"
-MEMORY_OF_GPU = "peak memory of the GPU, MB"
 
 
 def run(suite: str, case: str, settings: Settings) -> Result:
     """Measure in this process, which should have done nothing else before."""
     config = experiment(case, settings)
-    numbers = SUITES[suite](config, settings)
-    if config.device == "cuda":
-        numbers.add(MEMORY_OF_GPU, torch.cuda.max_memory_allocated() / 2**20)
-    return Result(suite, case, described(config), numbers)
+    return Result(suite, case, described(config), SUITES[suite](config, settings))
 
 
 def physics(config: RLExperiment, settings: Settings) -> Numbers:
     """Lock-step physics against whole trajectories in C++, and environments against the former."""
     numbers, bare = Numbers(), Physics(config)
     bare.env_step()
-    numbers.add(MEMORY, peak_memory())
+    add_memory(numbers)
     for _ in range(settings.repeats):
         limit = None
         if bare.exists:
@@ -75,7 +70,7 @@ def sampler(config: RLExperiment, settings: Settings) -> Numbers:
 
     collect()
     evaluate()
-    numbers.add(MEMORY, peak_memory())
+    add_memory(numbers)
     bare = Physics(config)
     for _ in range(settings.repeats):
         limit = Limit(LOCK_STEP, bare.lock_step()) if bare.exists else None
@@ -96,7 +91,7 @@ def update(config: RLExperiment, settings: Settings) -> Numbers:
     work = parts(learner, [r.batch for r in rounds[:-1]], rounds[-1].batch, config.outer)
     for part in work.values():
         part()
-    numbers.add(MEMORY, peak_memory())
+    add_memory(numbers)
     for _ in range(settings.repeats):
         peak = Limit(PEAK, matrix_peak(config.threads, config.device))
         numbers.add(*peak)
@@ -118,7 +113,7 @@ def iteration(config: RLExperiment, settings: Settings) -> Numbers:
     numbers, learner = Numbers(), make_rl_learner(config)
     meter = FlopMeter(config, learner)
     learner.iterate(0)
-    numbers.add(MEMORY, peak_memory())
+    add_memory(numbers)
     bare = Physics(config)
     for number in range(1, settings.repeats + 1):
         meter.read()
@@ -151,7 +146,7 @@ def supervised(config: SupervisedExperiment, settings: Settings) -> Numbers:
     numbers.add("meta-gradient of a task, MFLOP", mflop)
     for kind, learner in learners.items():
         numbers.add(f"{kind}, first iteration, s", timed(partial(learner.iterate, 0)))
-    numbers.add(MEMORY, peak_memory())
+    add_memory(numbers)
     for _ in range(settings.repeats):
         peak = Limit(PEAK, matrix_peak(config.threads, config.device))
         numbers.add(*peak)
@@ -177,6 +172,12 @@ SUITES: dict[str, Callable[[Any, Settings], Numbers]] = {
     "size": iteration,
     "supervised": supervised,
 }
+
+
+def add_memory(numbers: Numbers) -> None:
+    numbers.add("peak memory, MB", peak_memory())
+    if torch.cuda.is_initialized():
+        numbers.add("peak memory of the GPU, MB", torch.cuda.max_memory_allocated() / 2**20)
 
 
 def per_second(work: Callable[[], float]) -> float:
