@@ -1,370 +1,261 @@
-"""How close to the machine's limits: physics, sampler, meta-gradient, whole iterations.
+"""How close to the machine's limits: physics, sampler, update, whole iterations, supervised.
 
-    python scripts/benchmark.py [--cases half-cheetah-velocity ...] [--repeats 5] [--json out.json]
-    python scripts/benchmark.py --cases supervised
-    python scripts/benchmark.py --scaling [options of scripts/scaling.py]
+    python scripts/benchmark.py [SUITE ...] [--cases half-cheetah-velocity ...] [--repeats 5]
+    python scripts/benchmark.py iteration --profile        where an iteration's seconds go
+    python scripts/benchmark.py size --vary tasks=10,20,40,80,400
+    python scripts/benchmark.py --json new.json --compare old.json
+    python scripts/benchmark.py scaling [options of scripts/scaling.py]
 
-Every case runs in a process of its own; its peak memory is that of whole iterations. A limit and
-what is compared with it are measured in turn, ``repeats`` times; the tables show medians, the JSON
-on the last line every measurement.
+Suites: physics, sampler, update, iteration, supervised (all five by default); size, an iteration
+with each of its sizes varied alone; scaling, what more processes would give. Every suite of every
+case runs in a process of its own, whose peak memory is shown. A limit and what is compared with it
+are measured in turn, as often as --repeats says: tables show medians, ranges, and the median of the
+repeats' own ratios; the JSON, on the last line and in --json, has every measurement. With --compare
+a number got slower where the ranges of its repeats do not overlap and its median is worse by more
+than 10 %; one that has a limit is judged by its share of it, as the machine's speed changes too.
 """
 
 import argparse
 import json
-import os
+import math
 import platform
-import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from operator import itemgetter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from envs import BatchedEnv
-from metarl.build import make_family, make_rl_learner, make_supervised_learner
-from metarl.config import PolicyConfig, RLExperiment, SupervisedExperiment
-from metarl.core.outer import TaskMap, cores
-from metarl.core.params import flatten, tree_map
-from metarl.core.trust_region import Problem, trust_region_step
-from metarl.rl.diagnostics import Sampled
-from metarl.rl.learner import MetaRLLearner, OuterConfig
-from metarl.rl.sampler import Stream
-from metarl.seeding import Purpose
-from metarl.supervised.learner import SupervisedLearner
-from metarl.supervised.models import ModelConfig
+from benchmarks import compare, size, tables
+from benchmarks.cases import RL_CASES, SUPERVISED_CASES, Settings
+from benchmarks.results import Result, as_result, read_results
+from benchmarks.suites import run
+from metarl.core.outer import cores
+from metarl.errors import UserError
+from metarl.files import require_writable
 
 SCALING = Path(__file__).with_name("scaling.py")
-STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
+SUITES = ("physics", "sampler", "update", "iteration", "supervised", "size")
+BY_DEFAULT = SUITES[:-1]
+WIDTH = 150  # of tables, where there is no terminal
 
 
 @dataclass(frozen=True)
-class Case:
-    """A family at a published size."""
+class Job:
+    """What one process measures."""
 
-    family: str
-    tasks: int
-    trajectories: int
-    activation: str
-
-
-CASES = {
-    case.family: case
-    for case in (
-        Case("point-navigation", 20, 20, "tanh"),
-        Case("half-cheetah-velocity", 40, 20, "relu"),
-        Case("ant-direction", 40, 20, "relu"),
-    )
-}
+    suite: str
+    case: str
+    settings: Settings
 
 
-OMNIGLOT = SupervisedExperiment(
-    data={"source": "glyphs", "ways": 5},  # 28 by 28 pixels too
-    model=ModelConfig(name="conv"),
-    tasks=32,
-    shots=1,
-    queries=1,
-    chunk_size=16,
-)
-SUPERVISED = {
-    "sinusoid": SupervisedExperiment(),
-    "omniglot-5way-1shot": OMNIGLOT,
-}
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def main() -> int:
-    if "--scaling" in sys.argv:
-        others = [argument for argument in sys.argv[1:] if argument != "--scaling"]
-        return subprocess.run([sys.executable, SCALING, *others], check=False).returncode
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [*CASES, *SUPERVISED, "supervised"]
-    parser.add_argument("--cases", nargs="+", choices=names, default=list(CASES))
-    parser.add_argument("--repeats", type=int, default=5, help="measurements per number")
-    parser.add_argument("--seconds", type=float, default=2, help="of a supervised measurement")
-    parser.add_argument("--threads", type=int, default=0, help="0: one per core")
-    parser.add_argument(
-        "--scaling",
-        action="store_true",
-        help="what more processes would give; see --scaling --help",
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--chunk-size", type=int, help="tasks per vectorised call of the update")
-    parser.add_argument("--json", help="also write every measurement to this file")
-    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.repeats < 1 or args.threads < 0 or (args.chunk_size or 1) < 1:
-        parser.error("--repeats and --chunk-size must be at least 1, --threads at least 0")
-    if args.in_process:
-        name = args.cases[0]
-        result = run_case(CASES[name], args) if name in CASES else run_supervised_case(name, args)
-        print(json.dumps(result))
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["scaling"]:
+        return subprocess.run([sys.executable, SCALING, *words[1:]], check=False).returncode
+    if words[:1] == ["--job"]:
+        job = json.loads(words[1])
+        print(json.dumps(asdict(run(job["suite"], job["case"], Settings(**job["settings"])))))
         return 0
-    if args.json and not os.access(Path(args.json).absolute().parent, os.W_OK):
-        parser.error(f"cannot write {args.json}")
-    results = []
-    cases = [c for name in args.cases for c in (SUPERVISED if name == "supervised" else [name])]
-    for name in cases:
-        command = [sys.executable, __file__, "--in-process", "--cases", name]
-        command += ["--repeats", str(args.repeats), "--threads", str(args.threads)]
-        command += ["--device", args.device, "--seconds", str(args.seconds)]
-        command += ["--chunk-size", str(args.chunk_size)] if args.chunk_size else []
-        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        results.append(json.loads(output.splitlines()[-1]))
-        show(results[-1])
-    report = {
-        "machine": f"{platform.processor() or platform.machine()}, {cores()} cores",
-        "torch": torch.__version__,
-        "cases": results,
-    }
-    print(json.dumps(report))
+    args, jobs, before = understood(words)
+    results = measure(jobs)
+    found = list(results.values())
+    if "size" in args.suites:
+        show_sizes(results, args)
+    if args.compare:
+        changes = compare.compared(before, found)
+        console().print(compare.table_of(changes))
+        print(compare.summary(changes))
+    report = report_of(found)
     if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=2))
-    return 0
+        args.json.write_text(json.dumps(report, indent=2))
+    print(json.dumps(report))
+    return int(len(results) < len(jobs))
 
 
-def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
-    """All measurements of one case; lists of one number per repeat."""
-    threads = args.threads or cores()
-    config = RLExperiment(
-        env={"family": case.family},
-        policy=PolicyConfig(activation=case.activation),  # type: ignore[arg-type]
-        tasks=case.tasks,
-        trajectories=case.trajectories,
-        threads=threads,
-        device=args.device,
-        chunk_size=args.chunk_size,
-        outer=OuterConfig(hvp_check_every=0),
+def understood(words: Sequence[str]) -> tuple[argparse.Namespace, list[Job], list[Result]]:
+    """A command line, what it asks for, and what that is compared with; ends where it is wrong."""
+    parser = make_parser()
+    args = parser.parse_args(words)
+    try:
+        before = read_results(args.compare) if args.compare else []
+        jobs = jobs_of(args)
+        if args.json:
+            require_writable(args.json)
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: there is no CUDA GPU here")
+    except UserError as error:
+        parser.error(str(error))
+    return args, jobs, before
+
+
+def report_of(results: Sequence[Result]) -> dict[str, Any]:
+    """What is written: ``read_results`` needs the results only."""
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {cores()} cores",
+        "versions": {name: version(name) for name in ("metarl", "torch", "mujoco")},
+        "results": [asdict(result) for result in results],
+    }
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="benchmark.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    learner = make_rl_learner(config)
-    family = make_family(config.env)
-    tasks = family.sample_tasks(np.random.default_rng(0), case.tasks)
-    numbers: dict[str, list[float]] = {}
+    add = parser.add_argument
+    add("suites", nargs="*", metavar="SUITE", type=suite, default=BY_DEFAULT, help="see above")
+    cases = [*RL_CASES, *SUPERVISED_CASES]
+    add("--cases", nargs="+", choices=cases, metavar="CASE", help=f"some of {', '.join(cases)}")
+    add("--repeats", type=count, default=5, help="measurements of a number")
+    add("--seconds", type=positive, default=2.0, help="of a supervised measurement")
+    add("--threads", type=natural, default=0, help="0: one per core")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="of adaptation and update")
+    add("--chunk-size", type=count, help="tasks per vectorised call of the update")
+    add("--tasks", type=count, help="M, in place of the case's own; likewise:")
+    add("--trajectories", type=count, help="N")
+    add("--horizon", type=count, help="T, env steps")
+    add("--width", type=count, help="units of every hidden layer of a policy")
+    add("--vary", nargs="+", type=varied, metavar="SIZE=A,B,...", help="of the suite size")
+    add("--profile", action="store_true", help="also where an iteration's seconds go")
+    add("--json", type=Path, metavar="FILE", help="write every measurement to it")
+    add("--compare", type=Path, metavar="OLD.json", help="say what got slower since")
+    return parser
 
-    def record(name: str, value: float) -> None:
-        numbers.setdefault(name, []).append(value)
 
-    learner.iterate(0)
-    for iteration in range(1, args.repeats + 1):
-        metrics = learner.iterate(iteration)
-        for part in ("sampling", "adaptation", "update", "iteration"):
-            record(f"{part}, s", metrics[f"seconds/{part}"])
-    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# --- what is to be done
 
-    phi = learner.theta_of_every_task(case.tasks)
-    limit = physics_limit(config)
-    for _ in range(args.repeats):
-        if limit is not None:
-            record("physics limit, env steps/s", limit())
-        record("sampler, env steps/s", sampler_speed(learner, phi, tasks, case.trajectories))
-        record("evaluation, env steps/s", evaluation_speed(learner))
 
-    rounds = learner.adapt_and_sample(tasks, config.inner.alphas, case.trajectories, STREAM)
-    # The counter does not see other threads.
-    flop = flop_per_call(make_rl_learner(replace(config, threads=1)), *rounds)
-    problem = learner.outer_problem([rounds[0].batch], rounds[1].batch)
-    theta = flatten(learner.meta)
-    problem.loss_gradient(theta)
-    for _ in range(args.repeats):
-        record("matrix peak, GFLOP/s", matrix_peak(threads, args.device))
-        seconds = timed(partial(problem.loss_gradient, theta))
-        record("meta-gradient, s", seconds)
-        record("meta-gradient, GFLOP/s", flop["loss_gradient"] / seconds / 1e9)
-        calls, counted = count_calls(problem)
-        seconds = timed(partial(trust_region_step, counted, theta, config.outer))
-        total = sum(flop[name] * number for name, number in calls.items())
-        record("TRPO update, s", seconds)
-        record("TRPO update, GFLOP/s", total / seconds / 1e9)
+def jobs_of(args: argparse.Namespace) -> list[Job]:
+    """One per suite, case and point of the suite size.
+
+    Raises:
+        UserError: there is nothing to do.
+    """
+    settings = settings_of(args)
+    jobs = []
+    for suite in args.suites:
+        for case in cases_of(suite, args):
+            if suite == "size":
+                jobs += [job for what in plan(case, args).values() for job in what.values()]
+            else:
+                jobs.append(Job(suite, case, settings))
+            if suite == "iteration" and args.profile:
+                jobs.append(Job("budget", case, settings))
+    if not jobs:
+        raise UserError(f"{', '.join(args.suites)}: no case among {', '.join(args.cases)}")
+    if args.profile and "iteration" not in args.suites:
+        raise UserError("--profile is of the suite iteration")
+    if args.vary and "size" not in args.suites:
+        raise UserError("--vary is of the suite size")
+    return list(dict.fromkeys(jobs))
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
+
+
+def cases_of(suite: str, args: argparse.Namespace) -> list[str]:
+    """Those of the suite's kind that were asked for."""
+    all_of_them = SUPERVISED_CASES if suite == "supervised" else RL_CASES
+    by_default = ["half-cheetah-velocity"] if suite == "size" else all_of_them
+    return [case for case in args.cases or by_default if case in all_of_them]
+
+
+def plan(case: str, args: argparse.Namespace) -> dict[str, dict[int, Job]]:
+    """Jobs of the suite size, by what is varied and its values."""
+    settings = settings_of(args)
     return {
-        "case": f"{case.family}, M {case.tasks}, N {case.trajectories}, {case.activation}",
-        "threads": threads,
-        "device": args.device,
-        "peak memory, MB": peak_memory,
-        "numbers": numbers,
+        what: {
+            value: Job("size", case, at)
+            for value, at in size.points(case, settings, what, values).items()
+        }
+        for what, values in dict(args.vary or size.SIZES).items()
     }
 
 
-def run_supervised_case(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Whole iterations of the trainer's learner: data, meta-gradient, Adam; eager and compiled."""
-    threads = args.threads or cores()
-    base = replace(SUPERVISED[name], threads=threads, device=args.device)
-    numbers: dict[str, list[float]] = {}
-    eager = args.chunk_size or base.chunk_size
-    arrangements = {"eager": replace(base, compile=False, chunk_size=eager)}
-    if args.device == "cpu":
-        # A program for one task runs on every thread; a tiny network does best in one program.
-        chunk_size = 1 if base.model.name == "conv" else base.tasks
-        arrangements["compiled"] = replace(base, compile=True, chunk_size=chunk_size)
-    learners = {kind: make_supervised_learner(config) for kind, config in arrangements.items()}
-    flop = flop_of_task(make_supervised_learner(replace(base, compile=False, chunk_size=1)))
-    for kind, learner in learners.items():
-        began = time.perf_counter()
-        learner.iterate(0)
-        numbers[f"{kind}, first iteration, s"] = [time.perf_counter() - began]
-    for _ in range(args.repeats):
-        peak = matrix_peak(threads, args.device)
-        numbers.setdefault("matrix peak, GFLOP/s", []).append(peak)
-        for kind, learner in learners.items():
-            rate = iterations_per_second(learner, args.seconds)
-            numbers.setdefault(f"{kind}, iterations/s", []).append(rate)
-            numbers.setdefault(f"{kind}, tasks/s", []).append(rate * base.tasks)
-            used = rate * base.tasks * flop / 1e9
-            numbers.setdefault(f"{kind}, GFLOP/s", []).append(used)
-    return {
-        "case": f"{name}, M {base.tasks}, {flop / 1e6:.1f} MFLOP a task",
-        "threads": threads,
-        "device": args.device,
-        "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "numbers": numbers,
-    }
+# --- doing it
 
 
-def iterations_per_second(learner: SupervisedLearner, seconds: float) -> float:
-    """Of as many iterations as so many seconds allow."""
-    learner.iterate(0)
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        done += 1
-        learner.iterate(done)
-    return done / (time.perf_counter() - began)
+def measure(jobs: Sequence[Job]) -> dict[Job, Result]:
+    """Results of the jobs that did not fail, each shown as soon as it is there."""
+    results = {}
+    for job in jobs:
+        command = [sys.executable, __file__, "--job", json.dumps(asdict(job))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            print(f"benchmark.py: {job.suite} of {job.case} failed, see above", file=sys.stderr)
+            continue
+        results[job] = result = as_result(json.loads(done.stdout.splitlines()[-1]))
+        table = tables.budget_table if job.suite == "budget" else tables.table_of
+        console().print(table(result))
+    return results
 
 
-def flop_of_task(learner: SupervisedLearner) -> int:
-    """Floating-point operations of one task's meta-gradient."""
-    task_map = TaskMap()  # the counter does not see other threads
-    meta, episodes = learner.training_data(0)
-    first = tree_map(itemgetter(slice(1)), episodes)
-    with FlopCounterMode(display=False) as counter:
-        task_map.mean_and_grad(learner.objective, meta, first)
-    return int(counter.get_total_flops())
+def show_sizes(results: dict[Job, Result], args: argparse.Namespace) -> None:
+    for case in cases_of("size", args):
+        for what, jobs in plan(case, args).items():
+            found = {value: results[job] for value, job in jobs.items() if job in results}
+            console().print(size.table_of(case, what, found))
 
 
-def physics_limit(config: RLExperiment) -> Callable[[], float] | None:
-    """Env steps per second of the bare simulator under random controls; None without physics."""
-    family = make_family(config.env)
-    sims = config.tasks * config.trajectories
-    simulator = BatchedEnv(family, config.tasks, config.trajectories, config.threads).simulator
-    batch = getattr(simulator, "batch", None)
-    if batch is None:
-        return None
-    rng = np.random.default_rng(0)
-    low, high = family.control_range
-    controls = rng.uniform(low, high, (family.horizon, sims, family.action_dim))
-    ctrl = batch.bind("ctrl")
-
-    def measure() -> float:
-        simulator.reset(np.arange(sims), family.initial_state(rng, sims))
-        began = time.perf_counter()
-        for control in controls:
-            ctrl[:] = control
-            batch.step(nstep=family.frame_skip)  # type: ignore[attr-defined]
-        return sims * family.horizon / (time.perf_counter() - began)
-
-    return measure
+def console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
-def sampler_speed(learner: MetaRLLearner, phi: Any, tasks: Any, trajectories: int) -> float:
-    """Env steps per second of the training sampler, from call to finished trajectories."""
-    began = time.perf_counter()
-    sampled = learner.sampler.collect(phi, tasks, trajectories, STREAM)
-    return float(sampled.mask.sum()) / (time.perf_counter() - began)
+# --- words of the command line
 
 
-def evaluation_speed(learner: MetaRLLearner) -> float:
-    """Env steps per second of a whole evaluation: sampling, adaptation, statistics."""
-    began = time.perf_counter()
-    evaluation = learner.evaluate(0)
-    env_steps = evaluation.trajectories * evaluation.lengths.sum()
-    return float(env_steps) / (time.perf_counter() - began)
+def suite(word: str) -> str:
+    if word == "scaling":
+        raise argparse.ArgumentTypeError("scaling stands first, and alone with its own options")
+    if word not in SUITES:
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(SUITES)}, scaling")
+    return word
 
 
-def flop_per_call(learner: MetaRLLearner, support: Sampled, query: Sampled) -> dict[str, int]:
-    """Floating-point operations of the outer problem's functions: one task's times the tasks."""
-    first = [tree_map(itemgetter(slice(1)), s.batch) for s in (support, query)]
-    problem, theta = learner.outer_problem(first[:1], first[1]), flatten(learner.meta)
-    counts = {}
-    for name in ("loss_and_kl", "loss_gradient", "kl_gradient"):
-        with FlopCounterMode(display=False) as counter:
-            getattr(problem, name)(theta)
-        counts[name] = int(counter.get_total_flops() * len(query.batch.mask))
-    return counts
+def count(word: str) -> int:
+    return at_least(1, word)
 
 
-def count_calls(problem: Problem) -> tuple[Counter[str], Problem]:
-    """The same problem, counting the calls of its functions by name."""
-    calls: Counter[str] = Counter()
-
-    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            calls[name] += 1
-            return function(*args)
-
-        return call
-
-    return calls, Problem(*(counted(n, f) for n, f in problem._asdict().items()))
+def natural(word: str) -> int:
+    return at_least(0, word)
 
 
-def matrix_peak(threads: int, device: str, size: int = 2048, products: int = 6) -> float:
-    """GFLOP/s of float32 matrix products, one product per thread at a time."""
-    a, b = torch.randn(2, size, size, device=device)
-
-    def multiply(_: int) -> None:
-        for _ in range(products):
-            a @ b
-
-    workers = threads if device == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(multiply, range(workers)))  # warm
-        seconds = timed(lambda: list(pool.map(multiply, range(workers))))
-    return workers * products * 2 * size**3 / seconds / 1e9
+def at_least(least: int, word: str) -> int:
+    if not word.isascii() or not word.isdigit() or len(word) > 9 or int(word) < least:
+        raise argparse.ArgumentTypeError(f"should be a number of at least {least}, got {word!r}")
+    return int(word)
 
 
-def timed(action: Callable[[], Any]) -> float:
-    """Seconds that ``action`` takes, with all that it started on a GPU."""
-    synchronize()
-    began = time.perf_counter()
-    action()
-    synchronize()
-    return time.perf_counter() - began
+def positive(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"should be positive, got {word!r}")
+    return value
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def show(result: dict[str, Any]) -> None:
-    table = Table(title=f"{result['case']}; {result['threads']} threads, {result['device']}")
-    for name in ("", "median", "range", "of the limit"):
-        table.add_column(name, justify="left" if not name else "right")
-    median = {name: statistics.median(values) for name, values in result["numbers"].items()}
-    limits = {
-        "sampler, env steps/s": "physics limit, env steps/s",
-        "evaluation, env steps/s": "sampler, env steps/s",
-        "meta-gradient, GFLOP/s": "matrix peak, GFLOP/s",
-        "TRPO update, GFLOP/s": "matrix peak, GFLOP/s",
-        "eager, GFLOP/s": "matrix peak, GFLOP/s",
-        "compiled, GFLOP/s": "matrix peak, GFLOP/s",
-    }
-    for name, values in result["numbers"].items():
-        limit = median.get(limits.get(name, ""))
-        share = f"{median[name] / limit:.0%}" if limit else ""
-        digits = ",.0f" if median[name] > 100 else ".3f"
-        spread = f"{format(min(values), digits)} - {format(max(values), digits)}"
-        table.add_row(name, format(median[name], digits), spread, share)
-    table.add_row("peak memory, MB", f"{result['peak memory, MB']:,.0f}", "", "")
-    Console().print(table)
+def varied(word: str) -> tuple[str, list[int]]:
+    what, _, values = word.partition("=")
+    if what not in size.SIZES:
+        raise argparse.ArgumentTypeError(f"{what!r} is none of {', '.join(size.SIZES)}")
+    return what, [count(value) for value in values.split(",")]
 
 
 if __name__ == "__main__":

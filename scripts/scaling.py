@@ -1,6 +1,6 @@
 """What more processes would give: a model of an iteration's cost, fitted on this machine.
 
-    python scripts/benchmark.py --scaling [--tasks 1024] [--latency 5e-5 --bandwidth 1.25e9]
+    python scripts/benchmark.py scaling [--tasks 1024] [--latency 5e-5 --bandwidth 1.25e9]
 
 Two processes measure, both at once as they would in a run: iterations alone with few tasks (a
 straight line gives the cost per task of sampling and of the update), sums of several sizes over
@@ -31,6 +31,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import peak_memory
 from metarl.build import make_rl_learner
 from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.params import leaves_of_tree
@@ -91,6 +92,7 @@ def main() -> int:
         measured = json.loads(file.read_text())
     report = predict(measured, args)
     show(report)
+    print(f"peak memory of a process: {measured['peak memory, MB']:,.0f} MB")
     if args.json:
         Path(args.json).write_text(json.dumps({"measured": measured, **report}, indent=2))
     return 0
@@ -111,6 +113,7 @@ def measure(args: argparse.Namespace) -> None:
             "sums": sums,
             "together": together,
             "messages": counting.messages[: len(counting.messages) // (args.repeats + 1)],
+            "peak memory, MB": peak_memory(),
         }
         if world.leads:
             Path(args.worker).write_text(json.dumps(found))

@@ -1,0 +1,101 @@
+"""Where the seconds of an iteration go: its parts, each without those inside it."""
+
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import metarl.rl.learner
+from benchmarks.cases import Settings
+from benchmarks.limits import synchronize
+from benchmarks.outer import Function, watch
+from benchmarks.results import Numbers
+from envs import BatchedEnv
+from envs.point import PointSimulator
+from envs.simulator import MujocoSimulator
+from metarl.build import make_rl_learner
+from metarl.config import RLExperiment
+from metarl.metrics import JsonlSink
+from metarl.rl.learner import MetaRLLearner
+from metarl.rl.sampler import Sampler
+
+PARTS: tuple[tuple[str, Any, str], ...] = (
+    ("physics", MujocoSimulator, "step"),
+    ("physics", PointSimulator, "step"),
+    ("observation and reward", BatchedEnv, "step"),
+    ("initial states", BatchedEnv, "reset"),
+    ("policy forward", Sampler, "_act"),
+    ("rest of the sampler", Sampler, "collect"),
+    ("baseline and GAE", metarl.rl.learner, "make_batch"),
+    ("adaptation", MetaRLLearner, "_inner_step"),
+    ("rest of the update", MetaRLLearner, "_update"),
+    ("logging", JsonlSink, "log"),
+    ("rest of the iteration", MetaRLLearner, "iterate"),
+)
+OF_PROBLEM = {
+    "loss_gradient": "surrogate gradient",
+    "kl_gradient": "curvature products",
+    "kl_hvp": "exact curvature products",
+    "loss_and_kl": "line search",
+}
+
+
+class Stopwatch:
+    """Seconds and calls by part, on the thread that made it."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.calls: Counter[str] = Counter()
+        self._inside = [0.0]  # seconds of wrapped calls in each that is running
+        self._thread = threading.get_ident()
+
+    def wrap(self, part: str, function: Function) -> Function:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return function(*args, **kwargs)
+            self._inside.append(0.0)
+            began = time.perf_counter()
+            result = function(*args, **kwargs)
+            synchronize()
+            whole = time.perf_counter() - began
+            self.seconds[part] += whole - self._inside.pop()
+            self.calls[part] += 1
+            self._inside[-1] += whole
+            return result
+
+        return call
+
+
+@contextmanager
+def timed_parts(stopwatch: Stopwatch) -> Iterator[None]:
+    """The parts' functions tell the stopwatch, until the end of the block."""
+    with ExitStack() as stack:
+        for part, owner, name in PARTS:
+            function = stopwatch.wrap(part, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, function))
+        yield
+
+
+def budget(config: RLExperiment, settings: Settings) -> Numbers:
+    """Seconds and calls of every part, in as many iterations as there are repeats."""
+    numbers, stopwatch, learner = Numbers(), Stopwatch(), make_rl_learner(config)
+    watch(learner, lambda name, f: stopwatch.wrap(OF_PROBLEM.get(name, name), f))
+    with tempfile.TemporaryDirectory() as folder, timed_parts(stopwatch):
+        sink = JsonlSink(Path(folder, "metrics.jsonl"))
+        for number in range(settings.repeats + 1):
+            stopwatch.seconds.clear()
+            stopwatch.calls.clear()
+            sink.log(number, learner.iterate(number))
+            for part, seconds in stopwatch.seconds.items():
+                if number > 0:  # the first one warms
+                    numbers.add(f"{part}, s", seconds)
+                    numbers.add(f"{part}, calls", stopwatch.calls[part])
+        sink.close()
+    return numbers

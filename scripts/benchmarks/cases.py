@@ -1,0 +1,104 @@
+"""What is measured: families and few-shot problems at published sizes."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from metarl.build import make_family
+from metarl.config import PolicyConfig, RLExperiment, SupervisedExperiment
+from metarl.core.outer import cores
+from metarl.rl.learner import OuterConfig
+from metarl.rl.protocol import PolicyEvaluationConfig
+from metarl.supervised.models import ModelConfig
+
+RELU = PolicyConfig(activation="relu")
+TRPO = OuterConfig(hvp_check_every=0)  # the check is of the algorithm, and no part of it
+TRPO_OF_RELU = replace(TRPO, hvp_epsilon=0.02)
+
+RL_CASES = {
+    "point-navigation": RLExperiment(env={"family": "point-navigation"}, outer=TRPO),
+    "half-cheetah-velocity": RLExperiment(
+        env={"family": "half-cheetah-velocity"}, policy=RELU, tasks=40, outer=TRPO_OF_RELU
+    ),
+    # the sizes of the published PyTorch port of MAML's reinforcement learning
+    "half-cheetah-velocity-port": RLExperiment(
+        env={"family": "half-cheetah-velocity", "horizon": 100},
+        policy=PolicyConfig(hidden_sizes=[64, 64], activation="tanh"),
+        tasks=40,
+        outer=TRPO,
+    ),
+    "ant-direction": RLExperiment(
+        env={"family": "ant-direction"}, policy=RELU, tasks=40, outer=TRPO_OF_RELU
+    ),
+}
+SUPERVISED_CASES = {
+    "sinusoid": SupervisedExperiment(),
+    "omniglot-5way-1shot": SupervisedExperiment(
+        data={"source": "glyphs", "ways": 5},  # 28 by 28 pixels too
+        model=ModelConfig(name="conv"),
+        tasks=32,
+        shots=1,
+        queries=1,
+        chunk_size=16,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a case is measured, and its sizes where they are not its own.
+
+    Args:
+        repeats: measurements of a number.
+        seconds: length of one of supervised learning.
+        threads: of physics and update, 0 for one per core.
+        device: of adaptation and update.
+        chunk_size: tasks per vectorised call of the update.
+        tasks: M.
+        trajectories: N.
+        horizon: T, env steps.
+        width: units of every hidden layer of a policy.
+    """
+
+    repeats: int = 5
+    seconds: float = 2.0
+    threads: int = 0
+    device: str = "cpu"
+    chunk_size: int | None = None
+    tasks: int | None = None
+    trajectories: int | None = None
+    horizon: int | None = None
+    width: int | None = None
+
+
+def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperiment:
+    """The case at the sizes that are asked for."""
+    base = RL_CASES.get(case) or SUPERVISED_CASES[case]
+    common: dict[str, Any] = {
+        "tasks": settings.tasks or base.tasks,
+        "threads": settings.threads or cores(),
+        "device": settings.device,
+        "chunk_size": settings.chunk_size or base.chunk_size,
+    }
+    if isinstance(base, SupervisedExperiment):
+        return replace(base, **common)
+    layers = base.policy.hidden_sizes
+    return replace(
+        base,
+        **common,
+        trajectories=settings.trajectories or base.trajectories,
+        env=base.env | ({"horizon": settings.horizon} if settings.horizon else {}),
+        policy=replace(base.policy, hidden_sizes=[settings.width or n for n in layers]),
+        evaluation=PolicyEvaluationConfig(tasks=common["tasks"], inner_steps=1),
+    )
+
+
+def described(config: RLExperiment | SupervisedExperiment) -> str:
+    """All that a number depends on besides the machine: results are compared where it is equal."""
+    words = [f"M {config.tasks}"]
+    if isinstance(config, RLExperiment):
+        words += [f"N {config.trajectories}", f"T {make_family(config.env).horizon}"]
+        layers = "x".join(str(size) for size in config.policy.hidden_sizes)
+        words += [f"{layers} {config.policy.activation}"]
+    if config.chunk_size:
+        words += [f"chunks of {config.chunk_size}"]
+    return ", ".join([*words, f"{config.threads} threads", config.device])

@@ -1,0 +1,102 @@
+"""What the machine could do: physics without a policy, matrix products without anything else."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs import BatchedEnv
+from envs.simulator import MujocoSimulator
+from metarl.build import make_family
+from metarl.config import RLExperiment
+
+
+class Physics:
+    """All simulations of an iteration under the same random controls; speeds in env steps/s."""
+
+    def __init__(self, config: RLExperiment):
+        self.family = make_family(config.env)
+        self.env = BatchedEnv(self.family, config.tasks, config.trajectories, config.threads)
+        self._rng = np.random.default_rng(0)
+        self._sims = config.tasks * config.trajectories
+        size = (self.family.horizon, self._sims, self.family.action_dim)
+        self._controls = self._rng.uniform(*self.family.control_range, size)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a simulator to speak of."""
+        return isinstance(self.env.simulator, MujocoSimulator)
+
+    def open_loop(self) -> float:
+        """Of one call into C++ for whole trajectories: nobody sees a state in between."""
+        simulator = self._reset()
+        skip = self.family.frame_skip  # type: ignore[attr-defined]
+        controls = np.repeat(self._controls.transpose(1, 0, 2), skip, axis=1)
+        return self._speed(lambda: simulator.batch.rollout(controls.shape[1], controls, record=()))
+
+    def lock_step(self) -> float:
+        """Of one call into C++ per env step: what any policy that looks needs."""
+        simulator = self._reset()
+        control = simulator.batch.bind("ctrl")
+        skip = self.family.frame_skip  # type: ignore[attr-defined]
+
+        def run() -> None:
+            for controls in self._controls:
+                control[:] = controls
+                simulator.batch.step(nstep=skip)
+
+        return self._speed(run)
+
+    def env_step(self) -> float:
+        """Of the environments: physics, observation, reward, what ended."""
+        tasks, trajectories = self.env.shape
+        rows = self.family.sample_tasks(self._rng, tasks)
+        self.env.reset(rows, [np.random.default_rng(task) for task in range(tasks)])
+        actions = self._controls.reshape(-1, tasks, trajectories, self.family.action_dim)
+        actions = actions / self.family.action_scale
+        taken, began = 0, time.perf_counter()
+        for action in actions:
+            taken += int(self.env.alive.sum())
+            self.env.step(action)
+        return taken / (time.perf_counter() - began)
+
+    def _reset(self) -> MujocoSimulator:
+        assert isinstance(self.env.simulator, MujocoSimulator)
+        everyone = np.arange(self._sims)
+        self.env.simulator.reset(everyone, self.family.initial_state(self._rng, self._sims))
+        return self.env.simulator
+
+    def _speed(self, run: Callable[[], object]) -> float:
+        return self._sims * self.family.horizon / timed(run)
+
+
+def matrix_peak(threads: int, device: str, size: int = 2048, products: int = 6) -> float:
+    """GFLOP/s of float32 matrix products, one product per thread at a time."""
+    a, b = torch.randn(2, size, size, device=device)
+
+    def multiply(_: int) -> None:
+        for _ in range(products):
+            a @ b
+
+    workers = threads if device == "cpu" else 1
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(multiply, range(workers)))  # warm
+        seconds = timed(lambda: list(pool.map(multiply, range(workers))))
+    return workers * products * 2 * size**3 / seconds / 1e9
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """Seconds that ``action`` takes, with all that it started on a GPU."""
+    synchronize()
+    began = time.perf_counter()
+    action()
+    synchronize()
+    return time.perf_counter() - began
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
