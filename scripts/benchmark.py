@@ -22,7 +22,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -125,12 +125,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--threads", type=natural, default=0, help="0: one per core")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="of adaptation and update")
     add("--chunk-size", type=count, help="tasks per vectorised call of the update")
+    add("--eager", action="store_true", help="compile no policy's update, as in short runs")
     add("--tasks", type=count, help="M, in place of the case's own; likewise:")
     add("--trajectories", type=count, help="N")
     add("--horizon", type=count, help="T, env steps")
     add("--width", type=count, help="units of every hidden layer of a policy")
     add("--vary", nargs="+", type=varied, metavar="SIZE=A,B,...", help="of the suite size")
-    add("--profile", action="store_true", help="also where an iteration's seconds go")
+    add("--profile", action="store_true", help="also where its seconds go, on one thread")
     add("--json", type=Path, metavar="FILE", help="write every measurement to it")
     add("--compare", type=Path, metavar="OLD.json", help="say what got slower since")
     return parser
@@ -154,7 +155,7 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
             else:
                 jobs.append(Job(suite, case, settings))
             if suite == "iteration" and args.profile:
-                jobs.append(Job("budget", case, settings))
+                jobs.append(Job("budget", case, replace(settings, threads=1)))
     if not jobs:
         raise UserError(f"{', '.join(args.suites)}: no case among {', '.join(args.cases)}")
     if args.profile and "iteration" not in args.suites:

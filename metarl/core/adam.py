@@ -30,12 +30,13 @@ class AdamState(NamedTuple):
 
     mean: Tensor  # [P], of gradients
     square: Tensor  # [P], mean of their squares
-    step: int  # updates done
+    step: Tensor  # [], float64, updates done: a tensor, so that it is no constant of a program
 
     @classmethod
     def of(cls, theta: Tensor) -> "AdamState":
         """The state before the first update of ``theta`` [P]."""
-        return cls(torch.zeros_like(theta), torch.zeros_like(theta), 0)
+        zeros = torch.zeros_like(theta)
+        return cls(zeros, zeros, torch.zeros((), dtype=torch.float64, device=theta.device))
 
 
 def adam_step(
@@ -49,6 +50,6 @@ def adam_step(
     step = state.step + 1
     mean = torch.lerp(state.mean, gradient, 1 - config.beta1)
     square = torch.lerp(state.square, gradient.square(), 1 - config.beta2)
-    scale = (square / (1 - config.beta2**step)).sqrt_().add_(config.epsilon)
     rate = config.learning_rate / (1 - config.beta1**step)
-    return torch.addcdiv(theta, mean, scale, value=-rate), AdamState(mean, square, step)
+    scale = (square / (1 - config.beta2**step)).sqrt() + config.epsilon
+    return theta - rate * mean / scale, AdamState(mean, square, step)

@@ -28,7 +28,9 @@ class Functional:
         skeleton = getattr(self._skeletons, "module", None)
         if skeleton is None:
             skeleton = self._skeletons.module = copy.deepcopy(self._module)
-        return torch.func.functional_call(skeleton, dict(params), args, strict=True)
+        return torch.func.functional_call(
+            skeleton, dict(params), args, tie_weights=False, strict=True
+        )
 
 
 def parameters_of(module: nn.Module) -> Params:

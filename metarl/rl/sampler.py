@@ -96,7 +96,7 @@ class Sampler:
         self._action_dim = action_dim
         self._horizon = horizon
         self._threads = threads
-        self._pool = ThreadPoolExecutor(min(threads, HALVES))
+        self._pool = ThreadPoolExecutor(HALVES) if threads > 1 else None
         self._device = device
 
     def collect(
@@ -133,7 +133,8 @@ class Sampler:
             seen = None if watch is None else partial(watch, stream.inner_step)
             self._roll(env, *of_part, rngs[part], noise, seen)
 
-        list(self._pool.map(roll, envs, parts))
+        run = map if self._pool is None or groups == 1 else self._pool.map
+        list(run(roll, envs, parts))
         return tree_map(lambda x: x.to(self._device), out)
 
     def _env(self, group: int, m: int, n: int, groups: int) -> Env:

@@ -15,6 +15,7 @@ from torch import Tensor
 from metarl.core.adam import AdamConfig, AdamState, adam_step
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
+from metarl.core.compiled import Compiled
 from metarl.core.outer import TaskMap, sum_of_products
 from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
 from metarl.core.world import World
@@ -131,7 +132,10 @@ class SupervisedLearner:
         self._algorithm = algorithm
         self._adapted = adapted
         self._loss_scale = ways if ways and config.inner.reduction == "class-sum" else 1
-        self._task_map = task_map
+        # The whole meta-update as one program, where no task is on another thread or process.
+        in_one = task_map.compiled and task_map.chunk_size >= config.tasks and world.size == 1
+        self._task_map = TaskMap(task_map.chunk_size) if in_one else task_map
+        self._update = Compiled(self._meta_update) if in_one else self._meta_update
         self._world = world
         self._seed = seed
         self._device = device
@@ -158,20 +162,27 @@ class SupervisedLearner:
             UserError: the loss or its gradient is not finite; nothing has changed then.
         """
         began = time.perf_counter()
-        meta, episodes = self.training_data(iteration)
-        value, gradient = self._task_map.mean_and_grad(self.objective, meta, episodes)
+        theta, adam, norm, value = self._update(self._meta, self._adam, self.episodes(iteration))
         _, loss, score = value.tolist()
-        norm = float(torch.linalg.vector_norm(gradient["meta"]))
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise UserError(
                 f"iteration {iteration}: the loss is {loss:g} and the norm of its gradient "
                 f"{norm:g}; start again with a smaller inner.rate or outer.learning_rate"
             )
-        theta, self._adam = adam_step(self._meta, gradient["meta"], self._adam, self.config.outer)
-        self._meta = self._world.leading(theta)
+        self._meta, self._adam = self._world.leading(theta), adam
         metrics = {"loss/after": loss, f"{self._criterion.measure}/after": score}
         seconds = time.perf_counter() - began
-        return metrics | {"outer/gradient_norm": norm, "seconds/iteration": seconds}
+        return metrics | {"outer/gradient_norm": float(norm), "seconds/iteration": seconds}
+
+    def _meta_update(
+        self, theta: Tensor, adam: AdamState, episodes: Episode
+    ) -> tuple[Tensor, AdamState, Tensor, Tensor]:
+        """Adam's step along the meta-gradient: the new theta [P] and state of Adam, the norm of the
+        gradient, and the mean of ``objective``, [3].
+        """
+        value, gradient = self._task_map.mean_and_grad(self.objective, {"meta": theta}, episodes)
+        theta, adam = adam_step(theta, gradient["meta"], adam, self.config.outer)
+        return theta, adam, torch.linalg.vector_norm(gradient["meta"]), value
 
     def objective(self, meta: Params, task: Episode) -> Tensor:
         """Of one task: what the outer step descends on, loss and score on the query data, [3]."""
@@ -193,9 +204,9 @@ class SupervisedLearner:
 
     # --- its parts
 
-    def training_data(self, iteration: int) -> tuple[Params, Episode]:
-        """The meta-parameters as one vector, {"meta": [P]}, and the episodes of our tasks."""
-        return {"meta": self._meta}, self._prepare(*self._source.draw(self._draw(iteration)))
+    def episodes(self, iteration: int) -> Episode:
+        """The training data of this process's tasks."""
+        return self._prepare(*self._source.draw(self._draw(iteration)))
 
     def _inner_loss(self, params: Params, batch: Batch) -> Tensor:
         outputs = self._model(params, batch.inputs)
@@ -266,7 +277,7 @@ class SupervisedLearner:
         adam = self._adam
         return {
             "meta": unflatten(self._meta.cpu(), self._like),
-            "adam": {"mean": adam.mean.cpu(), "square": adam.square.cpu(), "step": adam.step},
+            "adam": {"mean": adam.mean.cpu(), "square": adam.square.cpu(), "step": int(adam.step)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -276,7 +287,8 @@ class SupervisedLearner:
         like = {"mean": self._meta, "square": self._meta}
         require_like({name: state["adam"][name] for name in like}, like)
         mean, square = (state["adam"][name].to(self._meta) for name in like)
-        self._adam = AdamState(mean, square, int(state["adam"]["step"]))
+        step = torch.tensor(float(state["adam"]["step"]), dtype=torch.float64, device=mean.device)
+        self._adam = AdamState(mean, square, step)
 
 
 def _beside_inputs(batch: Batch, tasks: Tensor) -> Batch:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from annotated_types import Ge
 from numpy.typing import NDArray
-from torch import Tensor
 
+from metarl.core.params import tree_map
 from metarl.seeding import Purpose, generator
 from metarl.supervised.episodes import Batch, Draw, Drawn, Episode
 
@@ -52,46 +52,37 @@ class Sinusoid:
     def draw(self, what: Draw) -> Drawn:
         """Tasks [M, 2]; inputs and targets [M, S, 1]."""
         block, row = divmod(what.iteration, BLOCK)
-        blocks = _uniform(what._replace(iteration=block, share=None))
+        tasks, episodes = _block(self, what._replace(iteration=block, share=None))
         rows = slice(what.rows.start, what.rows.stop)
-        tasks, support_x, query_x, noise = (x[row, rows] for x in blocks)
-        amplitude, phase = _scaled(tasks.T, self.amplitude_range, self.phase_range)
-        low, high = self.x_range
-        start = (low + high) / 2 if what.variant == "half-range" else low
-        support = _scale(support_x, (start, high))
-        query = _scale(query_x, self.x_range)
-
-        def of(x: Array, noise: Array | float) -> Batch:
-            y = amplitude[:, None] * np.sin(x - phase[:, None]) + noise
-            return Batch(_tensor(x), _tensor(y))
-
-        episodes = Episode(of(support, self.noise * noise), of(query, 0.0))
-        return Drawn(np.stack([amplitude, phase], 1), episodes)
+        return Drawn(tasks[row, rows], tree_map(lambda x: x[row, rows], episodes))
 
 
 @lru_cache(maxsize=4)
-def _uniform(what: Draw) -> tuple[Array, Array, Array, Array]:
-    """Numbers in [0, 1) for the tasks and inputs of a block of iterations, and standard noise.
+def _block(family: Sinusoid, what: Draw) -> Drawn:
+    """A block of iterations: tasks [B, M, 2]; inputs and targets [B, M, S, 1].
 
     The tasks are the same whatever is drawn of them.
     """
     blocks = BLOCK if what.purpose == Purpose.TRAIN_TASKS else 1
     rng = generator(what.seed, what.purpose, what.iteration)
-    tasks = rng.random((blocks, what.tasks, 2), np.float32)
+    unit = rng.random((blocks, what.tasks, 2), np.float32)
+    amplitude = _scale(unit[..., :1], family.amplitude_range)
+    phase = _scale(unit[..., 1:], family.phase_range)
     rng = generator(what.seed, what.purpose, what.iteration, inner_step=1)
-    support = rng.random((blocks, what.tasks, what.shots), np.float32)
-    query = rng.random((blocks, what.tasks, what.queries), np.float32)
-    return tasks, support, query, rng.standard_normal(support.shape, np.float32)
+    low, high = family.x_range
+    start = (low + high) / 2 if what.variant == "half-range" else low
+    support = _scale(rng.random((blocks, what.tasks, what.shots), np.float32), (start, high))
+    query = _scale(rng.random((blocks, what.tasks, what.queries), np.float32), (low, high))
+    noise = np.float32(family.noise) * rng.standard_normal(support.shape, np.float32)
 
+    def of(x: Array, noise: Array | float) -> Batch:
+        y = amplitude * np.sin(x - phase) + noise
+        return Batch(torch.from_numpy(x)[..., None], torch.from_numpy(y)[..., None])
 
-def _scaled(unit: Array, *ranges: Interval) -> list[Array]:
-    return [_scale(x, interval) for x, interval in zip(unit, ranges, strict=True)]
+    tasks = np.concatenate([amplitude, phase], -1)
+    return Drawn(tasks, Episode(of(support, noise), of(query, 0.0)))
 
 
 def _scale(unit: Array, interval: Interval) -> Array:
     low, high = interval
     return unit * np.float32(high - low) + np.float32(low)
-
-
-def _tensor(x: Array) -> Tensor:
-    return torch.from_numpy(x)[..., None]

@@ -19,6 +19,12 @@ RL_CASES = {
     "half-cheetah-velocity": RLExperiment(
         env={"family": "half-cheetah-velocity"}, policy=RELU, tasks=40, outer=TRPO_OF_RELU
     ),
+    "half-cheetah-velocity-exact": RLExperiment(
+        env={"family": "half-cheetah-velocity"},
+        policy=RELU,
+        tasks=40,
+        outer=replace(TRPO_OF_RELU, curvature_fraction=1.0),
+    ),
     # the sizes of the published PyTorch port of MAML's reinforcement learning
     "half-cheetah-velocity-port": RLExperiment(
         env={"family": "half-cheetah-velocity", "horizon": 100},
@@ -53,6 +59,7 @@ class Settings:
         threads: of physics and update, 0 for one per core.
         device: of adaptation and update.
         chunk_size: tasks per vectorised call of the update.
+        eager: compile nothing, as in short runs.
         tasks: M.
         trajectories: N.
         horizon: T, env steps.
@@ -64,6 +71,7 @@ class Settings:
     threads: int = 0
     device: str = "cpu"
     chunk_size: int | None = None
+    eager: bool = False
     tasks: int | None = None
     trajectories: int | None = None
     horizon: int | None = None
@@ -85,6 +93,7 @@ def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperi
     return replace(
         base,
         **common,
+        compile=settings.device == "cpu" and not settings.eager,
         trajectories=settings.trajectories or base.trajectories,
         env=base.env | ({"horizon": settings.horizon} if settings.horizon else {}),
         policy=replace(base.policy, hidden_sizes=[settings.width or n for n in layers]),
@@ -99,6 +108,7 @@ def described(config: RLExperiment | SupervisedExperiment) -> str:
         words += [f"N {config.trajectories}", f"T {make_family(config.env).horizon}"]
         layers = "x".join(str(size) for size in config.policy.hidden_sizes)
         words += [f"{layers} {config.policy.activation}"]
+        words += ["compiled" if config.compile else "eager"]
     if config.chunk_size:
         words += [f"chunks of {config.chunk_size}"]
     return ", ".join([*words, f"{config.threads} threads", config.device])

@@ -64,7 +64,7 @@ class FlopMeter:
     """
 
     def __init__(self, config: RLExperiment, learner: MetaRLLearner):
-        self._plain = make_rl_learner(replace(config, threads=1, chunk_size=1))
+        self._plain = make_rl_learner(replace(config, threads=1, chunk_size=1, compile=False))
         self._data: Any = None  # of the newest problem: batches of support and query
         self._flop: dict[str, int] = {}  # of a call of its functions
         self._calls: list[tuple[str, Any]] = []

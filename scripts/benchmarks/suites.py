@@ -22,7 +22,7 @@ from benchmarks.results import Limit, Numbers, Result, peak_memory
 from metarl.build import make_family, make_rl_learner, make_supervised_learner
 from metarl.config import RLExperiment, SupervisedExperiment
 from metarl.core.outer import TaskMap
-from metarl.core.params import tree_map
+from metarl.core.params import flatten, tree_map
 from metarl.rl.sampler import Stream
 from metarl.seeding import Purpose
 from metarl.supervised.learner import SupervisedLearner
@@ -200,8 +200,8 @@ def iterations_per_second(learner: SupervisedLearner, seconds: float) -> float:
 def flop_of_task(learner: SupervisedLearner) -> int:
     """Floating-point operations of one task's meta-gradient."""
     task_map = TaskMap()  # the counter does not see other threads
-    meta, episodes = learner.training_data(0)
-    first = tree_map(itemgetter(slice(1)), episodes)
+    first = tree_map(itemgetter(slice(1)), learner.episodes(0))
+    meta = {"meta": flatten(learner.state_dict()["meta"])}
     with FlopCounterMode(display=False) as counter:
         task_map.mean_and_grad(learner.objective, meta, first)
     return int(counter.get_total_flops())

@@ -24,7 +24,7 @@ def test_updates_are_those_of_pytorch(beta1: float) -> None:
 
 def test_arguments_stay_as_they_are() -> None:
     theta, gradient = torch.ones(3), torch.ones(3)
-    state = AdamState(torch.ones(3), torch.ones(3), 4)
+    state = AdamState(torch.ones(3), torch.ones(3), torch.tensor(4.0))
     adam_step(theta, gradient, state, AdamConfig())
     for tensor in (theta, gradient, state.mean, state.square):
         assert torch.equal(tensor, torch.ones(3))
