@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from metarl.build import make_learner
 from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
+from metarl.core.compiled import compiler_fault
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.trust_region import finite_difference_hvp, relative_difference
@@ -31,7 +32,13 @@ from metarl.rl.losses import (
     reinforce_loss,
     surrogate_and_kl,
 )
-from metarl.rl.rollout import AdvantageConfig, Trajectories, fitted_values, make_batch
+from metarl.rl.rollout import (
+    AdvantageConfig,
+    Trajectories,
+    fitted_values,
+    in_few_sizes,
+    make_batch,
+)
 from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose, generator
 
@@ -90,7 +97,8 @@ def test_every_task_gets_exactly_n_trajectories_of_its_own_policy(family: str) -
     assert torch.equal(terminated & ended_early, ended_early), "only termination ends it early"
 
 
-def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads() -> None:
+@pytest.mark.parametrize("trajectories", [3, 4])
+def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads(trajectories: int) -> None:
     learner = toy_learner("half-cheetah-velocity")
     family, policy = learner._family, learner._policy
     tasks = family.sample_tasks(np.random.default_rng(0), 3)
@@ -98,7 +106,7 @@ def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads() -> None:
 
     def collect(count: int, threads: int) -> Trajectories:
         sampler = Sampler(partial(BatchedEnv, family), policy, family.action_dim, 12, threads)
-        return sampler.collect(task_slice(phi, count), tasks[:count], 4, STREAM)
+        return sampler.collect(task_slice(phi, count), tasks[:count], trajectories, STREAM)
 
     def task_slice(params: Params, count: int) -> Params:
         return {n: p[:count] for n, p in params.items()}
@@ -468,14 +476,43 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
     assert relative_difference(approximate(v), hessian @ v) < 1e-3
 
 
-@pytest.mark.parametrize(("chunk_size", "threads"), [(1, 2), (2, 1), (4, 2)])
-def test_loop_vmap_and_threads_agree(chunk_size: int, threads: int) -> None:
+ARRANGEMENTS = [
+    {"chunk_size": 1, "threads": 2},
+    {"chunk_size": 2, "threads": 1},
+    {"chunk_size": 4, "threads": 2},
+    pytest.param(
+        {"chunk_size": 1, "threads": 2, "compile": True},
+        marks=pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler"),
+    ),
+]
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_loop_vmap_threads_and_programs_agree(arrangement: dict[str, Any]) -> None:
+    """On a family whose episodes end early, so that programs see padded data."""
     results = []
-    for arrangement in ({"threads": 1}, {"chunk_size": chunk_size, "threads": threads}):
-        learner = toy_learner("ant-direction", **arrangement)
+    for settings in ({"threads": 1}, arrangement):
+        learner = toy_learner("ant-direction", **settings)
         metrics = learner.iterate(0)
         results.append((flatten(learner.meta), metrics["outer/kl"]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "size"), [(1, 8), (8, 8), (9, 16), (57, 60), (60, 60)])
+def test_programs_are_for_few_sizes(steps: int, size: int) -> None:
+    """60 env steps in 8 sizes: multiples of 8, and all."""
+    learner = toy_learner()
+    support, query = sampled(learner)
+    cut = tree_map(lambda x: x[:, :steps], query.batch)
+    padded = in_few_sizes(cut, 60)
+    assert padded.mask.shape == (4, size)
+    assert padded.observations.shape == (4, size, 2)
+    assert (padded.mask[:, steps:] == 0).all()
+    tight, wide = (
+        learner.outer_problem([support.batch], batch).loss_and_kl(flatten(learner.meta))
+        for batch in (cut, padded)
+    )
+    assert wide == pytest.approx(tight, abs=1e-6)
 
 
 def test_curvature_fraction_uses_that_part_of_the_query_trajectories() -> None:

@@ -78,7 +78,8 @@ def test_episodes_start_where_the_environment_does_and_are_padded_by_their_last_
 
 
 def test_watching_changes_no_score():
-    learner = toy()
+    """And neither do the two threads, which are one while somebody watches."""
+    learner = toy(threads=2)
     tasks = learner._family.sample_tasks(np.random.default_rng(0), 3)
     seen = []
     stream = Stream(0, Purpose.EVALUATION_ROLLOUT)

@@ -127,9 +127,17 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(
     assert len(read_metrics(runs / "run" / "metrics.jsonl")) == 2
 
 
-@pytest.mark.parametrize(("iterations", "compiles"), [(1999, False), (2000, True)])
-def test_long_runs_are_compiled(iterations: int, compiles: bool, capsys):
-    arguments = ["--config", "sinusoid", "--iterations", str(iterations)]
+@pytest.mark.parametrize(
+    ("config", "iterations", "compiles"),
+    [
+        ("sinusoid", 1999, False),
+        ("sinusoid", 2000, True),
+        ("ant_goal", 19, False),
+        ("ant_goal", 20, True),
+    ],
+)
+def test_long_runs_are_compiled(config: str, iterations: int, compiles: bool, capsys):
+    arguments = ["--config", config, "--iterations", str(iterations)]
     assert read_settings(arguments)[0].compile is compiles
 
 
