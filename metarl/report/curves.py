@@ -19,7 +19,7 @@ from metarl.report.style import (
     log_scale,
 )
 from metarl.report.tables import published_of
-from metarl.report.view import Array, Curve, RunView, by_test, groups
+from metarl.report.view import Array, Curve, RunView, after, by_test, groups
 
 SMOOTHED_FROM = 60  # points of a training curve; it is a running mean then
 WINDOWS = 30  # as wide as a part of so many
@@ -208,6 +208,23 @@ def _band(axes: Axes, curve: Curve, colour: str, style: str, name: str) -> None:
 def _line(axes: Axes, x: Array, y: Array, colour: str, style: str, name: str) -> None:
     marker = "o" if len(x) == 1 else ""  # a line of one point is none
     axes.plot(x, y, color=colour, linestyle=style, marker=marker, label=name)
+
+
+def progress(view: RunView) -> Figure:
+    """Return on held-out tasks after every inner step, against minutes of training."""
+    figure = Figure(figsize=(6.4, 4.0))
+    axes = figure.subplots()
+    minutes = np.nancumsum(view.series("seconds/iteration")) / 60  # evaluations do not count
+    for k, colour in zip(range(len(view.scores)), cycle(COLOURS)):
+        mean = view.series(f"evaluation/return_{k}")
+        known = np.isfinite(mean)
+        half_width = view.series(f"evaluation/ci95_{k}")[known]
+        curve = Curve(minutes[known], mean[known], half_width)
+        _band(axes, curve, colour, "-", after(k))
+    axes.set(xlabel="minutes of training", ylabel="return on held-out tasks")
+    axes.set_xlim(left=0)
+    legend_below(figure, axes)
+    return figure
 
 
 DIAGNOSTICS: Mapping[str, tuple[str, str]] = {

@@ -28,6 +28,8 @@ CAPTIONS = {
     "direction.",
     "heading": "How far the motion is off the wanted direction, mean over trajectories.",
     "velocity": "Velocity over time before and after every inner step, mean over trajectories.",
+    "progress": "Return on held-out tasks against the time that training had taken; bands: 95 % "
+    "intervals over the tasks.",
     "diagnostics": "The outer step over training; dashed: the trust region's radius.",
     "fits": "What the model says of the first held-out tasks before and after adaptation to the "
     "support points.",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.report.curves import (
@@ -11,6 +12,7 @@ from metarl.report.curves import (
     adaptation_curves,
     diagnostics,
     learning_curves,
+    progress,
     training_curves,
 )
 from metarl.report.examples import examples
@@ -29,6 +31,8 @@ def figures(views: Sequence[RunView]) -> dict[str, Figure]:
     if any(view.metrics for view in views):
         in_training = training_curves if view.family else learning_curves
         drawn["training"] = lambda: in_training(views)
+    if len(views) == 1 and np.isfinite(view.series("evaluation/return_0")).sum() > 1:
+        drawn["progress"] = lambda: progress(view)
     drawn["adaptation"] = lambda: adaptation_curves(views)
     drawn |= examples(views)
     if len(views) == 1 and isinstance(view.episodes, Episodes):

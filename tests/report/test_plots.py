@@ -381,6 +381,25 @@ def test_missing_returns_are_gaps():
 # --- episodes
 
 
+def test_progress_is_drawn_against_minutes_of_training_without_evaluations():
+    none = np.array([None] * 4)
+    scores = {f"evaluation__return_{k}": none.copy() for k in (0, 1)}
+    scores |= {f"evaluation__ci95_{k}": none.copy() for k in (0, 1)}
+    for row, base in ((1, -40.0), (3, -20.0)):
+        for k in (0, 1):
+            scores[f"evaluation__return_{k}"][row] = base + 5 * k
+            scores[f"evaluation__ci95_{k}"][row] = 2.0 + k
+    seconds = np.array([30.0, 60.0, 90.0, 120.0])
+    view = make_view(metrics=metric_rows(seconds__iteration=seconds, **scores))
+    axes = only_axes([view], "progress")
+    for k, name in enumerate(("before adaptation", "after 1 inner step")):
+        drawn = [[1.5, 5.0], [-40 + 5 * k, -20 + 5 * k]]
+        np.testing.assert_allclose(line(axes, name), drawn)
+        _, low, high = band(axes, k)
+        np.testing.assert_allclose(np.subtract(high, low), 2 * (2.0 + k))
+    assert "progress" not in figures([make_view(metrics=metric_rows())])
+
+
 def test_the_velocity_over_time_and_the_goal():
     # Half-cheetahs of three held-out tasks, two of them recorded: 1 m/s before adaptation, then
     # nearer to the goal; 0.05 s per env step.
