@@ -32,6 +32,7 @@ LAYERS = (
     {"metarl.config"},
     {"metarl.build"},
     {"metarl.settings", "metarl.results", "metarl.options", "metarl.check"},
+    {"metarl.training"},
     {"metarl.cli"},
     {"scripts"},
 )

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from metarl.build import make_learner
-from metarl.cli import _require_same_settings, train
+from metarl.cli import train
 from metarl.config import RLExperiment
 from metarl.core.world import World
 from metarl.errors import UserError
 from metarl.metrics import read_metrics
 from metarl.rl.protocol import PolicyEvaluationConfig
+from metarl.training import require_same_settings
 
 CHEETAH = (
     *("--env.family", "half-cheetah-velocity", "--env.horizon", "20", "--iterations", "5"),
@@ -160,8 +161,8 @@ def test_processes_with_other_settings_are_refused():
             return json.dumps({**json.loads(data), "seed": 3}).encode()
 
     with pytest.raises(UserError, match="not those of the first process: seed is 0, not 3"):
-        _require_same_settings(RLExperiment(), Second(1, 2))
-    _require_same_settings(RLExperiment(seed=3), Second(1, 2))
+        require_same_settings(RLExperiment(), Second(1, 2))
+    require_same_settings(RLExperiment(seed=3), Second(1, 2))
 
 
 # --- losing a process

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from metarl.cli import COLUMNS, train
+from metarl.cli import train
 from metarl.metrics import (
     ConsoleSink,
     JsonlSink,
@@ -27,6 +27,7 @@ from metarl.metrics import (
     read_metrics,
 )
 from metarl.tracking import TensorboardSink, WandbSink
+from metarl.training import COLUMNS
 
 
 def logged(run: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from metarl import metrics
@@ -157,6 +159,19 @@ def terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[st
     for row in rows:
         table.add_row(*map(escape, row))
     return table
+
+
+def print_scores(view: RunView) -> None:
+    """Of every test that the run was put to."""
+    for test in view.tests().values():
+        print_whole(scores_table(test))
+
+
+def print_whole(table: Table) -> None:
+    """As wide as its numbers need it, also where the terminal is narrower."""
+    console = Console()
+    needed = Measurement.get(console, console.options.update_width(10_000), table).minimum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def tracker_tables(view: RunView) -> dict[str, metrics.Table]:
