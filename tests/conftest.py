@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,12 @@ def toy_settings() -> list[str]:
     return TOY
 
 
+@pytest.fixture(scope="session")
+def toy_supervised_settings() -> list[str]:
+    """The same for a supervised run."""
+    return TOY_SUPERVISED
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """Where ``toy`` runs are kept."""
@@ -77,16 +85,15 @@ def toy_supervised(runs: Path) -> Callable[..., list[str]]:
     return arguments
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """``start(*arguments, **variables)``: start Python in ``tmp_path`` as a user would."""
+@contextmanager
+def _starting_in(folder: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     processes = []
 
     def run(*arguments: str, output: int = subprocess.PIPE, **variables: str) -> subprocess.Popen:
         process = subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), **variables},
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **variables},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -95,13 +102,42 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         processes.append(process)
         return process
 
-    yield run
-    for process in processes:
-        process.kill()
-        process.communicate()
+    try:
+        yield run
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="session")
+def starting_in() -> Callable[[Path], AbstractContextManager[Callable[..., subprocess.Popen]]]:
+    """``with starting_in(folder) as start``: the same as ``start``, for fixtures of a module."""
+    return _starting_in
 
 
 @pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """``start(*arguments, **variables)``: start Python in ``tmp_path`` as a user would."""
+    with _starting_in(tmp_path) as run:
+        yield run
+
+
+@pytest.fixture(scope="session")
+def wait_for_rows() -> Callable[[subprocess.Popen, Path, int], None]:
+    """``wait_for_rows(process, run, rows)``: until a running training has written so many."""
+
+    def wait(process: subprocess.Popen, run: Path, rows: int) -> None:
+        file, deadline = run / "metrics.jsonl", time.monotonic() + 60
+        while not file.exists() or file.read_bytes().count(b"\n") < rows:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
 def script() -> Callable[[str], str]:
     """``script(name)``: path of ``scripts/<name>.py``."""
     return lambda name: str(ROOT / "scripts" / f"{name}.py")
@@ -143,6 +179,12 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.fixture(scope="session")
+def settled() -> Callable[[Path], list[dict[str, Any]]]:
+    """``settled(run)``: metrics without what is measured by a clock."""
+    return _settled
+
+
+@pytest.fixture(scope="session")
 def outcome() -> Callable[[Path], tuple[list[dict[str, Any]], int, dict[str, Any]]]:
     """``outcome(run)``: metrics without timings, the last checkpoint's iteration and state."""
     return _outcome
@@ -154,16 +196,17 @@ def assert_same_outcome() -> Callable[[Path, Path], None]:
     return _assert_same_outcome
 
 
-def _outcome(run: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any]]:
-    """Metrics without timings; the last checkpoint's iteration and state."""
-    rows = [
-        {k: v for k, v in row.items() if not k.startswith("seconds/")}
+def _settled(run: Path) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in row.items() if not re.match(r"seconds/|env_steps_per_second", k)}
         for row in read_metrics(run / "metrics.jsonl")
     ]
-    for row in rows:
-        row.pop("env_steps_per_second", None)
+
+
+def _outcome(run: Path) -> tuple[list[dict[str, Any]], int, dict[str, Any]]:
+    """Metrics without timings; the last checkpoint's iteration and state."""
     checkpoint, state = RunFolder.open(run).checkpoints().load()
-    return rows, checkpoint.iteration, state["learner"]
+    return _settled(run), checkpoint.iteration, state["learner"]
 
 
 def _assert_same_outcome(run: Path, reference: Path) -> None:

@@ -7,37 +7,27 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TextIO
 
 import pytest
+import torch
 
 from metarl.build import make_learner
 from metarl.cli import train
 from metarl.config import RLExperiment
 from metarl.core.world import World
 from metarl.errors import UserError
-from metarl.metrics import read_metrics
 from metarl.rl.protocol import PolicyEvaluationConfig
 from metarl.training import require_same_settings
 
 CHEETAH = (
-    *("--env.family", "half-cheetah-velocity", "--env.horizon", "20", "--iterations", "5"),
-    *("--tasks", "5", "--evaluation.tasks", "4", "--checkpoint.every", "2"),
+    *("--env.family", "half-cheetah-velocity", "--threads", "1"),
+    *("--tasks", "5", "--evaluation.tasks", "4"),
 )
 SINUSOID = ("--iterations", "5", "--tasks", "7", "--evaluation.tasks", "5", "--logging.every", "1")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 ROOT = Path(__file__).parents[1]
-
-
-def settled(path: Path) -> list[dict[str, Any]]:
-    """Metrics without what is measured by a clock."""
-    return [
-        {k: v for k, v in row.items() if not re.match(r"seconds/|env_steps_per_second", k)}
-        for row in read_metrics(path / "metrics.jsonl")
-    ]
 
 
 # --- sharing
@@ -50,11 +40,15 @@ def test_shares_are_all_tasks_in_order_and_even(tasks: int, size: int):
     assert {len(share) for share in shares} <= {tasks // size, tasks // size + 1}
 
 
-COLLECTIVES = """
-import sys, torch
-from metarl.core.world import Disconnected
+# --- three processes, which are started only once
+
+
+THREE = """
+import json, sys, torch
+from metarl.cli import train
 from metarl.distributed import joined
 
+collectives, *commands = sys.argv[1:]
 with joined("cpu", 30) as world:
     rank = world.rank
     rows = torch.arange(2 * rank, dtype=torch.float64)[:, None] + rank
@@ -66,54 +60,79 @@ with joined("cpu", 30) as world:
             "leading": world.leading(torch.tensor(7 + rank)), "bytes": said,
             "any": [world.any(False), world.any(rank == 1)],
         },
-        f"{sys.argv[1]}/{rank}.pt",
+        f"{collectives}/{rank}.pt",
     )
+for command in commands:
+    if code := train(json.loads(command)):
+        sys.exit(code)
 """
 
 
-def test_processes_hear_of_each_other(start, tmp_path: Path):
-    (tmp_path / "collectives.py").write_text(COLLECTIVES)
-    process = start(*TORCHRUN, "3", "collectives.py", str(tmp_path), OMP_NUM_THREADS="1")
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, out + err
-    import torch
+class Three(NamedTuple):
+    """What three processes did: talk to each other, train, and train into a run that there is."""
 
+    folder: Path
+    code: int
+    err: str
+    taken: dict[Path, bytes]  # its files before
+
+
+def files(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def three(
+    tmp_path_factory: pytest.TempPathFactory, starting_in, toy_supervised_settings: list[str]
+) -> Three:
+    folder = tmp_path_factory.mktemp("three")
+    (folder / "three.py").write_text(THREE)
+    several, taken = (
+        [*toy_supervised_settings, *SINUSOID, "--folder", str(folder), "--name", name]
+        for name in ("several", "taken")
+    )
+    assert train([*taken, "--iterations", "1"]) == 0
+    before = files(folder / "taken")
+    with starting_in(folder) as start:
+        commands = (json.dumps(several), json.dumps(taken))
+        process = start(*TORCHRUN, "3", "three.py", str(folder), *commands, OMP_NUM_THREADS="1")
+        _, err = process.communicate(timeout=100)
+    return Three(folder, process.returncode, err, before)
+
+
+def test_processes_hear_of_each_other(three: Three):
     for rank in range(3):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        found = torch.load(three.folder / f"{rank}.pt", weights_only=True)
         assert found["sum"].tolist() == [[6, 6], [6, 6]]
         assert found["count"] == 3
         assert found["gathered"].tolist() == [[1], [2], [2], [3], [4], [5]], "uneven shares"
         assert (found["leading"], found["bytes"], found["any"]) == (7, b"from 0", [False, True])
 
 
-# --- training
-
-
-def test_three_processes_train_a_model_as_one_does(toy_supervised, start, script, runs: Path):
+def test_three_processes_train_a_model_as_one_does(three: Three, settled, toy_supervised, runs):
     assert train(toy_supervised("one", *SINUSOID)) == 0
-    arguments = toy_supervised("three", *SINUSOID)
-    process = start(*TORCHRUN, "3", script("train"), *arguments, OMP_NUM_THREADS="1")
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, out + err
-    found, expected = settled(runs / "three"), settled(runs / "one")
-    assert len(found) == 5
+    found, expected = settled(three.folder / "several"), settled(runs / "one")
+    assert len(found) == 5, three.err
     for row, wanted in zip(found, expected, strict=True):
         assert row == pytest.approx(wanted, rel=1e-5)
-    scores = [json.loads((runs / n / "evaluation.json").read_text()) for n in ("three", "one")]
+    scores = [
+        json.loads((run / "evaluation.json").read_text())
+        for run in (three.folder / "several", runs / "one")
+    ]
     assert scores[0]["tasks"] == scores[1]["tasks"]
     for row, wanted in zip(*(s["rows"] for s in scores), strict=True):
         assert row == pytest.approx(wanted, rel=1e-5)
 
 
-def test_what_one_process_refuses_is_said_once_for_all(toy, start, script, runs: Path):
-    assert train(toy("taken", "--evaluation.every", "0")) == 0
-    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    process = start(*TORCHRUN, "2", script("train"), *toy("taken"), OMP_NUM_THREADS="1")
-    _, err = process.communicate(timeout=100)
-    assert process.returncode != 0
-    (line,) = (line for line in err.splitlines() if re.match(r"(metarl|process)\b", line))
-    assert line.startswith(f"metarl train: error: {runs / 'taken'} already holds a run; choose")
-    assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
+def test_what_one_process_refuses_is_said_once_for_all(three: Three):
+    assert three.code != 0
+    (line,) = (line for line in three.err.splitlines() if re.match(r"(metarl|process)\b", line))
+    taken = three.folder / "taken"
+    assert line.startswith(f"metarl train: error: {taken} already holds a run; choose")
+    assert files(taken) == three.taken
+
+
+# --- what is refused, and by whom
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
@@ -173,65 +192,43 @@ def children(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in Path(listed).read_text().split()]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def rows(run: Path) -> int:
+    return (run / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+def until(stream: TextIO, text: str) -> None:
+    assert any(text in line for line in stream), f"{text} was not said"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_two_processes_train_as_one_does_also_when_the_first_is_killed(
-    toy, start, script, runs: Path
+def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
+    toy, start, script, wait_for_rows, assert_same_outcome, runs: Path
 ):
-    endless = (*CHEETAH, "--iterations", "8", "--env.horizon", "60")
-    arguments = (*TORCHRUN, "2", "--max-restarts", "1", script("train"), *toy("killed", *endless))
-    process = start(*arguments, OMP_NUM_THREADS="1")
-    rows = runs / "killed" / "metrics.jsonl"
-    wait_for(lambda: rows.exists() and rows.read_bytes().count(b"\n") >= 3, process)
+    arguments = (*CHEETAH, "--evaluation.every", "1", "--checkpoint.every", "4")
+    endless = toy("run", *arguments, "--iterations", str(10**6), "--timeout", "4")
+    torchrun = (*TORCHRUN, "2", "--max-restarts", "2", script("train"))
+    process = start(*torchrun, *endless, OMP_NUM_THREADS="1")
+    run = runs / "run"
+    wait_for_rows(process, run, 5)
     os.kill(children(process)[0], signal.SIGKILL)
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, out + err
-    assert out.count("run folder:") == 2, "the first process speaks for all"
-    assert re.search(r"killed, from iteration [1-9]", out)
-    assert "another process is lost" in err
-    assert train(toy("whole", *endless)) == 0
-    assert settled(runs / "killed") == settled(runs / "whole"), "bit for bit: sums in float64"
-    for name in ("evaluation.json", "episodes.npz"):
-        one, several = (runs / run / name for run in ("whole", "killed"))
-        assert several.read_bytes() == one.read_bytes(), name
+    until(process.stderr, "process 1: another process is lost")
+    wait_for_rows(process, run, rows(run) + 2)
 
-
-@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_a_process_that_hangs_is_noticed_within_the_timeout(toy, start, script, runs: Path):
-    endless = (*CHEETAH, "--iterations", str(10**6), "--timeout", "2")
-    process = start(*TORCHRUN, "2", script("train"), *toy("run", *endless), OMP_NUM_THREADS="1")
-    rows = runs / "run" / "metrics.jsonl"
-    wait_for(lambda: rows.exists() and rows.read_bytes().count(b"\n") >= 3, process)
     hung = children(process)[1]
     os.kill(hung, signal.SIGSTOP)
-    assert "process 0: another process is lost" in process.stderr.readline()
+    until(process.stderr, "process 0: another process is lost")  # within the timeout
     os.kill(hung, signal.SIGKILL)  # torchrun would, after half a minute
-    process.communicate(timeout=100)
-    assert process.returncode != 0
+    wait_for_rows(process, run, rows(run) + 2)
 
-
-def test_a_signal_to_any_process_stops_all_after_the_iteration(toy, start, script, runs: Path):
-    if sys.platform != "linux":
-        pytest.skip("finds processes in /proc")
-    endless = (*CHEETAH, "--iterations", str(10**6), "--checkpoint.every", "1000")
-    process = start(*TORCHRUN, "2", script("train"), *toy("run", *endless), OMP_NUM_THREADS="1")
-    rows = runs / "run" / "metrics.jsonl"
-    wait_for(lambda: rows.exists() and rows.read_bytes().count(b"\n") >= 3, process)
     os.kill(children(process)[1], signal.SIGTERM)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
+    assert out.count("run folder:") == 3, "the first process speaks for all"
+    assert len(re.findall(r"run, from iteration [1-9]", out)) == 2
     assert "stopped; to go on: metarl train --resume" in out
-    done = len(settled(runs / "run"))
-    assert [p.name for p in (runs / "run" / "checkpoints").glob("*.pt")] == [
-        f"iteration-{done:06d}.pt"
-    ]
+    assert train(toy("whole", *arguments, "--iterations", str(rows(run)))) == 0
+    assert_same_outcome(run, runs / "whole")  # bit for bit: sums are in float64
+    assert (run / "episodes.npz").read_bytes() == (runs / "whole/episodes.npz").read_bytes()
 
 
 # --- two machines
@@ -268,9 +265,10 @@ def hosts():
 
 
 def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
-    toy, tmp_path: Path, script, runs: Path, hosts: list[str]
+    toy, tmp_path: Path, script, wait_for_rows, settled, runs: Path, hosts: list[str]
 ):
-    arguments = toy("hosts", *CHEETAH, "--iterations", "8", "--env.horizon", "60")
+    settings = (*CHEETAH, "--checkpoint.every", "2", "--iterations", "20")
+    arguments = toy("hosts", *settings)
     processes = []
     for number, host in enumerate(hosts, start=1):
         rendezvous = (
@@ -291,9 +289,7 @@ def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
             )
         )
     try:
-        rows = runs / "hosts" / "metrics.jsonl"
-        written = lambda: rows.exists() and rows.read_bytes().count(b"\n") >= 3  # noqa: E731
-        wait_for(written, processes[0])
+        wait_for_rows(processes[0], runs / "hosts", 3)
         os.kill(children(processes[1])[0], signal.SIGKILL)
         out = [process.communicate(timeout=100)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], out
@@ -301,5 +297,5 @@ def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
         for process in processes:
             process.kill()
     assert "from iteration" in out[0]
-    assert train(toy("whole", *CHEETAH, "--iterations", "8", "--env.horizon", "60")) == 0
+    assert train(toy("whole", *settings)) == 0
     assert settled(runs / "hosts") == settled(runs / "whole")

@@ -7,13 +7,14 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from envs import FAMILIES
+from envs.point import PointNavigation
 from metarl.cli import train
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params
@@ -29,20 +30,32 @@ def rows(run: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+Events = Callable[[], Generator[None]]
 
 
-def stop(process: subprocess.Popen) -> list[str]:
-    """Ask it to stop; what it has said on standard error."""
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return [line for line in err.splitlines() if "stopping after this iteration" not in line]
+@pytest.fixture
+def befalls(toy, monkeypatch: pytest.MonkeyPatch) -> Callable[[Events], list[str]]:
+    """``befalls(events)``: arguments of an endless run that ``events`` go on beside.
+
+    A generator, which comes to its next ``yield`` whenever an iteration draws its tasks.
+    """
+
+    def arguments(events: Events) -> list[str]:
+        happening = events()
+
+        class Eventful(PointNavigation):
+            def sample_tasks(self, rng, n):
+                next(happening, None)
+                return super().sample_tasks(rng, n)
+
+        monkeypatch.setitem(FAMILIES, "eventful", Eventful)
+        return toy("run", *POINT, "--env.family", "eventful", "--iterations", ENDLESS)
+
+    return arguments
+
+
+def ask_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture
@@ -52,7 +65,8 @@ def assert_undisturbed(toy, assert_same_outcome) -> Callable[[Path], None]:
     def check(run: Path) -> None:
         iterations = ("--iterations", str(rows(run) + 2))
         assert train(["--resume", str(run), *iterations]) == 0
-        assert train([*toy("whole", *POINT, *iterations), "--folder", str(run.parent)]) == 0
+        whole = toy("whole", *POINT, "--env.family", "eventful", *iterations)
+        assert train([*whole, "--folder", str(run.parent)]) == 0
         assert_same_outcome(run, run.with_name("whole"))
 
     return check
@@ -85,71 +99,94 @@ def _written(file: io.FileIO, data: bytes) -> bool:
 
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(
-    toy, start, script, small_disk: Path, assert_undisturbed
+    befalls, small_disk: Path, assert_undisturbed, capsys
 ):
-    arguments = [*toy("run", *POINT, "--iterations", ENDLESS), "--folder", str(small_disk)]
-    process = start(script("train"), *arguments)
-    run = small_disk / "run"
-    wait_until(lambda: rows(run) >= 3, process)
-    with (small_disk / "filler").open("wb", buffering=0) as filler:
-        for size in (4096, 1):
-            while _written(filler, b"x" * size):
-                pass
-    said = [process.stderr.readline() for _ in range(2)]
-    assert any("not saved, training goes on: [Errno 28]" in line for line in said), said
-    time.sleep(0.2)
-    (small_disk / "filler").unlink()
-    before = rows(run)
-    wait_until(lambda: rows(run) >= before + 20, process)
-    stop(process)
+    run, filler = small_disk / "run", small_disk / "filler"
+    said = []
+
+    def events():
+        while rows(run) < 3:
+            yield
+        with filler.open("wb", buffering=0) as file:
+            for size in (4096, 1):
+                while _written(file, b"x" * size):
+                    pass
+        full = rows(run)
+        for _ in range(6):
+            yield
+        said.append(capsys.readouterr().err)
+        filler.unlink()
+        while rows(run) < full + 5:
+            yield
+        ask_to_stop()
+
+    assert train([*befalls(events), "--folder", str(small_disk)]) == 0
+    assert re.search(r"not saved, training goes on: \[Errno 28\]", said[0])
     assert [row["iteration"] for row in read_metrics(run / "metrics.jsonl")] == [*range(rows(run))]
     assert not [*run.rglob("*.tmp")]
     assert_undisturbed(run)
 
 
 def test_checkpoints_that_cannot_be_written_for_a_while_are_written_later(
-    toy, start, script, runs: Path, assert_undisturbed
+    befalls, runs: Path, assert_undisturbed, capsys
 ):
-    process = start(script("train"), *toy("run", *POINT, "--iterations", ENDLESS))
     run, folder = runs / "run", str(runs / "run" / "checkpoints")
-    wait_until(lambda: rows(run) >= 3, process)
-    if not (mount("--bind", folder, folder) and mount("-o", "remount,bind,ro", folder)):
-        process.kill()
+    said = []
+
+    def events():
+        while rows(run) < 3:
+            yield
+        if not mount("--bind", folder, folder):
+            ask_to_stop()
+            return
+        try:
+            if mount("-o", "remount,bind,ro", folder):
+                kept = sorted(os.listdir(folder))
+                for _ in range(5):
+                    yield
+                assert sorted(os.listdir(folder)) == kept
+                said.append(capsys.readouterr().err)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+        ask_to_stop()
+
+    assert train(befalls(events)) == 0
+    if not said:
         pytest.skip("making a folder read-only for everybody needs root")
-    try:
-        said = process.stderr.readline()
-        kept = sorted(os.listdir(folder))
-        before = rows(run)
-        wait_until(lambda: rows(run) >= before + 5, process)
-        assert sorted(os.listdir(folder)) == kept
-    finally:
-        subprocess.run(["umount", folder], check=True)
-    assert "not saved, training goes on: [Errno 30] Read-only file system" in said
-    stop(process)
+    assert "not saved, training goes on: [Errno 30] Read-only file system" in said[0]
     newest = RunFolder.open(run).checkpoints().all()[0]
     assert newest.iteration == rows(run)
     assert_undisturbed(run)
 
 
+@pytest.fixture(scope="module")
+def four_iterations(tmp_path_factory: pytest.TempPathFactory, toy_settings: list[str]) -> Path:
+    place = ("--folder", str(tmp_path_factory.mktemp("runs")), "--name", "run")
+    assert train([*toy_settings, *POINT, *place, "--iterations", "4"]) == 0
+    return Path(place[1]) / "run"
+
+
 @pytest.mark.parametrize("where", [0.02, 0.5, 0.98])
-def test_a_flipped_bit_in_a_checkpoint_is_noticed(toy, runs: Path, capsys, where: float):
-    assert train(toy("run", *POINT, "--iterations", "4")) == 0
-    newest = runs / "run" / "checkpoints" / "iteration-000004.pt"
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(
+    four_iterations: Path, tmp_path: Path, capsys, where: float
+):
+    run = shutil.copytree(four_iterations, tmp_path / "run")
+    newest = run / "checkpoints" / "iteration-000004.pt"
     data = bytearray(newest.read_bytes())
     data[int(where * len(data))] ^= 8
     newest.write_bytes(data)
     capsys.readouterr()
-    assert train(["--resume", str(runs / "run"), "--iterations", "6"]) == 0
+    assert train(["--resume", str(run), "--iterations", "6"]) == 0
     out, err = capsys.readouterr()
     assert "from iteration 2" in out
     assert re.fullmatch(r"metarl: warning: \S+ is damaged \(its bytes .*\); trying another\n", err)
 
 
-def test_a_tracker_that_dies_is_left_behind(toy, start, script, runs: Path, tmp_path: Path):
+def test_a_tracker_that_dies_is_left_behind(toy, start, script, wait_for_rows, runs: Path):
     pytest.importorskip("wandb")
     arguments = toy("run", *POINT, "--iterations", ENDLESS, "--logging.wandb", "offline")
     process = start(script("train"), *arguments)
-    wait_until(lambda: rows(runs / "run") >= 3, process)
+    wait_for_rows(process, runs / "run", 3)
     services = [
         int(entry.name)
         for entry in Path("/proc").iterdir()
@@ -159,10 +196,14 @@ def test_a_tracker_that_dies_is_left_behind(toy, start, script, runs: Path, tmp_
     assert services
     for service in services:
         os.kill(service, signal.SIGKILL)
-    before = rows(runs / "run")
-    wait_until(lambda: rows(runs / "run") >= before + 50, process)
-    said = [line for line in stop(process) if line != "socket.send() raised exception."]
-    assert said == ["metarl: warning: wandb failed and is switched off: Connection lost"]
+    noise = "socket.send() raised exception.\n"
+    said = next(line for line in process.stderr if line != noise)
+    assert said.startswith("metarl: warning: wandb failed and is switched off: ")
+    wait_for_rows(process, runs / "run", rows(runs / "run") + 3)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err.replace(noise, "") == "metarl: stopping after this iteration; again to stop now\n"
 
 
 def _command_line(process: Path) -> str:
@@ -172,45 +213,25 @@ def _command_line(process: Path) -> str:
         return ""
 
 
-FAMILY = """
-import dataclasses, sys
-import numpy as np
-import envs
-from envs.point import PointNavigation
-from metarl.cli import train
+def test_a_family_that_raises_ends_in_one_line_and_can_be_gone_on_with(befalls, runs: Path, capsys):
+    def events():
+        for _ in range(5):
+            yield
+        raise KeyError("goal of nobody")
 
-limit = int(sys.argv[1])
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mine(PointNavigation):
-    def sample_tasks(self, rng, n):
-        Mine.calls = getattr(Mine, "calls", 0) + 1
-        if Mine.calls > limit:
-            raise KeyError("goal of nobody")
-        return super().sample_tasks(rng, n)
-
-envs.FAMILIES["mine"] = Mine
-sys.exit(train(sys.argv[2:]))
-"""
-
-
-def test_a_family_that_raises_ends_in_one_line_and_can_be_gone_on_with(toy, start, runs: Path):
-    settings = toy("run", *POINT, "--env.family", "mine", "--iterations", "7")
-    process = start("-c", FAMILY, "5", *settings)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    (line,) = err.splitlines()
+    assert train([*befalls(events), "--iterations", "7"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
     kept = runs / "run" / "error.txt"
     assert re.fullmatch(
-        r"metarl train: error: KeyError: 'goal of nobody' \(<string>, line \d+\); the traceback is "
-        rf"in {kept}; --resume {runs / 'run'} goes on from the last checkpoint",
+        rf"metarl train: error: KeyError: 'goal of nobody' \({__file__}, line \d+\); the traceback "
+        rf"is in {kept}; --resume {runs / 'run'} goes on from the last checkpoint",
         line,
     )
     assert kept.read_text().startswith("Traceback")
     assert RunFolder.open(runs / "run").checkpoints().all()[0].iteration == 4
-    process = start("-c", FAMILY, "1000", "--resume", str(runs / "run"))
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
+    assert train(["--resume", str(runs / "run")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     assert "from iteration 4" in out
 
 

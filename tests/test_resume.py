@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -21,14 +20,6 @@ CHEETAH = ("--env.family", "half-cheetah-velocity", "--checkpoint.every", "3")
 ENDLESS = str(10**6)
 
 
-def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
-    """Return as soon as a running training has written so many rows."""
-    file = run / "metrics.jsonl"
-    while not file.exists() or file.read_bytes().count(b"\n") < rows:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-
-
 # --- killed
 
 
@@ -40,6 +31,7 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
     toy,
     start,
     script,
+    wait_for_rows,
     runs: Path,
     case: tuple[str, ...],
     threads: str,
@@ -75,6 +67,7 @@ def test_a_supervised_run_killed_at_a_random_moment_ends_as_if_nothing_had_happe
     toy_supervised,
     start,
     script,
+    wait_for_rows,
     runs: Path,
     case: tuple[str, ...],
     algorithm: str,
@@ -166,7 +159,7 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated_from_the_one_before(
 
 
 def test_a_signal_finishes_the_iteration_saves_and_exits_with_success(
-    assert_same_outcome, toy, start, script, runs: Path, capsys
+    assert_same_outcome, toy, start, script, wait_for_rows, runs: Path, capsys
 ):
     arguments = (*POINT, "--checkpoint.every", "1000")
     process = start(script("train"), *toy("stopped", *arguments, "--iterations", ENDLESS))

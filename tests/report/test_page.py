@@ -2,12 +2,14 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,11 @@ from typing import Any
 import pytest
 
 from metarl.cli import evaluate, report, train
+from metarl.report.film import film
+from metarl.report.view import RunView
+from metarl.results import newest
+from metarl.run import RunFolder
+from metarl.settings import read_config
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,19 @@ def workplace(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path / "runs"
 
 
+@pytest.fixture(scope="module")
+def reported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its report."""
+    run = shutil.copytree(folder / "one", tmp_path_factory.mktemp("reported") / "one")
+    assert report([str(run)]) == 0
+    return run
+
+
+def view(run: Path) -> RunView:
+    folder = RunFolder.open(run)
+    return newest(folder, read_config(folder))
+
+
 class Reader(HTMLParser):
     """Tags with their attributes, and the text between them."""
 
@@ -54,27 +74,25 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def test_a_report_shows_the_run(workplace: Path, capsys):
-    assert report(["one"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["report: one/report.html"]
-    page = Reader(workplace / "one/report.html")
-    result = json.loads((workplace / "one/evaluation.json").read_text())
+def test_a_report_shows_the_run(reported: Path):
+    page = Reader(reported / "report.html")
+    result = json.loads((reported / "evaluation.json").read_text())
     for row in result["rows"]:
         assert f"{row['mean']:.2f} ± {row['ci95']:.2f}" in page.text
     assert "-1.50" in page.text  # the published one
     for returns in result["scores"]:
         for value in returns:
             assert f"{value:.2f}" in page.text
-    assert (workplace / "one/config.yaml").read_text().strip() in page.text  # all settings
-    info = json.loads((workplace / "one/run.json").read_text())
+    assert (reported / "config.yaml").read_text().strip() in page.text  # all settings
+    info = json.loads((reported / "run.json").read_text())
     assert info["packages"]["torch"] in page.text
     assert sum(tag == "svg" for tag, _ in page.tags) == 4
     videos = [attributes["src"] for tag, attributes in page.tags if tag == "video"]
-    files = [workplace / f"one/report_files/task-{m}.mp4" for m in (1, 2, 3)]
+    files = [reported / f"report_files/task-{m}.mp4" for m in (1, 2, 3)]
     for source, file in zip(videos, files, strict=True):
         kind, _, data = str(source).partition(";base64,")
         assert (kind, base64.b64decode(data)) == ("data:video/mp4", file.read_bytes())
-    kinds = {path.suffix for path in (workplace / "one/report_files").iterdir()}
+    kinds = {path.suffix for path in (reported / "report_files").iterdir()}
     assert kinds == {".svg", ".png", ".mp4"}
 
 
@@ -151,10 +169,10 @@ def test_an_evaluation_that_is_missing_old_or_damaged_is_made_again(workplace: P
         ),
     ):
         damage()
-        assert report(["one", "--videos", "0"]) == 0
+        assert view(Path("one")).evaluation == json.loads(expected)
         assert "evaluating one after 2 iterations" in capsys.readouterr().out
         assert (workplace / "one/evaluation.json").read_bytes() == expected
-    assert report(["one", "--videos", "0"]) == 0
+    view(Path("one"))
     assert "evaluating" not in capsys.readouterr().out
 
 
@@ -175,49 +193,52 @@ def test_without_opengl_there_is_a_report_without_videos_and_a_hint(
     assert not [tag for tag, _ in page.tags if tag == "video"]
     assert "velocity" in {path.stem for path in (workplace / "body/report_files").glob("*.svg")}
     # A point needs no OpenGL, and is filmed even so.
-    assert report(["one", "--videos", "1"]) == 0
+    assert len(film(view(Path("one")), 1, workplace)) == 1
     assert capsys.readouterr().err == ""
-    assert (workplace / "one/report_files/task-1.mp4").is_file()
 
 
 def test_a_foreign_envs_in_the_working_directory_is_left_alone(workplace: Path, capsys):
     (workplace / "envs").mkdir()
     (workplace / "envs" / "__init__.py").write_text("raise SystemExit('not this one')")
-    assert report(["one", "--videos", "1"]) == 0
+    (filmed,) = film(view(Path("one")), 1, workplace)
+    assert filmed.path.is_file()
     assert capsys.readouterr().err == ""
-    assert (workplace / "one/report_files/task-1.mp4").is_file()
 
 
-def test_a_smaller_report_leaves_nothing_of_a_larger_one(workplace: Path):
-    assert report(["one", "--videos", "2"]) == 0
-    assert report(["one", "--videos", "1"]) == 0
-    videos = [path.name for path in (workplace / "one/report_files").glob("*.mp4")]
-    assert videos == ["task-1.mp4"]
+def test_a_smaller_report_leaves_nothing_of_a_larger_one(reported: Path, tmp_path: Path):
+    run = shutil.copytree(reported, tmp_path / "one")
+    files = run / "report_files"
+    assert len([*files.glob("*.mp4")]) == 3
+    assert report([str(run), "--videos", "1"]) == 0
+    assert [path.name for path in files.glob("*.mp4")] == ["task-1.mp4"]
 
 
-def test_an_interrupted_report_leaves_no_half_file(
-    workplace: Path, start: Callable[..., Any], script
-):
-    files = workplace / "one" / "report_files"
-    for moment in ("training.svg", "diagnostics.png"):  # while it draws, and while it films
-        shutil.rmtree(files, ignore_errors=True)
-        # Of a background job of a shell that ignores SIGINT, as this may be.
-        program = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        program += f"import sys; sys.argv[:] = ['', {str(workplace / 'one')!r}]; "
-        program += f"runpy.run_path({script('visualize')!r}, run_name='__main__')"
-        process = start("-c", program)
-        while not (files / moment).exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-        assert (process.returncode, out) == (130, ""), err
-        assert err == "metarl report: interrupted\n"
-        written = [p for p in (workplace / "one").rglob("*") if p.is_file()]
-        assert not [p for p in written if p.suffix == ".tmp"]
-        for path in written:
-            if path.suffix in (".html", ".svg"):
-                assert path.read_text().rstrip().endswith(("</html>", "</svg>"))
+@pytest.mark.parametrize("moment", ["training.svg", "diagnostics.png"])  # it draws, and films
+def test_an_interrupted_report_leaves_no_half_file(workplace: Path, capsys, moment: str):
+    run, ended = workplace / "one", threading.Event()
+
+    def press_ctrl_c() -> None:
+        while not (run / "report_files" / moment).exists() and not ended.is_set():
+            time.sleep(0.005)
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=press_ctrl_c)
+    # A shell starts its background jobs with SIGINT ignored, and this may be one.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        user.start()
+        assert report([str(run)]) == 130
+    finally:
+        ended.set()
+        user.join()
+        signal.signal(signal.SIGINT, previous)
+    assert capsys.readouterr() == ("", "metarl report: interrupted\n")
+    written = [p for p in run.rglob("*") if p.is_file()]
+    assert not [p for p in written if p.suffix == ".tmp"]
+    for path in written:
+        if path.suffix in (".html", ".svg"):
+            assert path.read_text().rstrip().endswith(("</html>", "</svg>"))
 
 
 # --- in a browser
@@ -299,10 +320,9 @@ class Browser:
 
 @pytest.fixture(params=[400, 1400])
 def browser(
-    request: pytest.FixtureRequest, chromium: str, workplace: Path, tmp_path: Path
+    request: pytest.FixtureRequest, chromium: str, reported: Path, tmp_path: Path
 ) -> Iterator[Browser]:
-    assert report(["one"]) == 0
-    browser = Browser(chromium, tmp_path / "profile", workplace / "one/report.html", request.param)
+    browser = Browser(chromium, tmp_path / "profile", reported / "report.html", request.param)
     yield browser
     browser.close()
 
