@@ -43,6 +43,7 @@ from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose, generator
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
+needs_compiler = pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler")
 
 
 def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings) -> MetaRLLearner:
@@ -481,10 +482,7 @@ ARRANGEMENTS = [
     {"chunk_size": 1, "threads": 2},
     {"chunk_size": 2, "threads": 1},
     {"chunk_size": 4, "threads": 2},
-    pytest.param(
-        {"chunk_size": 1, "threads": 2, "compile": True},
-        marks=pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler"),
-    ),
+    pytest.param({"chunk_size": 1, "threads": 2, "compile": True}, marks=needs_compiler),
 ]
 
 
@@ -494,8 +492,12 @@ def test_loop_vmap_threads_and_programs_agree(arrangement: dict[str, Any]) -> No
     results = []
     for settings in ({"threads": 1}, arrangement):
         learner = toy_learner("ant-direction", **settings)
+        state = learner.state_dict()
         metrics = learner.iterate(0)
         results.append((flatten(learner.meta), metrics["outer/kl"]))
+        learner.load_state_dict(state)
+        learner.iterate(0)
+        assert torch.equal(flatten(learner.meta), results[-1][0])
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
 
 
