@@ -1,5 +1,6 @@
 """Helpers of the tests that run whole commands."""
 
+import multiprocessing
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The cache of decoded images is the tests' own."""
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The cache of decoded images is the tests' own, and one for all: decoding takes seconds."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    return os.environ["XDG_CACHE_HOME"]
 
 
 @pytest.fixture(scope="session")
@@ -124,13 +127,39 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 @pytest.fixture(scope="session")
-def wait_for_rows() -> Callable[[subprocess.Popen, Path, int], None]:
+def _forks() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["metarl.cli", "torch._dynamo"])
+    return context
+
+
+@pytest.fixture
+def fork(_forks: Any) -> Iterator[Callable[..., BaseProcess]]:
+    """``fork(function, *arguments)``: call it in a process that need not import anything first."""
+    processes = []
+
+    def run(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+        processes.append(process := _forks.Process(target=function, args=arguments))
+        process.start()
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="session")
+def wait_for_rows() -> Callable[[subprocess.Popen | BaseProcess, Path, int], None]:
     """``wait_for_rows(process, run, rows)``: until a running training has written so many."""
 
-    def wait(process: subprocess.Popen, run: Path, rows: int) -> None:
+    def wait(process: subprocess.Popen | BaseProcess, run: Path, rows: int) -> None:
         file, deadline = run / "metrics.jsonl", time.monotonic() + 60
         while not file.exists() or file.read_bytes().count(b"\n") < rows:
-            assert process.poll() is None, process.communicate()
+            if isinstance(process, BaseProcess):
+                assert process.is_alive()
+            else:
+                assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
