@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from envs import FAMILIES
+from envs.point import PointNavigation
 from metarl.metrics import read_metrics
 from metarl.run import RunFolder
 
@@ -84,6 +86,29 @@ def toy_supervised(runs: Path) -> Callable[..., list[str]]:
 
     def arguments(name: str, *overrides: str) -> list[str]:
         return [*TOY_SUPERVISED, "--folder", str(runs), "--name", name, *overrides]
+
+    return arguments
+
+
+@pytest.fixture
+def befalls(
+    toy: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], Generator[None]]], list[str]]:
+    """``befalls(events)``: arguments of an endless toy run, ``run``, beside which events go on.
+
+    A generator's, which comes to its next ``yield`` whenever an iteration draws its tasks.
+    """
+
+    def arguments(events: Callable[[], Generator[None]]) -> list[str]:
+        happening = events()
+
+        class Eventful(PointNavigation):
+            def sample_tasks(self, rng, n):
+                next(happening, None)
+                return super().sample_tasks(rng, n)
+
+        monkeypatch.setitem(FAMILIES, "eventful", Eventful)
+        return toy("run", "--env.family", "eventful", "--iterations", str(10**6))
 
     return arguments
 
