@@ -1,18 +1,22 @@
 """Helpers of the tests that run whole commands."""
 
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from envs import FAMILIES
+from envs.point import PointNavigation
 from metarl.metrics import read_metrics
 from metarl.run import RunFolder
 
@@ -42,9 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The cache of decoded images is the tests' own."""
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The cache of decoded images is the tests' own, and one for all: decoding takes seconds."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    return os.environ["XDG_CACHE_HOME"]
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +86,29 @@ def toy_supervised(runs: Path) -> Callable[..., list[str]]:
 
     def arguments(name: str, *overrides: str) -> list[str]:
         return [*TOY_SUPERVISED, "--folder", str(runs), "--name", name, *overrides]
+
+    return arguments
+
+
+@pytest.fixture
+def befalls(
+    toy: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], Generator[None]]], list[str]]:
+    """``befalls(events)``: arguments of an endless toy run, ``run``, beside which events go on.
+
+    A generator's, which comes to its next ``yield`` whenever an iteration draws its tasks.
+    """
+
+    def arguments(events: Callable[[], Generator[None]]) -> list[str]:
+        happening = events()
+
+        class Eventful(PointNavigation):
+            def sample_tasks(self, rng, n):
+                next(happening, None)
+                return super().sample_tasks(rng, n)
+
+        monkeypatch.setitem(FAMILIES, "eventful", Eventful)
+        return toy("run", "--env.family", "eventful", "--iterations", str(10**6))
 
     return arguments
 
@@ -124,13 +152,39 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 @pytest.fixture(scope="session")
-def wait_for_rows() -> Callable[[subprocess.Popen, Path, int], None]:
+def _forks() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["metarl.cli", "torch._dynamo"])
+    return context
+
+
+@pytest.fixture
+def fork(_forks: Any) -> Iterator[Callable[..., BaseProcess]]:
+    """``fork(function, *arguments)``: call it in a process that need not import anything first."""
+    processes = []
+
+    def run(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+        processes.append(process := _forks.Process(target=function, args=arguments))
+        process.start()
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="session")
+def wait_for_rows() -> Callable[[subprocess.Popen | BaseProcess, Path, int], None]:
     """``wait_for_rows(process, run, rows)``: until a running training has written so many."""
 
-    def wait(process: subprocess.Popen, run: Path, rows: int) -> None:
+    def wait(process: subprocess.Popen | BaseProcess, run: Path, rows: int) -> None:
         file, deadline = run / "metrics.jsonl", time.monotonic() + 60
         while not file.exists() or file.read_bytes().count(b"\n") < rows:
-            assert process.poll() is None, process.communicate()
+            if isinstance(process, BaseProcess):
+                assert process.is_alive()
+            else:
+                assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.002)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import sys
@@ -385,11 +386,20 @@ def test_metarl_dispatches_to_its_commands(monkeypatch, refused, capsys):
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "visualize"])
-def test_the_scripts_refuse_bad_input(tmp_path: Path, start, script, name: str):
+def test_the_scripts_refuse_bad_input(monkeypatch, script, refused, name: str):
+    def main(arguments: list[str]) -> int:
+        monkeypatch.setattr(sys, "argv", [script(name), *arguments])
+        runpy.run_path(script(name), run_name="__main__")
+        raise AssertionError("a script ends with its command's code")
+
     options = {"train": "--config", "evaluate": "--checkpoint", "visualize": "--videos"}
-    process = start(script(name), options[name], "missing")
-    out, err = process.communicate()
-    assert (process.returncode, out) == (2, "")
     command = {"visualize": "report"}.get(name, name)
-    assert re.fullmatch(rf"metarl {command}: error: .*\n", err)
+    assert refused(main, options[name], "missing").startswith(f"metarl {command}: error: ")
+
+
+def test_a_script_is_started_anywhere(tmp_path: Path, start, script):
+    process = start(script("visualize"), "missing")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(r"metarl report: error: there is no run folder missing.*\n", err)
     assert list(tmp_path.iterdir()) == []

@@ -7,14 +7,12 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from envs import FAMILIES
-from envs.point import PointNavigation
 from metarl.cli import train
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params
@@ -28,30 +26,6 @@ ENDLESS = str(10**6)
 def rows(run: Path) -> int:
     file = run / "metrics.jsonl"
     return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-Events = Callable[[], Generator[None]]
-
-
-@pytest.fixture
-def befalls(toy, monkeypatch: pytest.MonkeyPatch) -> Callable[[Events], list[str]]:
-    """``befalls(events)``: arguments of an endless run that ``events`` go on beside.
-
-    A generator, which comes to its next ``yield`` whenever an iteration draws its tasks.
-    """
-
-    def arguments(events: Events) -> list[str]:
-        happening = events()
-
-        class Eventful(PointNavigation):
-            def sample_tasks(self, rng, n):
-                next(happening, None)
-                return super().sample_tasks(rng, n)
-
-        monkeypatch.setitem(FAMILIES, "eventful", Eventful)
-        return toy("run", *POINT, "--env.family", "eventful", "--iterations", ENDLESS)
-
-    return arguments
 
 
 def ask_to_stop() -> None:
@@ -120,7 +94,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(
             yield
         ask_to_stop()
 
-    assert train([*befalls(events), "--folder", str(small_disk)]) == 0
+    assert train([*befalls(events), *POINT, "--folder", str(small_disk)]) == 0
     assert re.search(r"not saved, training goes on: \[Errno 28\]", said[0])
     assert [row["iteration"] for row in read_metrics(run / "metrics.jsonl")] == [*range(rows(run))]
     assert not [*run.rglob("*.tmp")]
@@ -150,7 +124,7 @@ def test_checkpoints_that_cannot_be_written_for_a_while_are_written_later(
             subprocess.run(["umount", folder], check=True)
         ask_to_stop()
 
-    assert train(befalls(events)) == 0
+    assert train([*befalls(events), *POINT]) == 0
     if not said:
         pytest.skip("making a folder read-only for everybody needs root")
     assert "not saved, training goes on: [Errno 30] Read-only file system" in said[0]
@@ -219,7 +193,7 @@ def test_a_family_that_raises_ends_in_one_line_and_can_be_gone_on_with(befalls, 
             yield
         raise KeyError("goal of nobody")
 
-    assert train([*befalls(events), "--iterations", "7"]) == 1
+    assert train([*befalls(events), *POINT, "--iterations", "7"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     kept = runs / "run" / "error.txt"
     assert re.fullmatch(

@@ -10,7 +10,6 @@ import re
 import signal
 import struct
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,16 +315,15 @@ def test_only_a_resumed_run_may_exist_already(wandb, tmp_path: Path, begin: int,
     sink.close()
 
 
-def test_a_run_that_is_asked_to_stop_is_closed_in_order(wandb, toy, start, script, runs: Path):
+def test_a_run_that_is_asked_to_stop_is_closed_in_order(wandb, befalls, runs: Path):
     run = runs / "run"
-    arguments = toy("run", "--iterations", str(10**6), "--logging.wandb", "offline")
-    process = start(script("train"), *arguments)
-    while not (run / "metrics.jsonl").exists() or len(logged(run)) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert process.returncode == 0
+
+    def events():
+        while not (run / "metrics.jsonl").exists() or len(logged(run)) < 2:
+            yield
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert train([*befalls(events), "--logging.wandb", "offline"]) == 0
     (folder,) = (run / "wandb").glob("offline-run-*")
     _, _, history, closed = wandb_session(folder)
     assert_history_is_what_was_logged(history, logged(run))

@@ -29,8 +29,7 @@ ENDLESS = str(10**6)
 def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
     assert_same_outcome,
     toy,
-    start,
-    script,
+    fork,
     wait_for_rows,
     runs: Path,
     case: tuple[str, ...],
@@ -39,11 +38,12 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
     capsys,
 ):
     arguments = (*case, "--threads", threads)
-    process = start(script("train"), *toy("killed", *arguments, "--iterations", ENDLESS))
+    process = fork(train, toy("killed", *arguments, "--iterations", ENDLESS))
     wait_for_rows(process, runs / "killed", rows)
     time.sleep(random.Random(rows).uniform(0, 0.05))
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
     done = len(read_metrics(runs / "killed" / "metrics.jsonl"))
     assert done >= rows
@@ -65,8 +65,7 @@ GLYPHS = ("--data.source", "glyphs", "--model.name", "dense", "--data.ways", "3"
 def test_a_supervised_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
     assert_same_outcome,
     toy_supervised,
-    start,
-    script,
+    fork,
     wait_for_rows,
     runs: Path,
     case: tuple[str, ...],
@@ -76,11 +75,12 @@ def test_a_supervised_run_killed_at_a_random_moment_ends_as_if_nothing_had_happe
 ):
     """Adam's moments and learned rates come back too; tasks are drawn in blocks of iterations."""
     arguments = (*case, "--inner.algorithm", algorithm, "--checkpoint.every", "3")
-    process = start(script("train"), *toy_supervised("killed", *arguments, "--iterations", ENDLESS))
+    process = fork(train, toy_supervised("killed", *arguments, "--iterations", ENDLESS))
     wait_for_rows(process, runs / "killed", rows)
     time.sleep(random.Random(rows).uniform(0, 0.05))
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     iterations = str(len(read_metrics(runs / "killed" / "metrics.jsonl")) + 2)
     assert train(["--resume", str(runs / "killed"), "--iterations", iterations]) == 0
     assert train(toy_supervised("whole", *arguments, "--iterations", iterations)) == 0
@@ -92,8 +92,6 @@ CRASH = """
 import os, signal, sys
 from metarl.cli import train
 
-left = int(sys.argv[1])
-
 def crash(frame, event, function):
     global left
     if event == "c_call" and function in (os.fsync, os.replace):
@@ -102,20 +100,21 @@ def crash(frame, event, function):
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.setprofile(crash)
-train(sys.argv[2:])
+train(arguments)
 """
-"""Train, and be killed before the n-th fsync or rename: three each for run.json, config.yaml, and a
-checkpoint's note and file."""
+"""Train, and be killed before one fsync or rename, ``left``: three each for run.json, config.yaml,
+and a checkpoint's note and file."""
 
 
 def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
-    assert_same_outcome, toy, start, runs: Path, capsys
+    assert_same_outcome, toy, fork, runs: Path, capsys
 ):
-    before_the_rename_of_the_second = str(2 * 3 + 2 * 3 + 5)
+    before_the_rename_of_the_second = 2 * 3 + 2 * 3 + 5
     arguments = (*POINT, "--iterations", "9", "--evaluation.every", "0")
-    process = start("-c", CRASH, before_the_rename_of_the_second, *toy("torn", *arguments))
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    settings = {"left": before_the_rename_of_the_second, "arguments": toy("torn", *arguments)}
+    process = fork(exec, CRASH, settings)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     left = sorted(path.name for path in (runs / "torn" / "checkpoints").iterdir())
     left = [name.replace(f".{process.pid}.", ".") for name in left]
     assert left == [
@@ -130,10 +129,10 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
     assert_same_outcome(runs / "torn", runs / "whole")
 
 
-def test_a_run_killed_while_its_folder_is_made_can_be_started_again(toy, start, runs: Path):
-    process = start("-c", CRASH, "2", *toy("run"))
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+def test_a_run_killed_while_its_folder_is_made_can_be_started_again(toy, fork, runs: Path):
+    process = fork(exec, CRASH, {"left": 2, "arguments": toy("run")})
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert [path.name for path in (runs / "run").iterdir()] == [f"run.json.{process.pid}.tmp"]
     assert train(["--resume", str(runs / "run")]) == 2
     assert train(toy("run")) == 0
@@ -183,7 +182,7 @@ def test_a_signal_finishes_the_iteration_saves_and_exits_with_success(
 
 def test_a_second_signal_stops_at_once(toy, start, script, runs: Path):
     # Iterations so long that the second signal comes within the one that the first finds.
-    long = ("--env.horizon", "200", "--trajectories", "1000", "--env.goal_tolerance", "0")
+    long = ("--env.horizon", "200", "--trajectories", "400", "--env.goal_tolerance", "0")
     arguments = toy("run", *long, "--checkpoint.every", "1000", "--iterations", ENDLESS)
     process = start(script("train"), *arguments)
     assert process.stdout.readline() == f"run folder: {runs / 'run'}\n"

@@ -526,15 +526,9 @@ def test_a_missing_page_and_no_connection_are_one_line(server, monkeypatch, cach
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"there is no {REAL}")
 
 
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory) -> str:
-    """One for all tests with the real data: decoding takes seconds."""
-    return str(tmp_path_factory.mktemp("cache"))
-
-
 @needs_data
-def test_all_of_omniglot_by_characters(real_cache: str, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", real_cache)
+def test_all_of_omniglot_by_characters(own_cache: str, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", own_cache)
     images = Omniglot().load(REAL)
     assert_well_formed(images, 1, 28)
     assert [len(images[split].classes) for split in SPLITS] == [4 * 1100, 4 * 100, 4 * 423]
@@ -548,8 +542,8 @@ def test_all_of_omniglot_by_characters(real_cache: str, monkeypatch):
 
 
 @needs_data
-def test_all_of_omniglot_by_alphabets(real_cache: str, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", real_cache)
+def test_all_of_omniglot_by_alphabets(own_cache: str, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", own_cache)
     images = Omniglot(split="alphabets", rotations=False).load(REAL)
     assert_well_formed(images, 1, 28)
     alphabets = [{name.split("/")[0] for name in images[split].classes} for split in SPLITS]
