@@ -31,6 +31,7 @@ TOY = [
     *("--tasks", "3", "--trajectories", "2", "--env.horizon", "5", "--policy.hidden_sizes", "[4]"),
     *("--outer.cg_iterations", "2", "--evaluation.tasks", "2", "--evaluation.trajectories", "2"),
     *("--evaluation.inner_steps", "1", "--logging.wandb", "disabled", "--logging.report", "false"),
+    *("--compile", "false"),
 ]
 
 TOY_SUPERVISED = [
