@@ -52,12 +52,12 @@ class OuterConfig(TrustRegionConfig):
     Args:
         hvp_check_every: log the relative difference of the finite-difference and the exact
             Hessian-vector product every so many iterations; 0: never.
-        curvature_fraction: fraction of the query env steps that the curvature is estimated from
-            (Schulman et al. 2015, appendix C.1, take a tenth too); 1 for all, as in the paper.
+        curvature_fraction: fraction of the query env steps, evenly spaced, that the curvature is
+            estimated from (a tenth in Schulman et al. 2015, appendix C.1).
     """
 
     hvp_check_every: Annotated[int, Ge(0)] = 10
-    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
+    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,6 @@ RL_CASES = {
     "half-cheetah-velocity": RLExperiment(
         env={"family": "half-cheetah-velocity"}, policy=RELU, tasks=40, outer=TRPO_OF_RELU
     ),
-    "half-cheetah-velocity-exact": RLExperiment(
-        env={"family": "half-cheetah-velocity"},
-        policy=RELU,
-        tasks=40,
-        outer=replace(TRPO_OF_RELU, curvature_fraction=1.0),
-    ),
     # the sizes of the published PyTorch port of MAML's reinforcement learning
     "half-cheetah-velocity-port": RLExperiment(
         env={"family": "half-cheetah-velocity", "horizon": 100},
