@@ -1,5 +1,6 @@
 """Meta-reinforcement learning: algorithm 3 of Finn et al. 2017 with a TRPO outer step."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +32,8 @@ from metarl.seeding import Purpose, generator
 
 Array: TypeAlias = NDArray[np.float64]
 
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+
 
 @dataclass(frozen=True)
 class PolicyInnerConfig(InnerConfig):
@@ -52,8 +55,8 @@ class OuterConfig(TrustRegionConfig):
     Args:
         hvp_check_every: log the relative difference of the finite-difference and the exact
             Hessian-vector product every so many iterations; 0: never.
-        curvature_fraction: fraction of the query env steps, evenly spaced, that the curvature is
-            estimated from (a tenth in Schulman et al. 2015, appendix C.1).
+        curvature_fraction: fraction of the query env steps, spread over all of them, that the
+            curvature is estimated from (a tenth in Schulman et al. 2015, appendix C.1).
     """
 
     hvp_check_every: Annotated[int, Ge(0)] = 10
@@ -271,13 +274,16 @@ class MetaRLLearner:
         return mean_kl(self._policy, self.adapted_policy(meta, support), query)
 
     def _for_curvature(self, query: Batch) -> Batch:
-        """Evenly spaced env steps of every task, as many as the curvature is estimated from."""
-        fraction = self.config.outer.curvature_fraction
+        """The env steps of every task that the curvature is estimated from: one at a different
+        place of every stretch, as equal distances would see the same moments of every trajectory.
+        """
+        fraction, end = self.config.outer.curvature_fraction, query.mask.shape[1]
         if fraction == 1:
             return query
-        end = query.mask.shape[1]
-        kept = torch.arange(0, end, 1 / fraction, dtype=torch.float64, device=query.mask.device)
-        return tree_map(lambda x: x[:, kept.long()], query)
+        number = max(1, round(fraction * end))
+        j = torch.arange(number, dtype=torch.float64, device=query.mask.device)
+        kept = ((j + j * GOLDEN_RATIO % 1) / fraction).long().clamp(max=end - 1)
+        return tree_map(lambda x: x[:, kept], query)
 
     def _rates(self, meta: Params, alphas: Sequence[float]) -> list[Rates]:
         _, learned = split_rates(meta)
