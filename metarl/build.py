@@ -49,7 +49,7 @@ IMAGES: dict[str, type[ImageSet]] = {
 }
 SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
 
-COMPILE_FROM = {RLExperiment: 20, SupervisedExperiment: 2000}
+COMPILE_FROM = {RLExperiment: 50, SupervisedExperiment: 2000}
 """Iterations from which compiling saves more time than it takes."""
 
 

@@ -52,16 +52,16 @@ class Training:
 
     Args:
         config: its settings.
-        run: its folder, which is there only if it goes on.
+        folder: the run's, which is there only if it goes on.
         learner: what is trained.
         world: the processes that share it; the first one writes and speaks.
     """
 
     def __init__(
-        self, config: Experiment, run: RunFolder, learner: build.Learner, world: World
+        self, config: Experiment, folder: RunFolder, learner: build.Learner, world: World
     ) -> None:
         self._config = config
-        self._run = run
+        self._folder = folder
         self._learner = learner
         self._world = world
         self._reported: int | None = None  # iterations that the report is of
@@ -85,21 +85,21 @@ class Training:
         except (UserError, Disconnected, StoppedElsewhere, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a family or a model of the user's own, or a fault of ours
-            raise Fault(_described(error, self._run)) from error
+            raise Fault(_described(error, self._folder)) from error
         if not self._world.leads:
             return 0
         self._end(evaluation)
         return 0 if trainer.saved else 1
 
     def _create(self) -> None:
-        RunFolder.create(self._run.path, to_yaml(self._config))
+        RunFolder.create(self._folder.path, to_yaml(self._config))
 
     def _trainer(self) -> Trainer[Evaluation]:
         config = self._config
         return Trainer(
             self._learner,
             fixed_settings(config),
-            self._run.checkpoints(config.checkpoint.keep),
+            self._folder.checkpoints(config.checkpoint.keep),
             config.iterations,
             config.checkpoint.every,
             config.evaluation.every,
@@ -110,16 +110,16 @@ class Training:
 
     def _begin(self, trainer: Trainer[Evaluation], go_on: bool) -> None:
         if go_on:
-            self._run.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
-            self._run.update_config(to_yaml(self._config))
+            self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
+            self._folder.update_config(to_yaml(self._config))
         since = f", from iteration {trainer.start}" if go_on else ""
-        print(f"run folder: {self._run.path}{since}")
+        print(f"run folder: {self._folder.path}{since}")
 
     def _open_sinks(self, start: int) -> Sinks:
         """Of what is logged from iteration ``start`` on."""
         if not self._world.leads:
             return Sinks({})
-        config, run = self._config, self._run
+        config, run = self._config, self._folder
         factories: dict[str, Callable[[], Sink]] = {
             "metrics.jsonl": lambda: JsonlSink(run.metrics_file, start),
             "console": lambda: ConsoleSink(config.iterations, start, COLUMNS),
@@ -136,18 +136,18 @@ class Training:
     def _illustrate(self, iteration: int, evaluation: Evaluation) -> Media:
         """Keep an evaluation and, if that is asked for, draw the report."""
         self._reported = None
-        view = results.keep_in(self._run, self._config, iteration, evaluation)
+        view = results.keep_in(self._folder, self._config, iteration, evaluation)
         if not self._config.logging.report:
             return Media(tables=tables.tracker_tables(view))
         from metarl.report.page import write_report  # slow to import, and writes font caches
 
-        media = write_report([view], self._run.report_file, self._config.logging.videos)
+        media = write_report([view], self._folder.report_file, self._config.logging.videos)
         self._reported = iteration
         return media
 
     def _end(self, evaluation: Evaluation | None) -> None:
         """Say how it went."""
-        run, iterations = self._run, self._config.iterations
+        run, iterations = self._folder, self._config.iterations
         if evaluation is None:
             print(
                 f"stopped; to go on: metarl train --resume {run.path} "

@@ -1,6 +1,7 @@
 """Functions of tensors as compiled programs."""
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,8 @@ class Compiled(Generic[Result]):
     ``torch.compile``, whose guards cost more than a small network takes: numbers, and anything else
     that is no tensor, are those of the first call.
 
+    Shapes that the compiler fails on are computed by ``fn`` itself, with a warning.
+
     Args:
         fn: of nested tuples and dictionaries of tensors, which it also returns.
     """
@@ -36,8 +39,15 @@ class Compiled(Generic[Result]):
             with self._lock:  # threads that come while it is compiled wait for it
                 program = self._programs.get(key)
                 if program is None:
-                    program = self._programs[key] = self._compile(inputs, leaves)
+                    program = self._programs[key] = self._program(inputs, leaves)
         return program(*leaves)
+
+    def _program(self, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result]:
+        try:
+            return self._compile(inputs, leaves)
+        except Exception as error:  # a full disk, say, or a compiler that got our Ctrl-C too
+            warnings.warn(f"not compiled, which is slower: {_line(error)}", stacklevel=3)
+        return lambda *leaves: self._fn(*rebuild(inputs, iter(leaves)))
 
     def _compile(self, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result]:
         from torch import _inductor as inductor  # slow to import
@@ -67,10 +77,15 @@ class Compiled(Generic[Result]):
 def compiler_fault() -> str:
     """Why nothing can be compiled here (no C++ compiler, for example), in a line; or nothing."""
     try:
-        Compiled(lambda x: x + 1)(torch.zeros(2))
+        x = torch.zeros(2)
+        Compiled(lambda x: x + 1)._compile((x,), [x])
     except Exception as error:  # whatever a compiler that is missing or broken leads to
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+        return _line(error)
     return ""
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _structure(tree: Any) -> Any:

@@ -22,6 +22,8 @@ class Functional:
 
     def __init__(self, module: nn.Module):
         self._module = module
+        named = [len(list(module.named_parameters(remove_duplicate=r))) for r in (True, False)]
+        self._tied = named[0] < named[1]  # finding out at every call costs more than a small layer
         self._skeletons = threading.local()
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any) -> Any:
@@ -29,7 +31,7 @@ class Functional:
         if skeleton is None:
             skeleton = self._skeletons.module = copy.deepcopy(self._module)
         return torch.func.functional_call(
-            skeleton, dict(params), args, tie_weights=False, strict=True
+            skeleton, dict(params), args, tie_weights=self._tied, strict=True
         )
 
 

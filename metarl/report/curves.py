@@ -214,7 +214,9 @@ def progress(view: RunView) -> Figure:
     """Return on held-out tasks after every inner step, against minutes of training."""
     figure = Figure(figsize=(6.4, 4.0))
     axes = figure.subplots()
-    minutes = np.nancumsum(view.series("seconds/iteration")) / 60  # evaluations do not count
+    # Of every iteration since the row before, logged or not; evaluations do not count.
+    since = np.diff(view.series("iteration"), prepend=-1.0)
+    minutes = np.nancumsum(since * view.series("seconds/iteration")) / 60
     for k, colour in zip(range(len(view.scores)), cycle(COLOURS)):
         mean = view.series(f"evaluation/return_{k}")
         known = np.isfinite(mean)

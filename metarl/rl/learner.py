@@ -26,7 +26,7 @@ from metarl.rl.protocol import (
     PolicyEvaluationConfig,
     Tasks,
 )
-from metarl.rl.rollout import AdvantageConfig, Trajectories, in_few_sizes, make_batch
+from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch, pad_to_bucket
 from metarl.rl.sampler import Sampler, Stream, Watch
 from metarl.seeding import Purpose, generator
 
@@ -188,8 +188,7 @@ class MetaRLLearner:
         with self._clock("update"):
             batches = [s.batch for s in (*support, query)]
             if self._task_map.compiled:
-                most = query.trajectories.mask[0].numel()
-                batches = [in_few_sizes(batch, most) for batch in batches]
+                batches = pad_to_bucket(batches, query.trajectories.mask[0].numel())
             problem = self.outer_problem(batches[:-1], batches[-1])
             if self._algorithm.first_order:
                 # Its gradient takes d phi / d theta for the identity, but moving theta moves phi by

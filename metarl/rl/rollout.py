@@ -1,6 +1,7 @@
 """Trajectories as they were sampled, and the batches that losses see."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -20,7 +21,7 @@ from metarl.rl.returns import (
     standardize,
 )
 
-SIZES = 8  # of the batches of families whose episodes end early, once programs are compiled
+BUCKETS = 8  # sizes of the batches of families whose episodes end early, once programs are compiled
 
 
 class Trajectories(NamedTuple):
@@ -113,19 +114,21 @@ def pack(batch: Batch) -> Batch:
     return tree_map(lambda x: x[task, order], flat)
 
 
-def in_few_sizes(batch: Batch, most: int) -> Batch:
-    """The batch [M, S] padded to one of ``SIZES`` sizes, as a program is compiled for each.
+def pad_to_bucket(batches: Sequence[Batch], max_env_steps: int) -> list[Batch]:
+    """The batches [M, S] padded to one size, of ``BUCKETS`` that it can have: a program is compiled
+    for each.
 
     Args:
-        most: N T, the largest.
+        max_env_steps: N T, the largest S.
     """
-    step = math.ceil(most / SIZES)
-    padding = min(most, step * math.ceil(batch.mask.shape[1] / step)) - batch.mask.shape[1]
+    step = math.ceil(max_env_steps / BUCKETS)
+    longest = max(batch.mask.shape[1] for batch in batches)
+    size = min(max_env_steps, step * math.ceil(longest / step))
 
     def pad(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (*[0, 0] * (x.dim() - 2), 0, padding))
+        return torch.nn.functional.pad(x, (*[0, 0] * (x.dim() - 2), 0, size - x.shape[1]))
 
-    return tree_map(pad, batch) if padding else batch
+    return [tree_map(pad, b) if b.mask.shape[1] < size else b for b in batches]
 
 
 def fitted_values(

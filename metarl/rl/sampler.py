@@ -1,6 +1,5 @@
 """Exactly N trajectories of each of M tasks, all tasks' policies acting in one batched forward."""
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -121,7 +120,7 @@ class Sampler:
         m, n = len(tasks), num_trajectories
         groups = 1 if watch is not None else min(m, HALVES, self._threads)
         parts = [slice(i * m // groups, (i + 1) * m // groups) for i in range(groups)]
-        envs = [self._env(i, part.stop - part.start, n, groups) for i, part in enumerate(parts)]
+        envs = [self._env(i, groups, part.stop - part.start, n) for i, part in enumerate(parts)]
         rngs = stream.generators(m)
         starts = [e.reset(tasks[part], rngs[part]) for e, part in zip(envs, parts, strict=True)]
         params = {name: p.cpu() for name, p in params.items()}
@@ -137,10 +136,12 @@ class Sampler:
         list(run(roll, envs, parts))
         return tree_map(lambda x: x.to(self._device), out)
 
-    def _env(self, group: int, m: int, n: int, groups: int) -> Env:
-        key = group, m, n, groups
+    def _env(self, group: int, groups: int, m: int, n: int) -> Env:
+        """The environments of a group of tasks, on its share of the physics threads."""
+        key = group, groups, m, n
         if key not in self._envs:
-            self._envs[key] = self._make_env(m, n, math.ceil(self._threads / groups))
+            threads = self._threads // groups + (group < self._threads % groups)
+            self._envs[key] = self._make_env(m, n, threads)
         return self._envs[key]
 
     @torch.no_grad()

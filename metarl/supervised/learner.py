@@ -133,7 +133,8 @@ class SupervisedLearner:
         self._adapted = adapted
         self._loss_scale = ways if ways and config.inner.reduction == "class-sum" else 1
         # The whole meta-update as one program, where no task is on another thread or process.
-        in_one = task_map.compiled and task_map.chunk_size >= config.tasks and world.size == 1
+        in_one = task_map.compiled and task_map.chunk_size >= config.tasks
+        in_one = in_one and world.size == 1 and device == "cpu"
         self._task_map = TaskMap(task_map.chunk_size) if in_one else task_map
         self._update = Compiled(self._meta_update) if in_one else self._meta_update
         self._world = world

@@ -81,5 +81,17 @@ def test_why_nothing_can_be_compiled_is_a_line(monkeypatch) -> None:
     def fail(self, *inputs):
         raise RuntimeError("no working C++ compiler\nin three\nlines")
 
-    monkeypatch.setattr(compiled.Compiled, "__call__", fail)
+    monkeypatch.setattr(compiled.Compiled, "_compile", fail)
     assert compiler_fault() == "no working C++ compiler"
+
+
+def test_what_cannot_be_compiled_is_computed_anyway(monkeypatch) -> None:
+    def fail(*arguments):
+        raise RuntimeError("No space left on device\nwhile writing main.cpp")
+
+    monkeypatch.setattr(compiled.Compiled, "_compile", fail)
+    double = compiled.Compiled(lambda pair: {"sum": pair[0] + 2 * pair[1]})
+    x = torch.arange(3.0)
+    with pytest.warns(UserWarning, match="not compiled, which is slower: No space left on device$"):
+        assert torch.equal(double((x, x))["sum"], 3 * x)
+    assert torch.equal(double((x + 1, x))["sum"], 3 * x + 1)  # without a word

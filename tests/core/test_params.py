@@ -40,6 +40,16 @@ def test_functional_call_equals_the_module_and_leaves_it_alone() -> None:
     assert all(torch.equal(p, params[n]) for n, p in module.named_parameters())
 
 
+def test_functional_call_of_a_module_with_shared_weights() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    module[2].weight = module[0].weight
+    x = torch.randn(2, 3)
+    params = {name: 2 * p for name, p in parameters_of(module).items()}
+    found = Functional(module)(params, x)
+    first = torch.tanh(x @ params["0.weight"].T + params["0.bias"])
+    torch.testing.assert_close(found, first @ params["0.weight"].T + params["2.bias"])
+
+
 def test_functional_is_safe_on_threads() -> None:
     """Two threads calling with different parameters must not see each other's."""
     module = nn.Sequential(*[nn.Linear(16, 16) for _ in range(6)])

@@ -400,6 +400,14 @@ def test_progress_is_drawn_against_minutes_of_training_without_evaluations():
     assert "progress" not in figures([make_view(metrics=metric_rows())])
 
 
+def test_progress_counts_iterations_that_were_not_logged():
+    scores = {f"evaluation__{name}_0": np.array([-40.0, -20.0]) for name in ("return", "ci95")}
+    rows = metric_rows(2, seconds__iteration=np.array([30.0, 60.0]), **scores)
+    rows[0]["iteration"], rows[1]["iteration"] = 9.0, 19.0
+    axes = only_axes([make_view(metrics=rows)], "progress")
+    np.testing.assert_allclose(line(axes, "before adaptation")[0], [5.0, 15.0])
+
+
 def test_the_velocity_over_time_and_the_goal():
     # Half-cheetahs of three held-out tasks, two of them recorded: 1 m/s before adaptation, then
     # nearer to the goal; 0.05 s per env step.

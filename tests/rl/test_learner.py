@@ -36,8 +36,8 @@ from metarl.rl.rollout import (
     AdvantageConfig,
     Trajectories,
     fitted_values,
-    in_few_sizes,
     make_batch,
+    pad_to_bucket,
 )
 from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose, generator
@@ -506,7 +506,7 @@ def test_programs_are_for_few_sizes(steps: int, size: int) -> None:
     learner = toy_learner()
     support, query = sampled(learner)
     cut = tree_map(lambda x: x[:, :steps], query.batch)
-    padded = in_few_sizes(cut, 60)
+    (padded,) = pad_to_bucket([cut], 60)
     assert padded.mask.shape == (4, size)
     assert padded.observations.shape == (4, size, 2)
     assert (padded.mask[:, steps:] == 0).all()

@@ -132,8 +132,8 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(
     [
         ("sinusoid", 1999, False),
         ("sinusoid", 2000, True),
-        ("ant_goal", 19, False),
-        ("ant_goal", 20, True),
+        ("ant_goal", 49, False),
+        ("ant_goal", 50, True),
     ],
 )
 def test_long_runs_are_compiled(config: str, iterations: int, compiles: bool, capsys):
