@@ -56,11 +56,12 @@ class OuterConfig(TrustRegionConfig):
         hvp_check_every: log the relative difference of the finite-difference and the exact
             Hessian-vector product every so many iterations; 0: never.
         curvature_fraction: fraction of the query env steps, spread over all of them, that the
-            curvature is estimated from (a tenth in Schulman et al. 2015, appendix C.1).
+            curvature is estimated from; 1 is the paper's (Schulman et al. 2015, appendix C.1, take
+            a tenth too).
     """
 
     hvp_check_every: Annotated[int, Ge(0)] = 10
-    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ RL_CASES = {
     "half-cheetah-velocity": RLExperiment(
         env={"family": "half-cheetah-velocity"}, policy=RELU, tasks=40, outer=TRPO_OF_RELU
     ),
+    "half-cheetah-velocity-exact": RLExperiment(
+        env={"family": "half-cheetah-velocity"},
+        policy=RELU,
+        tasks=40,
+        outer=replace(TRPO_OF_RELU, curvature_fraction=1.0),
+    ),
     # the sizes of the published PyTorch port of MAML's reinforcement learning
     "half-cheetah-velocity-port": RLExperiment(
         env={"family": "half-cheetah-velocity", "horizon": 100},
@@ -53,7 +59,7 @@ class Settings:
         threads: of physics and update, 0 for one per core.
         device: of adaptation and update.
         chunk_size: tasks per vectorised call of the update.
-        eager: compile nothing, as in short runs.
+        eager: compile no policy's update, as in short runs.
         tasks: M.
         trajectories: N.
         horizon: T, env steps.
@@ -102,6 +108,7 @@ def described(config: RLExperiment | SupervisedExperiment) -> str:
         words += [f"N {config.trajectories}", f"T {make_family(config.env).horizon}"]
         layers = "x".join(str(size) for size in config.policy.hidden_sizes)
         words += [f"{layers} {config.policy.activation}"]
+        words += [f"curvature of {config.outer.curvature_fraction:g}"]
         words += ["compiled" if config.compile else "eager"]
     if config.chunk_size:
         words += [f"chunks of {config.chunk_size}"]

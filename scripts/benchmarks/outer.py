@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, wraps
-from operator import itemgetter
 from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
@@ -90,8 +89,14 @@ class FlopMeter:
         return sum(self._flop[name] for name, _ in calls)
 
     def _count(self, name: str, args: Any) -> int:
-        support, query = tree_map(itemgetter(slice(1)), self._data)
+        support, query = tuple(map(_of_a_task, self._data[0])), _of_a_task(self._data[1])
         function = getattr(self._plain.outer_problem(support, query), name)
         with FlopCounterMode(display=False) as counter:
             function(*args)
         return int(counter.get_total_flops() * len(self._data[1].mask))
+
+
+def _of_a_task(batch: Batch) -> Batch:
+    """One task with as many env steps as the mean one: padding is no work."""
+    env_steps = max(1, round(float(batch.mask.sum(1).mean())))
+    return tree_map(lambda x: x[:1, :env_steps], batch)

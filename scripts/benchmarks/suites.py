@@ -139,7 +139,8 @@ def supervised(config: SupervisedExperiment, settings: Settings) -> Numbers:
     arrangements = {"eager": replace(config, compile=False)}
     if config.device == "cpu":
         # A program for one task runs on every thread; a tiny network does best in one program.
-        chunk_size = 1 if config.model.name == "conv" else config.tasks
+        by_default = 1 if config.model.name == "conv" else config.tasks
+        chunk_size = settings.chunk_size or by_default
         arrangements["compiled"] = replace(config, compile=True, chunk_size=chunk_size)
     learners = {kind: make_supervised_learner(c) for kind, c in arrangements.items()}
     mflop = flop_of_task(make_supervised_learner(arrangements["eager"])) / 1e6

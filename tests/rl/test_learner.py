@@ -53,6 +53,7 @@ def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings)
         "tasks": 4,
         "trajectories": 5,
         "threads": 1,
+        "outer": OuterConfig(curvature_fraction=1),
     }
     return make_learner(RLExperiment(**(defaults | settings)))
 
