@@ -26,6 +26,7 @@ from metarl.files import to_json
 from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
 from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
+from metarl.rl.learner import OuterConfig
 from metarl.rl.protocol import Episodes, PolicyEvaluation
 
 ROOT = Path(__file__).parents[2]
@@ -607,6 +608,7 @@ def test_metrics_are_called_as_learners_call_them():
         RLExperiment(
             env={"family": "point-navigation", "horizon": 4},
             policy=PolicyConfig(hidden_sizes=[4]),
+            outer=OuterConfig(curvature_fraction=1),
             **{"tasks": 2, "trajectories": 2, "threads": 1},
         )
     )
