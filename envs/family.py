@@ -72,6 +72,9 @@ class TaskFamily(ABC):
     task_fields: ClassVar[tuple[str, ...]]
     """Names of the columns of a task array."""
 
+    threaded: ClassVar[bool] = True
+    """Whether the simulator runs on threads, and not in Python."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -46,6 +46,7 @@ class PointNavigation(TaskFamily):
     goal_tolerance: float = 0.01
     squared: bool = False
     task_fields = ("goal_x", "goal_y")
+    threaded = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -176,7 +176,7 @@ def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner
             policy,
             family.action_dim,
             family.horizon,
-            threads,
+            threads if family.threaded else 1,
             config.device,
         ),
         task_map=TaskMap(
