@@ -1,6 +1,5 @@
 """Meta-reinforcement learning: algorithm 3 of Finn et al. 2017 with a TRPO outer step."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,16 +9,16 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
 from metarl.core.outer import TaskMap
-from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
+from metarl.core.params import Params, flatten, require_like, unflatten
 from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_step
 from metarl.core.world import World
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
-from metarl.rl.losses import INNER_LOSSES, Batch, Policy, mean_kl, surrogate_and_kl
+from metarl.rl.losses import INNER_LOSSES, Batch, Policy
+from metarl.rl.outer import OuterObjective
 from metarl.rl.protocol import (
     EvaluationProtocol,
     PolicyEvaluation,
@@ -31,8 +30,6 @@ from metarl.rl.sampler import Sampler, Stream, Watch
 from metarl.seeding import Purpose, generator
 
 Array: TypeAlias = NDArray[np.float64]
-
-GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 @dataclass(frozen=True)
@@ -117,18 +114,21 @@ class MetaRLLearner:
     ):
         self.config = config
         self.meta = meta
+        self.policy = policy
         self.env_steps = 0
         self.rejected_updates = 0
         self._protocol = EvaluationProtocol(
             evaluation, family, config.inner.alpha, config.trajectories, world
         )
         self._family = family
-        self._policy = policy
         self._algorithm = algorithm
         self._adapted = adapted
         self._inner_loss = partial(INNER_LOSSES[config.inner.loss], policy)
         self.sampler = sampler
         self._task_map = task_map
+        self._objective = OuterObjective(
+            policy, self.adapted_policy, task_map, config.outer.curvature_fraction
+        )
         self._world = world
         self._seed = seed
         self._clock = Clock()
@@ -236,54 +236,8 @@ class MetaRLLearner:
         return adapt(self._inner_loss, theta, rates, support, self._algorithm.first_order)
 
     def outer_problem(self, support: Sequence[Batch], query: Batch) -> Problem:
-        """The outer step's problem over the flat meta-parameters [P].
-
-        Mean over tasks of the surrogate of phi(theta) on the query trajectories, subject to the
-        mean KL(pi_sampling || pi_phi(theta)).
-        """
-        task_map, like = self._task_map, self.meta
-        data = (tuple(support), query)
-        curvature_data = (tuple(support), self._for_curvature(query))
-
-        def loss_and_kl(theta: Tensor) -> tuple[float, float]:
-            surrogate, divergence = task_map.mean(self.objective, unflatten(theta, like), data)
-            return float(surrogate), float(divergence)
-
-        def loss_gradient(theta: Tensor) -> tuple[tuple[float, float], Tensor]:
-            value, gradient = task_map.mean_and_grad(self.objective, unflatten(theta, like), data)
-            return (float(value[0]), float(value[1])), flatten(gradient)
-
-        def kl_gradient(theta: Tensor) -> Tensor:
-            at = unflatten(theta, like)
-            return flatten(task_map.mean_and_grad(self.divergence, at, curvature_data)[1])
-
-        def kl_hvp(theta: Tensor, v: Tensor) -> Tensor:
-            at, along = unflatten(theta, like), unflatten(v, like)
-            return flatten(task_map.hvp(self.divergence, at, curvature_data, along))
-
-        return Problem(loss_and_kl, loss_gradient, kl_gradient, kl_hvp)
-
-    def objective(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-        """Of one task: surrogate and KL of the adapted policy on the query trajectories, [2]."""
-        support, query = task
-        return surrogate_and_kl(self._policy, self.adapted_policy(meta, support), query)
-
-    def divergence(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-        """Of one task: the KL alone, a scalar."""
-        support, query = task
-        return mean_kl(self._policy, self.adapted_policy(meta, support), query)
-
-    def _for_curvature(self, query: Batch) -> Batch:
-        """The env steps of every task that the curvature is estimated from: one at a different
-        place of every stretch, as equal distances would see the same moments of every trajectory.
-        """
-        fraction, end = self.config.outer.curvature_fraction, query.mask.shape[1]
-        if fraction == 1:
-            return query
-        number = max(1, round(fraction * end))
-        j = torch.arange(number, dtype=torch.float64, device=query.mask.device)
-        kept = ((j + j * GOLDEN_RATIO % 1) / fraction).long().clamp(max=end - 1)
-        return tree_map(lambda x: x[:, kept], query)
+        """The outer step's problem over the flat meta-parameters [P]."""
+        return self._objective.problem(self.meta, support, query)
 
     def _rates(self, meta: Params, alphas: Sequence[float]) -> list[Rates]:
         _, learned = split_rates(meta)

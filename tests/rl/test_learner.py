@@ -102,7 +102,7 @@ def test_every_task_gets_exactly_n_trajectories_of_its_own_policy(family: str) -
 @pytest.mark.parametrize("trajectories", [3, 4])
 def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads(trajectories: int) -> None:
     learner = toy_learner("half-cheetah-velocity")
-    family, policy = learner._family, learner._policy
+    family, policy = learner._family, learner.policy
     tasks = family.sample_tasks(np.random.default_rng(0), 3)
     phi = {n: torch.stack([p, 2 * p, 3 * p]) for n, p in learner.meta.items()}
 
@@ -187,7 +187,7 @@ def test_padding_changes_nothing() -> None:
         values = []
         for batch in (plain, more):
             leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
-            value = loss(learner._policy, leaves, task(batch, 1))
+            value = loss(learner.policy, leaves, task(batch, 1))
             grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
             values.append((value, torch.cat([g.flatten() for g in grads])))
         torch.testing.assert_close(values[0], values[1])
@@ -244,7 +244,7 @@ def test_a_diverged_episode_counts_for_nothing() -> None:
 
     learner = toy_learner("half-cheetah-velocity")
     family = learner._family
-    sampler = Sampler(partial(Breaking, family), learner._policy, family.action_dim, family.horizon)
+    sampler = Sampler(partial(Breaking, family), learner.policy, family.action_dim, family.horizon)
     phi, tasks = learner.theta_of_every_task(2), np.ones((2, 1))
     broken = sampler.collect(phi, tasks, 3, STREAM)
     whole = learner.sampler.collect(phi, tasks, 3, STREAM)
@@ -282,7 +282,7 @@ def test_ratio_is_one_and_kl_zero_at_the_sampling_policy(algorithm, loss, rates)
     assert abs(kl) < 1e-10
     assert abs(surrogate) < 1e-6, "the mean of standardised advantages at ratio one"
     assert float(problem.kl_gradient(flatten(learner.meta)).norm()) < 1e-3 * float(gradient.norm())
-    new = learner._policy(task(query.phi, 0), query.batch.observations[0])
+    new = learner.policy(task(query.phi, 0), query.batch.observations[0])
     ratio = torch.exp(new.log_prob(query.batch.actions[0]) - query.batch.log_probs[0])
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
 
@@ -294,13 +294,13 @@ def test_kl_is_from_the_sampling_to_the_new_policy() -> None:
     params = double(learner.meta)
     params["log_std"] = params["log_std"] - 0.7
     params["head.bias"] = params["head.bias"] + 0.3
-    new = learner._policy(params, batch.observations)
+    new = learner.policy(params, batch.observations)
     old, new = (Independent(Normal(g.mean, g.log_std.exp()), 1) for g in (batch.sampling, new))
     valid = batch.mask.bool()
     expected = kl_divergence(old, new)[valid].mean()
     assert not torch.allclose(expected, kl_divergence(new, old)[valid].mean(), rtol=0.1)
-    torch.testing.assert_close(mean_kl(learner._policy, params, batch), expected)
-    surrogate, kl = surrogate_and_kl(learner._policy, params, batch)
+    torch.testing.assert_close(mean_kl(learner.policy, params, batch), expected)
+    surrogate, kl = surrogate_and_kl(learner.policy, params, batch)
     torch.testing.assert_close(kl, expected)
     ratio = (new.log_prob(batch.actions) - old.log_prob(batch.actions)).exp()
     torch.testing.assert_close(surrogate, -(ratio * batch.advantages)[valid].mean())
@@ -313,14 +313,14 @@ def test_padding_cannot_overflow_the_ratio() -> None:
     assert (batch.mask == 0).any()
     narrow = learner.meta | {"log_std": torch.full((8,), -50.0)}
     batch = batch._replace(
-        actions=learner._policy(narrow, batch.observations).mean,  # keeps the ratio of the others
+        actions=learner.policy(narrow, batch.observations).mean,  # keeps the ratio of the others
         log_probs=torch.zeros_like(batch.log_probs),
     )
     batch = batch._replace(
-        log_probs=learner._policy(narrow, batch.observations).log_prob(batch.actions) * batch.mask
+        log_probs=learner.policy(narrow, batch.observations).log_prob(batch.actions) * batch.mask
     )
     for loss in (lvc_loss, surrogate_and_kl):
-        assert torch.isfinite(loss(learner._policy, narrow, batch)).all()
+        assert torch.isfinite(loss(learner.policy, narrow, batch)).all()
 
 
 def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> None:
@@ -329,12 +329,12 @@ def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> N
     batch: Batch = task(double(support.batch), 0)
     theta = double(learner.meta)
     batch = batch._replace(
-        log_probs=learner._policy(theta, batch.observations).log_prob(batch.actions)
+        log_probs=learner.policy(theta, batch.observations).log_prob(batch.actions)
     )
 
     def gradient(loss) -> Tensor:
         leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
-        value = loss(learner._policy, leaves, batch)
+        value = loss(learner.policy, leaves, batch)
         value = value[0] if value.ndim else value
         return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(leaves.values()))])
 
@@ -454,7 +454,7 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
     theta = flatten(learner.meta)
     # the KL's gradient is exactly zero where the sampling distribution is recomputed in float64
     phi = [learner.adapted_policy(learner.meta, [task(data[0], m)]) for m in range(4)]
-    dists = [learner._policy(p, data[1].observations[m]) for m, p in enumerate(phi)]
+    dists = [learner.policy(p, data[1].observations[m]) for m, p in enumerate(phi)]
     exact_sampling = type(dists[0])(
         torch.stack([d.mean for d in dists]), torch.stack([d.log_std for d in dists])
     )
@@ -465,7 +465,7 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
         batch = data[1]._replace(sampling=exact_sampling)
         kls = [
             mean_kl(
-                learner._policy, learner.adapted_policy(meta, [task(data[0], m)]), task(batch, m)
+                learner.policy, learner.adapted_policy(meta, [task(data[0], m)]), task(batch, m)
             )
             for m in range(4)
         ]
@@ -526,7 +526,7 @@ def test_curvature_comes_from_env_steps_spread_over_all(fraction: float) -> None
     )
     _, query = sampled(learner, trajectories=40)
     numbered = query.batch._replace(mask=torch.arange(400.0).expand(4, -1))
-    kept = learner._for_curvature(numbered).mask[0]
+    kept = learner._objective.for_curvature(numbered).mask[0]
     assert len(kept) == round(400 * fraction)
     stretch = torch.arange(len(kept)).double() / fraction
     assert (kept >= stretch.floor() - 1e-9).all()
@@ -538,7 +538,7 @@ def test_curvature_comes_from_env_steps_spread_over_all(fraction: float) -> None
     theta = flatten(learner.meta)
     support, query = sampled(learner)
     problem = learner.outer_problem([support.batch], query.batch)
-    cut = learner._for_curvature(query.batch)
+    cut = learner._objective.for_curvature(query.batch)
     expected = toy_learner().outer_problem([support.batch], cut)
     torch.testing.assert_close(problem.kl_gradient(theta), expected.kl_gradient(theta))
 
@@ -703,4 +703,4 @@ def test_adapting_on_own_data_improves_the_surrogate() -> None:
     batch = task(support.batch, 0)
     rates = [dict.fromkeys(learner.meta, 0.05)]
     phi = adapt(learner._inner_loss, learner.meta, rates, [batch])
-    assert surrogate_and_kl(learner._policy, phi, batch)[0] < -1e-4
+    assert surrogate_and_kl(learner.policy, phi, batch)[0] < -1e-4

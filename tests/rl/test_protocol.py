@@ -183,7 +183,7 @@ def test_without_inner_steps_the_update_is_plain_policy_gradient_over_all_tasks(
 
     meta = {name: p.clone().requires_grad_() for name, p in learner.meta.items()}
     objectives = [
-        surrogate_and_kl(learner._policy, meta, type(query.batch)(*_task(query.batch, m)))[0]
+        surrogate_and_kl(learner.policy, meta, type(query.batch)(*_task(query.batch, m)))[0]
         for m in range(4)
     ]
     torch.stack(objectives).mean().backward()

@@ -1,0 +1,90 @@
+"""What the outer step of meta-reinforcement-learning minimises, and its trust region."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from metarl.core.outer import TaskMap
+from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.trust_region import Problem
+from metarl.rl.losses import Batch, Policy, mean_kl, surrogate_and_kl
+
+AdaptedPolicy: TypeAlias = Callable[[Params, Sequence[Batch]], Params]
+"""phi of one task as a differentiable function of the meta-parameters and its support data."""
+
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+
+
+class OuterObjective:
+    """Mean over tasks of the surrogate of phi(theta) on the query trajectories, subject to the mean
+    KL(pi_sampling || pi_phi(theta)).
+
+    Args:
+        policy: the policy as a function of its parameters.
+        adapted_policy: the inner loop of one task.
+        task_map: evaluates per-task functions over the tasks of this process.
+        curvature_fraction: fraction of the query env steps that the KL's gradient and its
+            Hessian-vector products see.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        adapted_policy: AdaptedPolicy,
+        task_map: TaskMap,
+        curvature_fraction: float,
+    ):
+        self._policy = policy
+        self._adapted_policy = adapted_policy
+        self._task_map = task_map
+        self._curvature_fraction = curvature_fraction
+
+    def problem(self, like: Params, support: Sequence[Batch], query: Batch) -> Problem:
+        """The outer step's problem over the flat meta-parameters [P], of the shapes of ``like``."""
+        task_map = self._task_map
+        data = (tuple(support), query)
+        curvature_data = (tuple(support), self.for_curvature(query))
+
+        def loss_and_kl(theta: Tensor) -> tuple[float, float]:
+            loss, kl = task_map.mean(self.surrogate_and_kl, unflatten(theta, like), data)
+            return float(loss), float(kl)
+
+        def loss_gradient(theta: Tensor) -> tuple[tuple[float, float], Tensor]:
+            at = unflatten(theta, like)
+            (loss, kl), gradient = task_map.mean_and_grad(self.surrogate_and_kl, at, data)
+            return (float(loss), float(kl)), flatten(gradient)
+
+        def kl_gradient(theta: Tensor) -> Tensor:
+            at = unflatten(theta, like)
+            return flatten(task_map.mean_and_grad(self.kl, at, curvature_data)[1])
+
+        def kl_hvp(theta: Tensor, v: Tensor) -> Tensor:
+            at, along = unflatten(theta, like), unflatten(v, like)
+            return flatten(task_map.hvp(self.kl, at, curvature_data, along))
+
+        return Problem(loss_and_kl, loss_gradient, kl_gradient, kl_hvp)
+
+    def surrogate_and_kl(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+        """Of one task: surrogate and KL of the adapted policy on the query trajectories, [2]."""
+        support, query = task
+        return surrogate_and_kl(self._policy, self._adapted_policy(meta, support), query)
+
+    def kl(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+        """Of one task: the KL alone, a scalar."""
+        support, query = task
+        return mean_kl(self._policy, self._adapted_policy(meta, support), query)
+
+    def for_curvature(self, query: Batch) -> Batch:
+        """The env steps of every task that the curvature is estimated from: one at a different
+        place of every stretch, as equal distances would see the same moments of every trajectory.
+        """
+        fraction, end = self._curvature_fraction, query.mask.shape[1]
+        if fraction == 1:
+            return query
+        number = max(1, round(fraction * end))
+        j = torch.arange(number, dtype=torch.float64, device=query.mask.device)
+        kept = ((j + j * GOLDEN_RATIO % 1) / fraction).long().clamp(max=end - 1)
+        return tree_map(lambda x: x[:, kept], query)
