@@ -83,5 +83,8 @@ class MujocoSimulator:
 
 def _is_sane(state: State) -> Mask:
     """Which simulations the engine would go on with, [B]: its own bound, which NaN fails too."""
-    qpos, qvel = (np.abs(x).max(axis=1) <= mujoco.mjMAXVAL for x in state)
+    within = [np.abs(x) <= mujoco.mjMAXVAL for x in state]
+    if all(x.all() for x in within):  # at once: the rule, and several times faster than row by row
+        return np.ones(len(state.qpos), dtype=bool)
+    qpos, qvel = (x.all(axis=1) for x in within)
     return np.asarray(qpos & qvel)

@@ -13,9 +13,9 @@ from torch import nn
 from envs import FAMILIES, BatchedEnv, TaskFamily
 from metarl.config import Experiment, RLExperiment, SupervisedExperiment
 from metarl.core.algorithms import ALGORITHMS, adapted_names, with_rates
-from metarl.core.compiled import compiler_fault
 from metarl.core.outer import TaskMap, cores
 from metarl.core.params import Functional, parameters_of
+from metarl.core.programs import compiler_fault
 from metarl.core.world import ALONE, World
 from metarl.errors import UserError, warn
 from metarl.parsing import parse_object, suggestion

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from metarl.core.compiled import Compiled
 from metarl.core.params import Params, leading_size, leaves_of_tree, rebuild, tree_map
+from metarl.core.programs import Compiled
 from metarl.core.world import ALONE, World
 
 Objective: TypeAlias = Callable[[Params, Any], Tensor]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.core.params import Params, tree_map
+from metarl.core.programs import Traced
 from metarl.rl.distributions import Gaussian
 from metarl.rl.losses import Policy
 from metarl.rl.rollout import Trajectories
@@ -92,6 +93,7 @@ class Sampler:
         self._make_env = make_env
         self._envs: dict[tuple[int, ...], Env] = {}
         self._policies = torch.func.vmap(policy)
+        self._program = Traced(self._actions)
         self._action_dim = action_dim
         self._horizon = horizon
         self._threads = threads
@@ -166,24 +168,28 @@ class Sampler:
             alive = torch.from_numpy(env.alive)
             if not alive.any():
                 break
-            mean, log_std = self._act(params, observation)
-            action = mean + torch.exp(log_std) * out.actions[:, :, t]
+            (mean, log_std), action = self._act(params, observation, out.actions[:, :, t])
             step = env.step(action.numpy())
             out.observations[:, :, t], out.actions[:, :, t] = observation, action
             out.sampling.mean[:, :, t], out.sampling.log_std[:, :, t] = mean, log_std
             out.rewards[:, :, t] = torch.from_numpy(step.reward)
             out.discounts[:, :, t] = torch.from_numpy(~step.terminated)
             out.mask[:, :, t] = alive
-            broken = torch.from_numpy(step.diverged) | ~torch.isfinite(action).all(-1)
-            out.diverged[alive & broken] = 1
+            out.diverged[torch.from_numpy(step.diverged)] = 1
             observation = torch.from_numpy(step.observation).to(observation)
         if watch is not None:
             watch(env.qpos)
         out.final_observations.copy_(observation)
         _finish(out)
 
-    def _act(self, params: Params, observation: Tensor) -> Gaussian:
-        """Of every task's own policy, with the same rounding whatever other tasks there are.
+    def _act(self, params: Params, observation: Tensor, noise: Tensor) -> tuple[Gaussian, Tensor]:
+        """Distributions and actions of every task's own policy; ``noise`` is standard normal."""
+        return self._program(params, observation, noise)
+
+    def _actions(
+        self, params: Params, observation: Tensor, noise: Tensor
+    ) -> tuple[Gaussian, Tensor]:
+        """With the same rounding whatever other tasks there are.
 
         The kernels of matrix products depend on whether there is more than one, and on where the
         operands begin: a lone task gets company, and the rows of a task are a multiple of four.
@@ -194,7 +200,9 @@ class Sampler:
             params, observation = tree_map(
                 lambda x: x.expand(2, *x.shape[1:]), (params, observation)
             )
-        return tree_map(lambda x: x[:tasks, :rows], self._policies(params, observation))
+        of_all = self._policies(params, observation)
+        mean, log_std = tree_map(lambda x: x[:tasks, :rows], of_all)
+        return Gaussian(mean, log_std), mean + torch.exp(log_std) * noise
 
     def _allocate(self, m: int, n: int, observation: Tensor) -> Trajectories:
         def zeros(*shape: int) -> Tensor:
@@ -216,6 +224,8 @@ class Sampler:
 
 def _finish(out: Trajectories) -> None:
     """Blank what does not count, and add the log-probabilities."""
+    broken_policy = ~torch.isfinite(out.actions).all(-1) & out.mask.bool()
+    out.diverged[broken_policy.any(-1)] = 1
     # A diverged episode counts for nothing: its return, cut short, could even look good.
     out.mask.mul_((1 - out.diverged)[..., None])
     padding = out.mask == 0

@@ -15,9 +15,9 @@ from torch import Tensor
 from metarl.core.adam import AdamConfig, AdamState, adam_step
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
-from metarl.core.compiled import Compiled
 from metarl.core.outer import TaskMap, sum_of_products
 from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
+from metarl.core.programs import Compiled, Traced
 from metarl.core.world import World
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation
@@ -133,10 +133,10 @@ class SupervisedLearner:
         self._adapted = adapted
         self._loss_scale = ways if ways and config.inner.reduction == "class-sum" else 1
         # The whole meta-update as one program, where no task is on another thread or process.
-        in_one = task_map.compiled and task_map.chunk_size >= config.tasks
-        in_one = in_one and world.size == 1 and device == "cpu"
+        in_one = task_map.chunk_size >= config.tasks and world.size == 1 and device == "cpu"
         self._task_map = TaskMap(task_map.chunk_size) if in_one else task_map
-        self._update = Compiled(self._meta_update) if in_one else self._meta_update
+        program = Compiled if task_map.compiled else Traced
+        self._update = program(self._meta_update) if in_one else self._meta_update
         self._world = world
         self._seed = seed
         self._device = device

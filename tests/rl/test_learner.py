@@ -16,9 +16,9 @@ from metarl.build import make_learner
 from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
-from metarl.core.compiled import compiler_fault
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.programs import compiler_fault
 from metarl.core.trust_region import finite_difference_hvp, relative_difference
 from metarl.networks import ACTIVATIONS
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics

@@ -12,10 +12,10 @@ from metarl.build import make_supervised_learner
 from metarl.config import SupervisedExperiment
 from metarl.core.adam import AdamConfig
 from metarl.core.algorithms import ALGORITHMS
-from metarl.core.compiled import compiler_fault
 from metarl.core.gradcheck import check_gradient
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, tree_map, unflatten
+from metarl.core.programs import compiler_fault
 from metarl.errors import UserError
 from metarl.supervised.episodes import Batch, Episode
 from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner

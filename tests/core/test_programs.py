@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metarl.core import compiled
 from metarl.core.adapt import adapt
-from metarl.core.compiled import Compiled, compiler_fault
 from metarl.core.outer import TaskMap
 from metarl.core.params import Functional, Params, parameters_of
+from metarl.core.programs import Compiled, compiler_fault
 
 needs_compiler = pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler")
 
@@ -81,7 +80,7 @@ def test_why_nothing_can_be_compiled_is_a_line(monkeypatch) -> None:
     def fail(self, *inputs):
         raise RuntimeError("no working C++ compiler\nin three\nlines")
 
-    monkeypatch.setattr(compiled.Compiled, "_compile", fail)
+    monkeypatch.setattr(Compiled, "_finish", fail)
     assert compiler_fault() == "no working C++ compiler"
 
 
@@ -89,8 +88,8 @@ def test_what_cannot_be_compiled_is_computed_anyway(monkeypatch) -> None:
     def fail(*arguments):
         raise RuntimeError("No space left on device\nwhile writing main.cpp")
 
-    monkeypatch.setattr(compiled.Compiled, "_compile", fail)
-    double = compiled.Compiled(lambda pair: {"sum": pair[0] + 2 * pair[1]})
+    monkeypatch.setattr(Compiled, "_finish", fail)
+    double = Compiled(lambda pair: {"sum": pair[0] + 2 * pair[1]})
     x = torch.arange(3.0)
     with pytest.warns(UserWarning, match="not compiled, which is slower: No space left on device$"):
         assert torch.equal(double((x, x))["sum"], 3 * x)
