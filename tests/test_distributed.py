@@ -16,6 +16,7 @@ import torch
 from metarl.build import make_learner
 from metarl.cli import train
 from metarl.config import RLExperiment
+from metarl.core.programs import compiler_fault
 from metarl.core.world import World
 from metarl.errors import UserError
 from metarl.rl.protocol import PolicyEvaluationConfig
@@ -267,7 +268,8 @@ def hosts():
 def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
     toy, tmp_path: Path, script, wait_for_rows, settled, runs: Path, hosts: list[str]
 ):
-    settings = (*CHEETAH, "--checkpoint.every", "2", "--iterations", "20")
+    compiled = str(not compiler_fault()).lower()
+    settings = (*CHEETAH, "--checkpoint.every", "2", "--iterations", "20", "--compile", compiled)
     arguments = toy("hosts", *settings)
     processes = []
     for number, host in enumerate(hosts, start=1):

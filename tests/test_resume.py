@@ -12,11 +12,15 @@ import pytest
 import torch
 
 from metarl.cli import train
+from metarl.core.programs import compiler_fault
 from metarl.metrics import read_metrics
 from metarl.run import RunFolder
 
 POINT = ("--checkpoint.every", "3", "--evaluation.every", "2", "--inner.algorithm", "meta-sgd")
-CHEETAH = ("--env.family", "half-cheetah-velocity", "--checkpoint.every", "3")
+CHEETAH = (
+    *("--env.family", "half-cheetah-velocity", "--checkpoint.every", "3"),
+    *("--compile", str(not compiler_fault()).lower()),
+)
 ENDLESS = str(10**6)
 
 

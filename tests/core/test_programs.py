@@ -1,4 +1,4 @@
-"""Compiled programs do what the functions do that they were made of."""
+"""Traced and compiled programs do what the functions do that they were made of."""
 
 import threading
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from metarl.core.adapt import adapt
 from metarl.core.outer import TaskMap
 from metarl.core.params import Functional, Params, parameters_of
-from metarl.core.programs import Compiled, compiler_fault
+from metarl.core.programs import Compiled, Traced, compiler_fault
 
 needs_compiler = pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler")
 
@@ -94,3 +94,44 @@ def test_what_cannot_be_compiled_is_computed_anyway(monkeypatch) -> None:
     with pytest.warns(UserWarning, match="not compiled, which is slower: No space left on device$"):
         assert torch.equal(double((x, x))["sum"], 3 * x)
     assert torch.equal(double((x + 1, x))["sum"], 3 * x + 1)  # without a word
+
+
+# --- traced
+
+
+def test_what_is_called_often_is_traced_and_stays_the_same_to_the_last_bit() -> None:
+    calls = []
+    predict = Functional(model := nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2)))
+    of_all = torch.func.vmap(predict)
+
+    def function(params: Params, x: Tensor) -> tuple[Tensor, Params]:
+        calls.append(len(x))
+        return of_all(params, x), {"sum": x.sum(1)}
+
+    torch.manual_seed(0)
+    params = {name: torch.randn(5, *p.shape) for name, p in parameters_of(model).items()}
+    program = Traced(function)
+    for _ in range(Traced.from_call - 1):
+        program(params, torch.randn(5, 4, 3))
+    assert len(calls) == Traced.from_call - 1
+    program(params, torch.randn(5, 4, 3))
+    traced = len(calls)
+    for _ in range(3):
+        x = torch.randn(5, 4, 3)
+        y, others = program(params, x)
+        assert torch.equal(y, of_all(params, x))
+        assert torch.equal(others["sum"], x.sum(1))
+        params = {name: p + 1 for name, p in params.items()}
+    assert len(calls) == traced
+    assert program(params, torch.randn(5, 6, 3))[0].shape == (5, 6, 2)
+    assert len(calls) == traced + 1, "other shapes are another program"
+
+
+def test_what_cannot_be_traced_is_computed_anyway() -> None:
+    program = Traced(lambda x: x + 1 if x.sum() > 0 else x - 1)
+    x = torch.ones(2)
+    for _ in range(Traced.from_call - 1):
+        assert program(x).tolist() == [2, 2]
+    with pytest.warns(UserWarning, match="not traced, which is slower: "):
+        assert program(x).tolist() == [2, 2]
+    assert program(-x).tolist() == [-2, -2]  # without a word

@@ -18,7 +18,7 @@ from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.programs import compiler_fault
+from metarl.core.programs import Traced, compiler_fault
 from metarl.core.trust_region import finite_difference_hvp, relative_difference
 from metarl.networks import ACTIVATIONS
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics
@@ -100,7 +100,9 @@ def test_every_task_gets_exactly_n_trajectories_of_its_own_policy(family: str) -
 
 
 @pytest.mark.parametrize("trajectories", [3, 4])
-def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads(trajectories: int) -> None:
+def test_trajectories_do_not_depend_on_the_other_tasks_on_threads_or_on_tracing(
+    trajectories: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learner = toy_learner("half-cheetah-velocity")
     family, policy = learner._family, learner.policy
     tasks = family.sample_tasks(np.random.default_rng(0), 3)
@@ -118,6 +120,9 @@ def test_trajectories_do_not_depend_on_the_other_tasks_or_on_threads(trajectorie
     assert torch.equal(everything.rewards[:2], collect(2, 1).rewards)
     assert torch.equal(everything.rewards[:1], collect(1, 1).rewards)
     assert not torch.allclose(everything.rewards[0], everything.rewards[1])
+    monkeypatch.setattr(Traced, "from_call", 3)
+    for count, threads in ((3, 1), (3, 2), (1, 1)):
+        assert torch.equal(everything.rewards[:count], collect(count, threads).rewards)
 
 
 def test_streams_are_repeatable_and_differ() -> None:

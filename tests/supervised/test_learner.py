@@ -15,7 +15,7 @@ from metarl.core.algorithms import ALGORITHMS
 from metarl.core.gradcheck import check_gradient
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, tree_map, unflatten
-from metarl.core.programs import compiler_fault
+from metarl.core.programs import Traced, compiler_fault
 from metarl.errors import UserError
 from metarl.supervised.episodes import Batch, Episode
 from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
@@ -246,6 +246,20 @@ def test_the_oracle_needs_no_adaptation():
     evaluation = learner.evaluate(300)
     assert evaluation.scores.mean() < 1.0, "who is not told cannot be better than 3"
     assert evaluation.episodes.query_inputs.shape == (3, 20, 1), "recorded as drawn"
+
+
+@pytest.mark.parametrize("algorithm", get_args(get_type_hints(SupervisedInnerConfig)["algorithm"]))
+def test_traced_updates_are_those_before_to_the_last_bit(algorithm: str, monkeypatch):
+    metas = []
+    for from_call in (3, 1000):
+        monkeypatch.setattr(Traced, "from_call", from_call)
+        learner = toy(inner=inner(algorithm, steps=2))
+        for iteration in range(6):
+            learner.iterate(iteration)
+        metas.append(learner.state_dict()["meta"])
+        assert bool(learner._update._programs) == (from_call == 3)
+    for name, p in metas[0].items():
+        assert torch.equal(p, metas[1][name])
 
 
 def test_few_shot_classification_is_learned_and_judged():
