@@ -3,7 +3,7 @@
     python scripts/benchmark.py [SUITE ...] [--cases half-cheetah-velocity ...] [--repeats 5]
     python scripts/benchmark.py iteration --profile        where an iteration's seconds go
     python scripts/benchmark.py size --vary tasks=10,20,40,80,400
-    python scripts/benchmark.py --json new.json --compare old.json
+    python scripts/benchmark.py --json new.json --markdown new.md --compare old.json
     python scripts/benchmark.py scaling [options of scripts/scaling.py]
 
 Suites: physics, sampler, update, iteration, supervised (all five by default); size, an iteration
@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from benchmarks import compare, size, tables
 from benchmarks.cases import RL_CASES, SUPERVISED_CASES, Settings
@@ -71,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, jobs, before = understood(words)
     results = measure(jobs)
     found = list(results.values())
-    if "size" in args.suites:
-        show_sizes(results, args)
+    sizes = size_tables(results, args)
+    for table in sizes:
+        console().print(table)
     if args.compare:
         changes = compare.compared(before, found)
         console().print(compare.table_of(changes))
@@ -80,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = report_of(found)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))
+    if args.markdown:
+        wholes = [tables.table_of(result) for result in found if result.suite != "size"]
+        args.markdown.write_text(tables.as_markdown([*wholes, *sizes]))
     print(json.dumps(report))
     return int(len(results) < len(jobs))
 
@@ -91,8 +96,8 @@ def understood(words: Sequence[str]) -> tuple[argparse.Namespace, list[Job], lis
     try:
         before = read_results(args.compare) if args.compare else []
         jobs = jobs_of(args)
-        if args.json:
-            require_writable(args.json)
+        for file in filter(None, (args.json, args.markdown)):
+            require_writable(file)
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: there is no CUDA GPU here")
     except UserError as error:
@@ -133,6 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--vary", nargs="+", type=varied, metavar="SIZE=A,B,...", help="of the suite size")
     add("--profile", action="store_true", help="also where its seconds go, on one thread")
     add("--json", type=Path, metavar="FILE", help="write every measurement to it")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables to it")
     add("--compare", type=Path, metavar="OLD.json", help="say what got slower since")
     return parser
 
@@ -201,16 +207,17 @@ def measure(jobs: Sequence[Job]) -> dict[Job, Result]:
             print(f"benchmark.py: {job.suite} of {job.case} failed, see above", file=sys.stderr)
             continue
         results[job] = result = as_result(json.loads(done.stdout.splitlines()[-1]))
-        table = tables.budget_table if job.suite == "budget" else tables.table_of
-        console().print(table(result))
+        console().print(tables.table_of(result))
     return results
 
 
-def show_sizes(results: dict[Job, Result], args: argparse.Namespace) -> None:
-    for case in cases_of("size", args):
-        for what, jobs in plan(case, args).items():
-            found = {value: results[job] for value, job in jobs.items() if job in results}
-            console().print(size.table_of(case, what, found))
+def size_tables(results: dict[Job, Result], args: argparse.Namespace) -> list[Table]:
+    """What every size costs, where the suite was asked for."""
+    return [
+        size.table_of(case, what, {at: results[job] for at, job in jobs.items() if job in results})
+        for case in (cases_of("size", args) if "size" in args.suites else [])
+        for what, jobs in plan(case, args).items()
+    ]
 
 
 def console() -> Console:

@@ -290,6 +290,7 @@ def test_a_bad_file_is_one_line_before_any_work(
         ["--threads", "-1"],
         ["--seconds", "nan"],
         ["--json", "/proc/none/x.json"],
+        ["--markdown", "/proc/none/x.md"],
         ["--compare", "/none.json"],
         ["--compare", "/"],
         ["update", "--profile"],
@@ -312,6 +313,16 @@ def test_bad_arguments_are_one_line_before_any_work(
     assert line.startswith("benchmark.py: error: ")
 
 
+def test_tables_in_markdown_have_every_cell() -> None:
+    numbers = numbers_of(work=[1.0, 3.0, 2.0])
+    table = tables.table_of(Result("physics", "ant-direction", "M 2", numbers))
+    title, blank, head, rule, row = tables.as_markdown([table]).splitlines()
+    assert (title, blank) == ("**physics: ant-direction (M 2)**", "")
+    assert [cell.strip() for cell in head.split("|")][2:4] == ["median", "range"]
+    assert set(rule) <= set("|:- ")
+    assert [cell.strip() for cell in row.split("|")][1:3] == ["work, s", "2.00"]
+
+
 # --- the whole command
 
 
@@ -323,7 +334,8 @@ def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(tmp_pa
     numbers = {"environments, env steps/s": GOOD | {"values": [1e-3]}}
     result = {"suite": "physics", "case": "half-cheetah-velocity", "settings": settings}
     old.write_text(json.dumps({"results": [result | {"numbers": numbers}]}))
-    files = ("--compare", str(old), "--json", str(new))
+    page = tmp_path / "page.md"
+    files = ("--compare", str(old), "--json", str(new), "--markdown", str(page))
     done = run("physics", "size", *toy, "--vary", "tasks=2", *files)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
@@ -336,6 +348,11 @@ def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(tmp_pa
     assert "size: half-cheetah-velocity, tasks" in done.stdout
     assert "1 numbers compared, 0 worse beyond noise" in done.stdout
     assert read_results(new)[0].numbers["environments, env steps/s"].values[0] > 0
+    titles = [line for line in page.read_text().splitlines() if line.startswith("**")]
+    assert titles == [
+        f"**physics: half-cheetah-velocity ({settings})**",
+        "**size: half-cheetah-velocity, tasks**",
+    ]
 
 
 def test_a_suite_that_fails_is_said_and_the_others_go_on(

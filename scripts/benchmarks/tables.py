@@ -1,13 +1,22 @@
 """What a reader sees of results."""
 
+import io
+from collections.abc import Sequence
 from statistics import median
 
+from rich.box import MARKDOWN
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import Result, digits, spread, unit
 
 
 def table_of(result: Result) -> Table:
+    """A suite's numbers for a case."""
+    return budget_table(result) if result.suite == "budget" else limits_table(result)
+
+
+def limits_table(result: Result) -> Table:
     """Every number beside its limit; the ratio is the median of the repeats' own ratios."""
     table = table_with(result.title, "median", "range", "limit", "of the limit")
     for name, number in sorted(result.numbers.items(), key=lambda item: unit(item[0]) == "MB"):
@@ -32,6 +41,17 @@ def budget_table(result: Result) -> Table:
         table.add_row(part, *row)
     table.add_row("all", "", digits(whole), "", "", "")
     return table
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+    """The tables as a Markdown file has them, each below its title."""
+    parts = []
+    for table in tables:
+        title, table.title, table.box = table.title, None, MARKDOWN
+        Console(width=1000, file=(text := io.StringIO())).print(table)
+        rows = [line.strip() for line in text.getvalue().splitlines() if line.strip()]
+        parts.append("\n".join([f"**{title}**", "", *rows]))
+    return "\n\n".join(parts) + "\n"
 
 
 def table_with(title: str, *columns: str) -> Table:
