@@ -63,6 +63,7 @@ class Experiment:
             otherwise.
         compile: compile the update, which takes up to a minute at the start, and again where
             episodes that end early grow longer; null: where the run is long enough to pay for it.
+            Without it, what is called thousands of times is traced still, which changes no bit.
         timeout: seconds after which a process of several that does not answer counts as lost; more
             than the first one takes to draw a report, or any to compile.
         checkpoint: when to save, what to keep.

@@ -36,6 +36,7 @@ from benchmarks.cases import RL_CASES, SUPERVISED_CASES, Settings
 from benchmarks.results import Result, as_result, read_results
 from benchmarks.suites import run
 from metarl.core.outer import cores
+from metarl.core.programs import Traced
 from metarl.errors import UserError
 from metarl.files import require_writable
 
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["scaling"]:
         return subprocess.run([sys.executable, SCALING, *words[1:]], check=False).returncode
     if words[:1] == ["--job"]:
+        Traced.from_call = 1  # as in a long run, and not in the middle of a measurement
         job = json.loads(words[1])
         print(json.dumps(asdict(run(job["suite"], job["case"], Settings(**job["settings"])))))
         return 0
@@ -203,10 +205,13 @@ def measure(jobs: Sequence[Job]) -> dict[Job, Result]:
     for job in jobs:
         command = [sys.executable, __file__, "--job", json.dumps(asdict(job))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            print(f"benchmark.py: {job.suite} of {job.case} failed, see above", file=sys.stderr)
+        try:
+            done.check_returncode()
+            results[job] = result = as_result(json.loads(done.stdout.splitlines()[-1]))
+        except (subprocess.CalledProcessError, ValueError, IndexError) as error:
+            what = "see above" if done.returncode else error
+            print(f"benchmark.py: {job.suite} of {job.case} failed, {what}", file=sys.stderr)
             continue
-        results[job] = result = as_result(json.loads(done.stdout.splitlines()[-1]))
         console().print(tables.table_of(result))
     return results
 

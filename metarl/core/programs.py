@@ -2,8 +2,10 @@
 
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
@@ -15,73 +17,102 @@ from metarl.core.params import leaves_of_tree, rebuild
 Result = TypeVar("Result")
 
 
-class Traced(Generic[Result]):
-    """``fn`` as the bare operations that it comes to, from its 100th call with tensors of the same
-    shapes on: sooner, tracing would not pay.
+class Program(ABC, Generic[Result]):
+    """``fn`` as a program, made when it has been called often enough with tensors of the same
+    shapes.
 
-    Saved is the time that Python spends on modules, ``vmap`` and differentiation, during which
-    other threads wait for its lock. The operations and their order are the same, so results are,
-    to the last bit. Numbers, and anything else that is no tensor, are those of the call that was
-    traced. Shapes that ``fn`` cannot be traced for are computed by ``fn``, with a warning.
+    Numbers, and anything else that is no tensor, are those of the call that it was made at. Shapes
+    that no program can be made for are computed by ``fn``, with a warning.
 
     Args:
         fn: of nested tuples and dictionaries of tensors, which it also returns; no gradient can be
             taken of the result.
     """
 
-    from_call: ClassVar[int] = 100
-    made: ClassVar[str] = "traced"
+    from_call: ClassVar[int]
+    made: ClassVar[str]  # how, for the warning
+
+    _lock = threading.Lock()  # of all programs: tracing replaces methods of torch.nn.Module
 
     def __init__(self, fn: Callable[..., Result]):
         self._fn = fn
-        self._programs: dict[Any, Callable[..., Result]] = {}
+        self._programs: dict[Any, Callable[..., Result] | None] = {}
         self._calls: Counter[Any] = Counter()
-        self._lock = threading.Lock()
 
-    @torch.no_grad()
     def __call__(self, *inputs: Any) -> Result:
         leaves = list(leaves_of_tree(inputs))
         key = _structure(inputs), *((x.shape, x.stride(), x.dtype, x.device) for x in leaves)
-        program = self._programs.get(key)
-        if program is None:
-            with self._lock:  # threads that come while it is made wait for it
-                program = self._programs.get(key)
-                self._calls[key] += 1
-                if program is None and self._calls[key] >= self.from_call:
-                    program = self._programs[key] = self._program(inputs, leaves)
-        return self._fn(*inputs) if program is None else program(*leaves)
+        with torch.no_grad():
+            program = self._programs.get(key) or self._due(key, inputs, leaves)
+            return self._fn(*inputs) if program is None else program(*leaves)
 
-    def _program(self, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result]:
+    def _due(self, key: Any, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result] | None:
+        """The program, if this is the call that it is made at or a later one."""
+        if self._calls[key] + 1 < self.from_call:
+            self._calls[key] += 1
+            return None
+        with self._lock:  # threads that come while it is made wait for it
+            if key not in self._programs:
+                expected = self._fn(*inputs)  # what it fails on is no matter of the program
+                self._programs[key] = self._program(inputs, leaves, expected)
+            return self._programs[key]
+
+    def _program(
+        self, inputs: Any, leaves: list[Tensor], expected: Result
+    ) -> Callable[..., Result] | None:
         try:
-            return self._trace(inputs, leaves)
+            return self._trace(inputs, leaves, list(leaves_of_tree(expected)))
         except Exception as error:  # a full disk, say, or a compiler that got our Ctrl-C too
-            warnings.warn(f"not {self.made}, which is slower: {_line(error)}", stacklevel=3)
-        return lambda *leaves: self._fn(*rebuild(inputs, iter(leaves)))
+            warnings.warn(f"not {self.made}, which is slower: {_line(error)}", stacklevel=4)
+            return None
 
-    def _trace(self, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result]:
+    def _trace(
+        self, inputs: Any, leaves: list[Tensor], expected: list[Tensor]
+    ) -> Callable[..., Result]:
         from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
-        shape: list[Any] = []
+        like: list[Any] = []
 
         def flat(*leaves: Tensor) -> list[Tensor]:
-            result = self._fn(*rebuild(inputs, iter(leaves)))
-            shape[:] = [result]
-            return list(leaves_of_tree(result))
+            like[:] = [self._fn(*rebuild(inputs, iter(leaves)))]
+            return list(leaves_of_tree(like[0]))
 
         example = [x.detach() for x in leaves]
-        flat(*example)  # what is made at a first call must not be made while tracing
         graph = make_fx(flat, tracing_mode="fake")(*example)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        program = self._finish(graph, example)
-        return lambda *leaves: rebuild(shape[0], iter(program(*leaves)))
+        program = self._finish(graph, example, expected)
+        return lambda *leaves: cast(Result, rebuild(like[0], iter(program(*leaves))))
 
-    def _finish(self, graph: GraphModule, example: list[Tensor]) -> Callable[..., Any]:
-        return graph.forward
+    @abstractmethod
+    def _finish(
+        self, graph: GraphModule, example: list[Tensor], expected: list[Tensor]
+    ) -> Callable[..., Sequence[Tensor]]:
+        """What runs ``graph``, which should give ``expected`` for ``example``."""
 
 
-class Compiled(Traced[Result]):
-    """``fn`` compiled by TorchInductor at its first call with tensors of new shapes.
+class Traced(Program[Result]):
+    """The bare operations that ``fn`` comes to, the same to the last bit.
+
+    Saved is the time that Python spends on modules, ``vmap`` and differentiation, during which
+    other threads wait for its lock: less than a millisecond a call, so tracing, which takes a
+    second or two with what it imports, pays after thousands of them.
+    """
+
+    from_call = 2000
+    made = "traced"
+
+    def _finish(
+        self, graph: GraphModule, example: list[Tensor], expected: list[Tensor]
+    ) -> Callable[..., Sequence[Tensor]]:
+        found = graph.forward(*example)
+        if not all(map(_same_bits, found, expected)):
+            raise ValueError("two calls with the same tensors differ")
+        return cast(Callable[..., Sequence[Tensor]], graph.forward)
+
+
+class Compiled(Program[Result]):
+    """``fn`` compiled by TorchInductor, at the first call with tensors of new shapes.
 
     Not by ``torch.compile``, whose guards cost more than a small network takes.
     """
@@ -89,22 +120,31 @@ class Compiled(Traced[Result]):
     from_call = 1
     made = "compiled"
 
-    def _finish(self, graph: GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+    def _finish(
+        self, graph: GraphModule, example: list[Tensor], expected: list[Tensor]
+    ) -> Callable[..., Sequence[Tensor]]:
         from torch import _inductor as inductor  # slow to import
 
+        inputs: list[Any] = [*example]
         # A caller in C++ holds no interpreter lock: programs run on threads side by side.
-        program: Any = inductor.compile(graph, [*example], options={"cpp_wrapper": True})
-        return cast(Callable[..., Any], program)
+        program: Any = inductor.compile(graph, inputs, options={"cpp_wrapper": True})
+        return cast(Callable[..., Sequence[Tensor]], program)
 
 
+@cache
 def compiler_fault() -> str:
     """Why nothing can be compiled here (no C++ compiler, for example), in a line; or nothing."""
+    x = torch.zeros(2)
     try:
-        x = torch.zeros(2)
-        Compiled(lambda x: x + 1)._trace((x,), [x])
+        Compiled(lambda x: x + 1)._trace((x,), [x], [x + 1])
     except Exception as error:  # whatever a compiler that is missing or broken leads to
         return _line(error)
     return ""
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Also where both are not a number."""
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def _line(error: Exception) -> str:

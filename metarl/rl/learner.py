@@ -25,7 +25,7 @@ from metarl.rl.protocol import (
     PolicyEvaluationConfig,
     Tasks,
 )
-from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch, pad_to_bucket
+from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
 from metarl.rl.sampler import Sampler, Stream, Watch
 from metarl.seeding import Purpose, generator
 
@@ -127,7 +127,11 @@ class MetaRLLearner:
         self.sampler = sampler
         self._task_map = task_map
         self._objective = OuterObjective(
-            policy, self.adapted_policy, task_map, config.outer.curvature_fraction
+            policy,
+            self.adapted_policy,
+            task_map,
+            config.outer.curvature_fraction,
+            config.trajectories * family.horizon,
         )
         self._world = world
         self._seed = seed
@@ -187,10 +191,7 @@ class MetaRLLearner:
         due = config.hvp_check_every > 0 and iteration % config.hvp_check_every == 0
         due = due and not self._algorithm.first_order
         with self._clock("update"):
-            batches = [s.batch for s in (*support, query)]
-            if self._task_map.compiled:
-                batches = pad_to_bucket(batches, query.trajectories.mask[0].numel())
-            problem = self.outer_problem(batches[:-1], batches[-1])
+            problem = self.outer_problem([s.batch for s in support], query.batch)
             if self._algorithm.first_order:
                 # Its gradient takes d phi / d theta for the identity, but moving theta moves phi by
                 # the true one: finite differences would mix the two into no Hessian at all.

@@ -11,6 +11,7 @@ from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.trust_region import Problem
 from metarl.rl.losses import Batch, Policy, mean_kl, surrogate_and_kl
+from metarl.rl.rollout import pad_to_bucket
 
 AdaptedPolicy: TypeAlias = Callable[[Params, Sequence[Batch]], Params]
 """phi of one task as a differentiable function of the meta-parameters and its support data."""
@@ -28,6 +29,8 @@ class OuterObjective:
         task_map: evaluates per-task functions over the tasks of this process.
         curvature_fraction: fraction of the query env steps that the KL's gradient and its
             Hessian-vector products see.
+        max_env_steps: N T, the most that a task can have; where programs are compiled, data are
+            padded to one of a few sizes.
     """
 
     def __init__(
@@ -36,15 +39,19 @@ class OuterObjective:
         adapted_policy: AdaptedPolicy,
         task_map: TaskMap,
         curvature_fraction: float,
+        max_env_steps: int,
     ):
         self._policy = policy
         self._adapted_policy = adapted_policy
         self._task_map = task_map
         self._curvature_fraction = curvature_fraction
+        self._max_env_steps = max_env_steps
 
     def problem(self, like: Params, support: Sequence[Batch], query: Batch) -> Problem:
         """The outer step's problem over the flat meta-parameters [P], of the shapes of ``like``."""
         task_map = self._task_map
+        if task_map.compiled:
+            *support, query = pad_to_bucket([*support, query], self._max_env_steps)
         data = (tuple(support), query)
         curvature_data = (tuple(support), self.for_curvature(query))
 
@@ -84,7 +91,8 @@ class OuterObjective:
         fraction, end = self._curvature_fraction, query.mask.shape[1]
         if fraction == 1:
             return query
-        number = max(1, round(fraction * end))
-        j = torch.arange(number, dtype=torch.float64, device=query.mask.device)
-        kept = ((j + j * GOLDEN_RATIO % 1) / fraction).long().clamp(max=end - 1)
+        j = torch.arange(math.ceil(fraction * end), dtype=torch.float64, device=query.mask.device)
+        kept = ((j + j * GOLDEN_RATIO % 1) / fraction).long()
+        # Not one where the batch happens to end: that depends on the other tasks, and on padding.
+        kept = kept[kept < end]
         return tree_map(lambda x: x[:, kept], query)

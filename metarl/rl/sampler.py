@@ -1,7 +1,7 @@
 """Exactly N trajectories of each of M tasks, all tasks' policies acting in one batched forward."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -134,8 +134,13 @@ class Sampler:
             seen = None if watch is None else partial(watch, stream.inner_step)
             self._roll(env, *of_part, rngs[part], noise, seen)
 
-        run = map if self._pool is None or groups == 1 else self._pool.map
-        list(run(roll, envs, parts))
+        if self._pool is None or groups == 1:
+            list(map(roll, envs, parts))
+        else:
+            rolls = [self._pool.submit(roll, e, part) for e, part in zip(envs, parts, strict=True)]
+            wait(rolls)  # all, even if one fails: the next call uses the same environments
+            for rolled in rolls:
+                rolled.result()
         return tree_map(lambda x: x.to(self._device), out)
 
     def _env(self, group: int, groups: int, m: int, n: int) -> Env:

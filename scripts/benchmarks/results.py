@@ -31,7 +31,7 @@ class Number:
     limits: list[float] = field(default_factory=list)
 
     def shares(self, name: str) -> list[float]:
-        """How much of the limit was reached in every repeat; 1 is all of it. None without one."""
+        """How much of the limit was reached in every repeat; 1 is all of it; empty without one."""
         if self.limit is None:
             return []
         pairs = zip(self.values, self.limits, strict=True)

@@ -134,16 +134,16 @@ def iteration(config: RLExperiment, settings: Settings) -> Numbers:
 
 
 def supervised(config: SupervisedExperiment, settings: Settings) -> Numbers:
-    """Whole iterations of supervised learning: data, meta-gradient, Adam; eager and compiled."""
+    """Whole iterations of supervised learning: data, meta-gradient, Adam; compiled and not."""
     numbers = Numbers()
-    arrangements = {"eager": replace(config, compile=False)}
+    arrangements = {"not compiled": replace(config, compile=False)}
     if config.device == "cpu":
         # A program for one task runs on every thread; a tiny network does best in one program.
         by_default = 1 if config.model.name == "conv" else config.tasks
         chunk_size = settings.chunk_size or by_default
         arrangements["compiled"] = replace(config, compile=True, chunk_size=chunk_size)
     learners = {kind: make_supervised_learner(c) for kind, c in arrangements.items()}
-    mflop = flop_of_task(make_supervised_learner(arrangements["eager"])) / 1e6
+    mflop = flop_of_task(make_supervised_learner(arrangements["not compiled"])) / 1e6
     numbers.add("meta-gradient of a task, MFLOP", mflop)
     for kind, learner in learners.items():
         numbers.add(f"{kind}, first iteration, s", timed(partial(learner.iterate, 0)))
@@ -177,8 +177,8 @@ SUITES: dict[str, Callable[[Any, Settings], Numbers]] = {
 
 def add_memory(numbers: Numbers) -> None:
     numbers.add("peak memory, MB", peak_memory())
-    if torch.cuda.is_initialized():
-        numbers.add("peak memory of the GPU, MB", torch.cuda.max_memory_allocated() / 2**20)
+    if torch.cuda.is_initialized() and (allocated := torch.cuda.max_memory_allocated()):
+        numbers.add("peak memory of the GPU, MB", allocated / 2**20)
 
 
 def per_second(work: Callable[[], float]) -> float:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from copy import copy
 from statistics import median
 
 from rich.box import MARKDOWN
@@ -47,10 +48,12 @@ def as_markdown(tables: Sequence[Table]) -> str:
     """The tables as a Markdown file has them, each below its title."""
     parts = []
     for table in tables:
-        title, table.title, table.box = table.title, None, MARKDOWN
-        Console(width=1000, file=(text := io.StringIO())).print(table)
+        plain = copy(table)
+        plain.title, plain.box = None, MARKDOWN
+        text = io.StringIO()
+        Console(width=1000, file=text, force_terminal=False, no_color=True).print(plain)
         rows = [line.strip() for line in text.getvalue().splitlines() if line.strip()]
-        parts.append("\n".join([f"**{title}**", "", *rows]))
+        parts.append("\n".join([f"**{table.title}**", "", *rows]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -62,6 +62,7 @@ def test_there_is_one_program_per_shape_however_many_threads_ask() -> None:
     for thread in threads:
         thread.join(60)
     calls = len(traced)
+    assert calls == 2, "one call for errors of the function itself, one that is traced"
     assert torch.equal(program({"a": torch.arange(3.0)})[0], torch.tensor([0.0, 2.0, 4.0]))
     assert len(traced) == calls
     assert program({"a": torch.ones(2, 2)})[0].tolist() == [[2.0, 2.0], [2.0, 2.0]]
@@ -81,7 +82,9 @@ def test_why_nothing_can_be_compiled_is_a_line(monkeypatch) -> None:
         raise RuntimeError("no working C++ compiler\nin three\nlines")
 
     monkeypatch.setattr(Compiled, "_finish", fail)
+    compiler_fault.cache_clear()
     assert compiler_fault() == "no working C++ compiler"
+    compiler_fault.cache_clear()
 
 
 def test_what_cannot_be_compiled_is_computed_anyway(monkeypatch) -> None:
@@ -99,7 +102,14 @@ def test_what_cannot_be_compiled_is_computed_anyway(monkeypatch) -> None:
 # --- traced
 
 
-def test_what_is_called_often_is_traced_and_stays_the_same_to_the_last_bit() -> None:
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Programs are traced at the third call."""
+    monkeypatch.setattr(Traced, "from_call", 3)
+    return Traced.from_call
+
+
+def test_what_is_called_often_is_traced_and_stays_the_same_to_the_last_bit(soon: int) -> None:
     calls = []
     predict = Functional(model := nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2)))
     of_all = torch.func.vmap(predict)
@@ -111,9 +121,9 @@ def test_what_is_called_often_is_traced_and_stays_the_same_to_the_last_bit() -> 
     torch.manual_seed(0)
     params = {name: torch.randn(5, *p.shape) for name, p in parameters_of(model).items()}
     program = Traced(function)
-    for _ in range(Traced.from_call - 1):
+    for _ in range(soon - 1):
         program(params, torch.randn(5, 4, 3))
-    assert len(calls) == Traced.from_call - 1
+    assert len(calls) == soon - 1
     program(params, torch.randn(5, 4, 3))
     traced = len(calls)
     for _ in range(3):
@@ -127,11 +137,35 @@ def test_what_is_called_often_is_traced_and_stays_the_same_to_the_last_bit() -> 
     assert len(calls) == traced + 1, "other shapes are another program"
 
 
-def test_what_cannot_be_traced_is_computed_anyway() -> None:
-    program = Traced(lambda x: x + 1 if x.sum() > 0 else x - 1)
-    x = torch.ones(2)
-    for _ in range(Traced.from_call - 1):
-        assert program(x).tolist() == [2, 2]
-    with pytest.warns(UserWarning, match="not traced, which is slower: "):
-        assert program(x).tolist() == [2, 2]
-    assert program(-x).tolist() == [-2, -2]  # without a word
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda x: x + 1 if x.sum() > 0 else x - 1, "."),  # depends on the data
+        (lambda x: x + torch.rand(2), "two calls with the same tensors differ$"),
+    ],
+)
+def test_what_cannot_be_traced_is_computed_anyway(function, why: str, soon: int) -> None:
+    program, x = Traced(function), torch.ones(2)
+    for _ in range(soon - 1):
+        program(x)
+    with pytest.warns(UserWarning, match=f"not traced, which is slower: {why}"):
+        program(x)
+    assert (program(-x) <= 0).all()  # without a word
+
+
+def test_a_function_that_fails_is_asked_again(soon: int) -> None:
+    """Out of memory, say: the program is made when it no longer fails."""
+    fails = [False] * (soon - 1) + [True]
+
+    def function(x: Tensor) -> Tensor:
+        if fails and fails.pop(0):
+            raise MemoryError
+        return x + 1
+
+    program, x = Traced(function), torch.ones(2)
+    for _ in range(soon - 1):
+        program(x)
+    with pytest.raises(MemoryError):
+        program(x)
+    assert program(x).tolist() == [2, 2]
+    assert None not in program._programs.values()
