@@ -26,7 +26,7 @@ train: $(STAMP)  ## meta-train CONFIG; ARGS are handed on
 	$(VENV)/bin/python scripts/train.py $(if $(findstring --resume,$(ARGS)),,--config $(CONFIG)) $(ARGS)
 
 test: $(STAMP)  ## run the tests, or those in TESTS
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(TESTS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(VENV)/bin/ruff check

@@ -26,7 +26,10 @@ CHEETAH = (
     *("--env.family", "half-cheetah-velocity", "--threads", "1"),
     *("--tasks", "5", "--evaluation.tasks", "4"),
 )
-SINUSOID = ("--iterations", "5", "--tasks", "7", "--evaluation.tasks", "5", "--logging.every", "1")
+SINUSOID = (
+    *("--iterations", "5", "--tasks", "7", "--evaluation.tasks", "5", "--logging.every", "1"),
+    *("--compile", str(not compiler_fault()).lower()),
+)
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 ROOT = Path(__file__).parents[1]
 
@@ -268,8 +271,7 @@ def hosts():
 def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
     toy, tmp_path: Path, script, wait_for_rows, settled, runs: Path, hosts: list[str]
 ):
-    compiled = str(not compiler_fault()).lower()
-    settings = (*CHEETAH, "--checkpoint.every", "2", "--iterations", "20", "--compile", compiled)
+    settings = (*CHEETAH, "--checkpoint.every", "2", "--iterations", "20")
     arguments = toy("hosts", *settings)
     processes = []
     for number, host in enumerate(hosts, start=1):

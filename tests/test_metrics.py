@@ -10,6 +10,7 @@ import re
 import signal
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,17 @@ def wandb_records(folder: Path) -> Iterator[Any]:
 
 
 def wandb_session(folder: Path) -> tuple[Any, dict[str, Any], list[dict[str, Any]], bool]:
-    """The run, its config, its history, and whether it was closed in order."""
+    """The run, its config, its history, and whether it was closed in order.
+
+    Its service writes in its own time: what is closed at last is waited for.
+    """
+    deadline = time.monotonic() + 10
+    while not (session := _wandb_session(folder))[-1] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return session
+
+
+def _wandb_session(folder: Path) -> tuple[Any, dict[str, Any], list[dict[str, Any]], bool]:
     run, config, history, closed = None, {}, [], False
     for record in wandb_records(folder):
         kind = record.WhichOneof("record_type")
