@@ -144,6 +144,8 @@ def make_learner(config: Experiment, world: World = ALONE) -> Learner:
             raise UserError(f"{where} is {tasks}, fewer than the {world.size} processes")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
+    if config.compile and (fault := compiler_fault()):
+        warn(f"nothing is compiled, which is slower: {fault}")
     if isinstance(config, RLExperiment):
         return make_rl_learner(config, world)
     return make_supervised_learner(config, world)
@@ -182,7 +184,7 @@ def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner
         task_map=TaskMap(
             config.chunk_size or (1 if config.device == "cpu" else config.tasks),
             threads,
-            _compiles(config),
+            compiles(config),
             world,
         ),
         world=world,
@@ -225,7 +227,7 @@ def make_supervised_learner(
         meta=with_rates(algorithm, theta, adapted, config.inner.rate),
         algorithm=algorithm,
         adapted=adapted,
-        task_map=TaskMap(config.chunk_size or config.tasks, threads, _compiles(config), world),
+        task_map=TaskMap(config.chunk_size or config.tasks, threads, compiles(config), world),
         world=world,
         seed=config.seed,
         device=config.device,
@@ -240,12 +242,9 @@ def _use_threads_for_tasks(config: Experiment, world: World) -> int:
     return config.threads or max(1, cores() // world.local_size)
 
 
-def _compiles(config: Experiment) -> bool:
+def compiles(config: Experiment) -> bool:
     """Whether programs are compiled: where that is asked for and possible."""
-    if config.compile and (fault := compiler_fault()):
-        warn(f"nothing is compiled, which is slower: {fault}")
-        return False
-    return bool(config.compile)
+    return bool(config.compile) and not compiler_fault()
 
 
 def _make_module(

@@ -181,7 +181,7 @@ class ConsoleSink:
 
     def __init__(self, total: int, start: int, columns: Mapping[str, tuple[str, str]]):
         self._total, self._start, self._columns = total, start, columns
-        self._began = time.monotonic()
+        self._since, self._done = time.monotonic(), start
         self._live: Live | None = None
         console = Console(file=sys.stdout)
         if console.is_terminal:
@@ -198,8 +198,10 @@ class ConsoleSink:
             for name, (label, spec) in self._columns.items()
             if name in metrics
         )
-        done = iteration + 1
-        seconds = (time.monotonic() - self._began) / (done - self._start) * (self._total - done)
+        done, now = iteration + 1, time.monotonic()
+        seconds = (now - self._since) / (done - self._done) * (self._total - done)
+        if self._done == self._start:  # the first ones took longer: compilers, imports
+            self._since, self._done = now, done
         left = f"left {timedelta(seconds=round(seconds))}"
         if self._live is None:
             print(f"{done}/{self._total}  {text}  {left}", flush=True)

@@ -114,6 +114,8 @@ class Training:
             self._folder.update_config(to_yaml(self._config))
         since = f", from iteration {trainer.start}" if go_on else ""
         print(f"run folder: {self._folder.path}{since}")
+        if build.compiles(self._config):
+            print("compiling: the first iteration can take a minute longer", flush=True)
 
     def _open_sinks(self, start: int) -> Sinks:
         """Of what is logged from iteration ``start`` on."""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,6 +138,17 @@ def test_without_a_terminal_there_is_a_plain_line_per_iteration(toy, runs: Path,
         expected = rf"{iteration + 1}/3  {re.escape(values)}  left \d:\d\d:\d\d"
         assert re.fullmatch(expected, line)
     assert "\x1b" not in "".join(lines)
+
+
+def test_the_time_left_is_that_of_iterations_after_the_first(monkeypatch, capsys):
+    """Compiling takes a minute; then every iteration takes 2 s."""
+    clock = iter([0.0, 60.0, 62.0, 64.0])
+    monkeypatch.setattr("metarl.metrics.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    sink = ConsoleSink(total=14, start=4, columns={})
+    for iteration in (4, 5, 6):
+        sink.log(iteration, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == ["0:09:00", "0:00:16", "0:00:14"]
 
 
 def test_metrics_that_are_absent_are_left_out(capsys):
