@@ -11,7 +11,7 @@ with each of its sizes varied alone; scaling, what more processes would give. Ev
 case runs in a process of its own, whose peak memory is shown. A limit and what is compared with it
 are measured in turn, as often as --repeats says: tables show medians, ranges, and the median of the
 repeats' own ratios; the JSON, on the last line and in --json, has every measurement. With --compare
-a number got slower where the ranges of its repeats, three at least, do not overlap and its median
+a number got slower where the ranges of its repeats do not overlap and its median
 is worse by more than 10 %; one that has a limit is judged by its share of it, as the machine's
 speed changes too. What got slower changes no exit code.
 """

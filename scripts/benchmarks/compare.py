@@ -1,10 +1,11 @@
 """What got slower since an earlier measurement, beyond noise.
 
-A number is worse when the ranges of its repeats (three at least) do not overlap AND its median is
-worse by more than 10 %; better likewise. A number with a limit is judged by the share of the limit
-that it reaches, since the machine's own speed changes from run to run; one that is itself a limit,
-and has none, says by how much. Memory and what else has no limit are judged as they are; counts are
-not. Results are compared where suite, case, sizes, threads and device are the same.
+A number is worse when the ranges of its repeats do not overlap AND its median is worse by more than
+10 %; better likewise. Few repeats show little of the noise. A number with a limit is judged by the
+share of the limit that it reaches, since the machine's own speed changes from run to run; one that
+is itself a limit, and has none, says by how much. Memory and what else has no limit are judged as
+they are; counts are not. Results are compared where suite, case, sizes, threads and device are the
+same.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from rich.table import Table
 from benchmarks.results import Number, Result, digits, is_judged, less_is_better, unit
 
 MARGIN = 0.1
-REPEATS = 3  # fewer say nothing of noise
 
 
 class Change(NamedTuple):
@@ -36,8 +36,6 @@ class Change(NamedTuple):
 
 def judged(before: Sequence[float], after: Sequence[float], less_is_better: bool) -> int:
     """-1 for worse beyond noise, 1 for better, 0 for neither."""
-    if min(len(before), len(after)) < REPEATS:
-        return 0
     growth = median(after) / median(before) - 1
     if growth > MARGIN and min(after) > max(before):
         return -1 if less_is_better else 1
