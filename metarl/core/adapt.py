@@ -1,11 +1,13 @@
 """The inner loop: gradient steps of one task (Finn et al. 2017, algorithm 1, line 6)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from metarl.core import differences
 from metarl.core.params import Params
 
 LossFn: TypeAlias = Callable[[Params, Any], Tensor]
@@ -22,6 +24,7 @@ def adapt(
     rates: Sequence[Rates],
     batches: Sequence[Any],
     first_order: bool = False,
+    hessian_epsilon: float | None = None,
 ) -> Params:
     """Adapted parameters phi of one task.
 
@@ -33,6 +36,8 @@ def adapt(
         rates: alpha_k, one entry per inner step.
         batches: support data, one per inner step.
         first_order: treat the gradients as constants (FOMAML): d phi / d theta is the identity.
+        hessian_epsilon: take d phi / d theta, which has the Hessian of L in it, by finite
+            differences of this length in parameter space; None: exactly.
 
     Raises:
         ValueError: ``rates`` and ``batches`` differ in length.
@@ -45,7 +50,10 @@ def adapt(
         def loss(moving: Params, fixed: Params = fixed, batch: Any = batch) -> Tensor:
             return loss_fn(fixed | moving, batch)
 
-        gradient = torch.func.grad(loss)(moving)
+        if hessian_epsilon is None:
+            gradient = torch.func.grad(loss)(moving)
+        else:  # of all parameters, as each may change the gradient of any other
+            gradient = differences.gradient(partial(loss, fixed={}), params, hessian_epsilon)
         if first_order:
             gradient = {name: g.detach() for name, g in gradient.items()}
         stepped = {name: p - rate[name] * gradient[name] for name, p in moving.items()}

@@ -9,6 +9,8 @@ import torch
 from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
+from metarl.core.differences import derivative
+
 HessianVectorProduct: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -99,15 +101,10 @@ def finite_difference_hvp(
     """
 
     def hvp(v: Tensor) -> Tensor:
-        norm = math.sqrt(dot(v, v))
-        if norm == 0:
-            return torch.zeros_like(v)
-        offset = v * (epsilon / norm)
-        if symmetric:
-            difference = (gradient(theta + offset) - gradient(theta - offset)) / 2
-        else:
-            difference = gradient(theta + offset)
-        return difference * (norm / epsilon)
+        forward = derivative(gradient, theta, v, epsilon, value=0.0)
+        if not symmetric:
+            return forward
+        return (forward - derivative(gradient, theta, -v, epsilon, value=0.0)) / 2
 
     return hvp
 

@@ -55,10 +55,14 @@ class OuterConfig(TrustRegionConfig):
         curvature_fraction: fraction of the query env steps, spread over all of them, that the
             curvature is estimated from; 1 is the paper's (Schulman et al. 2015, appendix C.1, take
             a tenth too).
+        inner_hessian: how finite-difference products get through the inner loop, whose derivative
+            is made of the inner loss's Hessian: by finite differences of its gradient, or exactly,
+            as the paper's gradients of the KL (half as much work again).
     """
 
     hvp_check_every: Annotated[int, Ge(0)] = 10
     curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
+    inner_hessian: Literal["finite-difference", "exact"] = "finite-difference"
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class MetaRLLearner:
             self.adapted_policy,
             task_map,
             config.outer.curvature_fraction,
+            config.outer.hvp_epsilon if config.outer.inner_hessian == "finite-difference" else None,
             config.trajectories * family.horizon,
         )
         self._world = world
@@ -230,11 +235,14 @@ class MetaRLLearner:
         with self._clock("adaptation"):
             return cast(Params, self._task_map.map(one_task, (phi, support)))
 
-    def adapted_policy(self, meta: Params, support: Sequence[Batch]) -> Params:
+    def adapted_policy(
+        self, meta: Params, support: Sequence[Batch], hessian_epsilon: float | None = None
+    ) -> Params:
         """phi of one task as a differentiable function of the meta-parameters."""
         theta, _ = split_rates(meta)
         rates = self._rates(meta, self.config.inner.alphas)
-        return adapt(self._inner_loss, theta, rates, support, self._algorithm.first_order)
+        first_order = self._algorithm.first_order
+        return adapt(self._inner_loss, theta, rates, support, first_order, hessian_epsilon)
 
     def outer_problem(self, support: Sequence[Batch], query: Batch) -> Problem:
         """The outer step's problem over the flat meta-parameters [P]."""

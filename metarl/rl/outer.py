@@ -1,8 +1,8 @@
 """What the outer step of meta-reinforcement-learning minimises, and its trust region."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,15 @@ from metarl.core.trust_region import Problem
 from metarl.rl.losses import Batch, Policy, mean_kl, surrogate_and_kl
 from metarl.rl.rollout import pad_to_bucket
 
-AdaptedPolicy: TypeAlias = Callable[[Params, Sequence[Batch]], Params]
-"""phi of one task as a differentiable function of the meta-parameters and its support data."""
+
+class AdaptedPolicy(Protocol):
+    """phi of one task as a differentiable function of the meta-parameters and its support data."""
+
+    def __call__(
+        self, meta: Params, support: Sequence[Batch], hessian_epsilon: float | None = None
+    ) -> Params:
+        """``hessian_epsilon``: of finite differences for its derivative; None: exact."""
+
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
@@ -29,6 +36,8 @@ class OuterObjective:
         task_map: evaluates per-task functions over the tasks of this process.
         curvature_fraction: fraction of the query env steps that the KL's gradient and its
             Hessian-vector products see.
+        hessian_epsilon: of the finite differences by which the KL's gradient is taken through the
+            inner loop; None: exactly.
         max_env_steps: N T, the most that a task can have; where programs are compiled, data are
             padded to one of a few sizes.
     """
@@ -39,12 +48,14 @@ class OuterObjective:
         adapted_policy: AdaptedPolicy,
         task_map: TaskMap,
         curvature_fraction: float,
+        hessian_epsilon: float | None,
         max_env_steps: int,
     ):
         self._policy = policy
         self._adapted_policy = adapted_policy
         self._task_map = task_map
         self._curvature_fraction = curvature_fraction
+        self._hessian_epsilon = hessian_epsilon
         self._max_env_steps = max_env_steps
 
     def problem(self, like: Params, support: Sequence[Batch], query: Batch) -> Problem:
@@ -66,7 +77,7 @@ class OuterObjective:
 
         def kl_gradient(theta: Tensor) -> Tensor:
             at = unflatten(theta, like)
-            return flatten(task_map.mean_and_grad(self.kl, at, curvature_data)[1])
+            return flatten(task_map.mean_and_grad(self.approximate_kl, at, curvature_data)[1])
 
         def kl_hvp(theta: Tensor, v: Tensor) -> Tensor:
             at, along = unflatten(theta, like), unflatten(v, like)
@@ -83,6 +94,12 @@ class OuterObjective:
         """Of one task: the KL alone, a scalar."""
         support, query = task
         return mean_kl(self._policy, self._adapted_policy(meta, support), query)
+
+    def approximate_kl(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+        """The same number, for finite differences of its gradient."""
+        support, query = task
+        phi = self._adapted_policy(meta, support, self._hessian_epsilon)
+        return mean_kl(self._policy, phi, query)
 
     def for_curvature(self, query: Batch) -> Batch:
         """The env steps of every task that the curvature is estimated from: one at a different

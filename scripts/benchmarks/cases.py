@@ -23,7 +23,7 @@ RL_CASES = {
         env={"family": "half-cheetah-velocity"},
         policy=RELU,
         tasks=40,
-        outer=replace(TRPO_OF_RELU, curvature_fraction=1.0),
+        outer=replace(TRPO_OF_RELU, curvature_fraction=1.0, inner_hessian="exact"),
     ),
     # the sizes of the published PyTorch port of MAML's reinforcement learning
     "half-cheetah-velocity-port": RLExperiment(

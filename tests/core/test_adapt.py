@@ -39,8 +39,16 @@ def small_problem(inner_steps: int):
     return loss, parameters_of(model), support, query
 
 
-def judge(loss, theta: Params, rates: list[Rates], support, query, first_order=False) -> Tensor:
-    return loss(adapt(loss, theta, rates, support, first_order), query)
+def judge(
+    loss,
+    theta: Params,
+    rates: list[Rates],
+    support,
+    query,
+    first_order: bool = False,
+    hessian_epsilon: float | None = None,
+) -> Tensor:
+    return loss(adapt(loss, theta, rates, support, first_order, hessian_epsilon), query)
 
 
 def numerical_gradient(fn, x: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -50,7 +58,10 @@ def numerical_gradient(fn, x: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 @pytest.mark.parametrize("inner_steps", [1, 2, 3])
 @pytest.mark.parametrize("rate", ["scalar", "per-step", "per-parameter", "partial"])
-def test_meta_gradient_equals_finite_differences(inner_steps: int, rate: str) -> None:
+@pytest.mark.parametrize("hessian_epsilon", [None, 1e-7])
+def test_meta_gradient_equals_finite_differences(
+    inner_steps: int, rate: str, hessian_epsilon: float | None
+) -> None:
     loss, theta, support, query = small_problem(inner_steps)
     generator = torch.Generator().manual_seed(1)
     names = [n for n in theta if rate != "partial" or n.startswith("2.")]
@@ -65,13 +76,42 @@ def test_meta_gradient_equals_finite_differences(inner_steps: int, rate: str) ->
             rates.append(dict.fromkeys(names, alpha))
 
     def objective(vector: Tensor) -> Tensor:
-        return judge(loss, unflatten(vector, theta), rates, support, query)
+        params = unflatten(vector, theta)
+        return judge(loss, params, rates, support, query, hessian_epsilon=hessian_epsilon)
 
     vector = flatten(theta).requires_grad_()
     (gradient,) = torch.autograd.grad(objective(vector), vector)
     torch.testing.assert_close(
         gradient, numerical_gradient(objective, vector.detach()), rtol=1e-6, atol=1e-8
     )
+
+
+def test_hessian_by_finite_differences_costs_one_gradient_and_is_one_of_its_vmap() -> None:
+    """Of each task along its own direction; nothing where nothing comes back."""
+    loss, theta, _, _ = small_problem(1)
+    data = (torch.randn(4, 6, 3), torch.randn(4, 6, 2))
+    rates: list[Rates] = [dict.fromkeys(theta, 0.3)]
+    calls = []
+
+    def counted(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
+        calls.append(1)
+        return loss(params, batch)
+
+    def of_task(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
+        phi = adapt(counted, params, rates, [batch], hessian_epsilon=1e-6)
+        return torch.stack([loss(phi, batch), (0 * flatten(phi)).sum()])
+
+    def gradient(entry: int, values) -> Tensor:
+        return torch.autograd.grad(values(theta)[:, entry].sum(), list(theta.values()))
+
+    theta = {name: p.requires_grad_() for name, p in theta.items()}
+    tasks = list(zip(*data, strict=True))
+    one_by_one = gradient(0, lambda p: torch.stack([of_task(p, task) for task in tasks]))
+    assert len(calls) == 2 * 4
+    at_once = gradient(0, lambda p: torch.func.vmap(of_task, in_dims=(None, 0))(p, data))
+    torch.testing.assert_close(at_once, one_by_one)
+    nothing = gradient(1, lambda p: torch.func.vmap(of_task, in_dims=(None, 0))(p, data))
+    assert all((g == 0).all() for g in nothing)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 3])

@@ -70,6 +70,16 @@ def test_there_is_one_program_per_shape_however_many_threads_ask() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("columns", [1, 6, 16, 40])
+def test_products_with_few_columns_are_the_same(columns: int) -> None:
+    a, b = torch.randn(50, 20), torch.randn(20, columns)
+    program = Compiled(lambda a, b: (a @ b, torch.tanh(a.t() @ (a @ b))))
+    product, other = program(a, b)
+    torch.testing.assert_close(product, a @ b)
+    torch.testing.assert_close(other, torch.tanh(a.t() @ (a @ b)), rtol=1e-4, atol=1e-6)
+
+
+@needs_compiler
 def test_names_in_another_order_are_another_program() -> None:
     x, y = torch.ones(2), torch.zeros(2)
     program = Compiled(lambda tree: (tree["a"] - tree["b"],))

@@ -394,11 +394,20 @@ def test_lvc_estimates_the_known_meta_gradient_of_a_gaussian_bandit(loss: str) -
 # --- the outer problem
 
 
+INNER_HESSIANS = ["finite-difference", "exact"]
+
+
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "anil", "meta-sgd"])
 @pytest.mark.parametrize("steps", [1, 2])
-def test_outer_gradient_equals_finite_differences_in_float64(algorithm: str, steps: int) -> None:
+@pytest.mark.parametrize("inner_hessian", INNER_HESSIANS)
+def test_outer_gradient_equals_finite_differences_in_float64(
+    algorithm: str, steps: int, inner_hessian: str
+) -> None:
     """Through sampling data, the inner loss, adapt, the surrogate and the mean over tasks."""
-    learner = toy_learner(inner=PolicyInnerConfig(algorithm=algorithm, steps=steps, rate=0.5))
+    learner = toy_learner(
+        inner=PolicyInnerConfig(algorithm=algorithm, steps=steps, rate=0.5),
+        outer=OuterConfig(curvature_fraction=1, inner_hessian=inner_hessian, hvp_epsilon=1e-7),
+    )
     *support, query = sampled(learner)
     learner.meta = double(learner.meta)
     problem = learner.outer_problem([double(s.batch) for s in support], double(query.batch))
@@ -421,9 +430,11 @@ def test_outer_gradient_equals_finite_differences_in_float64(algorithm: str, ste
 
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if not ALGORITHMS[a].first_order])
 @pytest.mark.parametrize("loss", INNER_LOSSES)
-def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str) -> None:
+@pytest.mark.parametrize("inner_hessian", INNER_HESSIANS)
+def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str, inner_hessian: str) -> None:
     inner = PolicyInnerConfig(algorithm=algorithm, loss=loss, rate=0.5)
-    learner = toy_learner("half-cheetah-velocity", inner=inner)
+    outer = OuterConfig(curvature_fraction=1, inner_hessian=inner_hessian, hvp_epsilon=1e-6)
+    learner = toy_learner("half-cheetah-velocity", inner=inner, outer=outer)
     support, query = sampled(learner)
     learner.meta = double(learner.meta)
     problem = learner.outer_problem([double(support.batch)], double(query.batch))
