@@ -45,7 +45,9 @@ def peak(monkeypatch: pytest.MonkeyPatch) -> float:
 @pytest.mark.parametrize("suite", ["physics", "sampler", "update", "iteration", "budget", "size"])
 def test_every_number_is_measured_as_often_as_asked(suite: str, case: str) -> None:
     result = suites.run(suite, case, TOY)
-    assert result.settings == "M 2, N 3, T 4, 5x5 tanh, curvature of 0.1, eager, 1 threads, cpu"
+    assert result.settings == (
+        "M 2, N 3, T 4, 5x5 tanh, curvature of 0.1 by differences, eager, 1 threads, cpu"
+    )
     memory = result.numbers.pop("peak memory, MB", Number([200.0]))
     assert memory.values[0] > 100
     assert len(result.numbers) > 1 or (suite, case) == ("physics", "point-navigation")
@@ -330,7 +332,7 @@ def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(tmp_pa
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     toy = ("--tasks", "2", "--trajectories", "2", "--horizon", "5", "--width", "4")
     toy = (*toy, "--threads", "1", "--repeats", "1", "--cases", "half-cheetah-velocity")
-    settings = "M 2, N 2, T 5, 4x4 relu, curvature of 0.1, compiled, 1 threads, cpu"
+    settings = "M 2, N 2, T 5, 4x4 relu, curvature of 0.1 by differences, compiled, 1 threads, cpu"
     numbers = {"environments, env steps/s": GOOD | {"values": [1e-3]}}
     result = {"suite": "physics", "case": "half-cheetah-velocity", "settings": settings}
     old.write_text(json.dumps({"results": [result | {"numbers": numbers}]}))

@@ -1,7 +1,6 @@
 """The inner loop: gradient steps of one task (Finn et al. 2017, algorithm 1, line 6)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -37,7 +36,8 @@ def adapt(
         batches: support data, one per inner step.
         first_order: treat the gradients as constants (FOMAML): d phi / d theta is the identity.
         hessian_epsilon: take d phi / d theta, which has the Hessian of L in it, by finite
-            differences of this length in parameter space; None: exactly.
+            differences of this length in parameter space (the result is differentiable once, with
+            respect to ``params`` and ``rates`` only); None: exactly.
 
     Raises:
         ValueError: ``rates`` and ``batches`` differ in length.
@@ -50,10 +50,14 @@ def adapt(
         def loss(moving: Params, fixed: Params = fixed, batch: Any = batch) -> Tensor:
             return loss_fn(fixed | moving, batch)
 
-        if hessian_epsilon is None:
+        if hessian_epsilon is None or first_order:
             gradient = torch.func.grad(loss)(moving)
         else:  # of all parameters, as each may change the gradient of any other
-            gradient = differences.gradient(partial(loss, fixed={}), params, hessian_epsilon)
+
+            def loss_of_all(params: Params, batch: Any = batch) -> Tensor:
+                return loss_fn(params, batch)
+
+            gradient = differences.gradient(loss_of_all, params, hessian_epsilon)
         if first_order:
             gradient = {name: g.detach() for name, g in gradient.items()}
         stepped = {name: p - rate[name] * gradient[name] for name, p in moving.items()}

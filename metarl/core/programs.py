@@ -20,10 +20,12 @@ NARROW = 16  # columns, of a float32 vector register
 
 
 def _mm(a: Tensor, b: Tensor) -> Any:
-    """Many rows times few columns: MKL is faster at few rows times many columns."""
-    if b.shape[1] >= min(NARROW, a.shape[0]):
+    """Many rows times few columns (the weight gradient of a layer with few inputs), transposed:
+    MKL is up to four times faster at few rows times many columns.
+    """
+    if a.device.type != "cpu" or b.shape[1] >= min(NARROW, a.shape[0]):
         return NotImplemented
-    return (b.t() @ a.t()).t()
+    return (b.t() @ a.t()).t().contiguous()
 
 
 class Program(ABC, Generic[Result]):
@@ -135,7 +137,7 @@ class Compiled(Program[Result]):
         options: Any = {
             # A caller in C++ holds no interpreter lock: programs run on threads side by side.
             "cpp_wrapper": True,
-            # From exp, as exact in absolute terms, twice as fast.
+            # From exp: an absolute error of 2e-7 in place of 3e-8, and twice as fast.
             "cpp.use_decompose_tanh": True,
         }
         program: Any = inductor.compile(graph, inputs, options=options)

@@ -101,10 +101,11 @@ def finite_difference_hvp(
     """
 
     def hvp(v: Tensor) -> Tensor:
-        forward = derivative(gradient, theta, v, epsilon, value=0.0)
+        # Without the gradient at theta: it is zero, or cancels.
+        forward = derivative(gradient, theta, v, epsilon, at_x=0.0)
         if not symmetric:
             return forward
-        return (forward - derivative(gradient, theta, -v, epsilon, value=0.0)) / 2
+        return (forward - derivative(gradient, theta, -v, epsilon, at_x=0.0)) / 2
 
     return hvp
 

@@ -77,7 +77,7 @@ class OuterObjective:
 
         def kl_gradient(theta: Tensor) -> Tensor:
             at = unflatten(theta, like)
-            return flatten(task_map.mean_and_grad(self.approximate_kl, at, curvature_data)[1])
+            return flatten(task_map.mean_and_grad(self.kl_for_products, at, curvature_data)[1])
 
         def kl_hvp(theta: Tensor, v: Tensor) -> Tensor:
             at, along = unflatten(theta, like), unflatten(v, like)
@@ -95,8 +95,8 @@ class OuterObjective:
         support, query = task
         return mean_kl(self._policy, self._adapted_policy(meta, support), query)
 
-    def approximate_kl(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-        """The same number, for finite differences of its gradient."""
+    def kl_for_products(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
+        """The same KL; its gradient goes through the inner loop as ``hessian_epsilon`` says."""
         support, query = task
         phi = self._adapted_policy(meta, support, self._hessian_epsilon)
         return mean_kl(self._policy, phi, query)

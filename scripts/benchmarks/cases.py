@@ -108,7 +108,8 @@ def described(config: RLExperiment | SupervisedExperiment) -> str:
         words += [f"N {config.trajectories}", f"T {make_family(config.env).horizon}"]
         layers = "x".join(str(size) for size in config.policy.hidden_sizes)
         words += [f"{layers} {config.policy.activation}"]
-        words += [f"curvature of {config.outer.curvature_fraction:g}"]
+        by = " by differences" if config.outer.inner_hessian == "finite-difference" else ""
+        words += [f"curvature of {config.outer.curvature_fraction:g}{by}"]
         words += ["compiled" if config.compile else "eager"]
     if config.chunk_size:
         words += [f"chunks of {config.chunk_size}"]

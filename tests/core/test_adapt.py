@@ -86,11 +86,16 @@ def test_meta_gradient_equals_finite_differences(
     )
 
 
-def test_hessian_by_finite_differences_costs_one_gradient_and_is_one_of_its_vmap() -> None:
+@pytest.mark.parametrize("inner_steps", [1, 2])
+@pytest.mark.parametrize("head_only", [False, True])
+def test_hessian_by_finite_differences_costs_a_gradient_a_step_also_under_vmap(
+    inner_steps: int, head_only: bool
+) -> None:
     """Of each task along its own direction; nothing where nothing comes back."""
     loss, theta, _, _ = small_problem(1)
     data = (torch.randn(4, 6, 3), torch.randn(4, 6, 2))
-    rates: list[Rates] = [dict.fromkeys(theta, 0.3)]
+    names = [n for n in theta if n.startswith("2.") or not head_only]
+    rates: list[Rates] = [dict.fromkeys(names, 0.3)] * inner_steps
     calls = []
 
     def counted(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -98,7 +103,7 @@ def test_hessian_by_finite_differences_costs_one_gradient_and_is_one_of_its_vmap
         return loss(params, batch)
 
     def of_task(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
-        phi = adapt(counted, params, rates, [batch], hessian_epsilon=1e-6)
+        phi = adapt(counted, params, rates, [batch] * inner_steps, hessian_epsilon=1e-6)
         return torch.stack([loss(phi, batch), (0 * flatten(phi)).sum()])
 
     def gradient(entry: int, values) -> Tensor:
@@ -107,11 +112,20 @@ def test_hessian_by_finite_differences_costs_one_gradient_and_is_one_of_its_vmap
     theta = {name: p.requires_grad_() for name, p in theta.items()}
     tasks = list(zip(*data, strict=True))
     one_by_one = gradient(0, lambda p: torch.stack([of_task(p, task) for task in tasks]))
-    assert len(calls) == 2 * 4
+    assert len(calls) == 2 * inner_steps * 4
     at_once = gradient(0, lambda p: torch.func.vmap(of_task, in_dims=(None, 0))(p, data))
     torch.testing.assert_close(at_once, one_by_one)
     nothing = gradient(1, lambda p: torch.func.vmap(of_task, in_dims=(None, 0))(p, data))
     assert all((g == 0).all() for g in nothing)
+
+
+def test_a_derivative_by_finite_differences_has_none_of_its_own() -> None:
+    loss, theta, support, query = small_problem(1)
+    vector = flatten(theta).requires_grad_()
+    rates: list[Rates] = [dict.fromkeys(theta, 0.3)]
+    value = judge(loss, unflatten(vector, theta), rates, support, query, hessian_epsilon=1e-6)
+    with pytest.raises(NotImplementedError, match="has none of its own"):
+        torch.autograd.grad(value, vector, create_graph=True)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 3])

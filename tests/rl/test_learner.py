@@ -494,6 +494,28 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
     assert relative_difference(approximate(v), hessian @ v) < 1e-3
 
 
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "anil", "meta-sgd"])
+def test_inner_hessian_is_of_the_curvature_products_alone(algorithm: str) -> None:
+    """Seen with a difference so coarse that it shows."""
+    problems = []
+    for inner_hessian in INNER_HESSIANS:
+        learner = toy_learner(
+            inner=PolicyInnerConfig(algorithm=algorithm, rate=0.5),
+            outer=OuterConfig(curvature_fraction=1, inner_hessian=inner_hessian, hvp_epsilon=0.1),
+        )
+        support, query = sampled(learner)
+        problems.append(learner.outer_problem([support.batch], query.batch))
+    theta = flatten(learner.meta)
+    theta = theta + 0.05 * torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
+    coarse, exact = problems
+    assert coarse.loss_and_kl(theta) == exact.loss_and_kl(theta)
+    assert torch.equal(coarse.loss_gradient(theta)[1], exact.loss_gradient(theta)[1])
+    assert torch.equal(coarse.kl_hvp(theta, theta), exact.kl_hvp(theta, theta))
+    difference = relative_difference(coarse.kl_gradient(theta), exact.kl_gradient(theta))
+    assert (difference > 1e-4) == (algorithm in ("maml", "meta-sgd"))
+    assert (difference == 0) == (algorithm in ("fomaml", "anil"))
+
+
 ARRANGEMENTS = [
     {"chunk_size": 1, "threads": 2},
     {"chunk_size": 2, "threads": 1},
