@@ -398,8 +398,9 @@ INNER_HESSIANS = ["finite-difference", "exact"]
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "anil", "meta-sgd"])
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("inner_hessian", INNER_HESSIANS)
+@pytest.mark.parametrize(
+    ("steps", "inner_hessian"), [(1, "exact"), (2, "exact"), (2, "finite-difference")]
+)
 def test_outer_gradient_equals_finite_differences_in_float64(
     algorithm: str, steps: int, inner_hessian: str
 ) -> None:
