@@ -43,24 +43,24 @@ def adapt(
         ValueError: ``rates`` and ``batches`` differ in length.
         KeyError: a rate names a parameter that does not exist.
     """
+    if first_order:
+        hessian_epsilon = None  # nothing is differentiated
     for rate, batch in zip(rates, batches, strict=True):
-        fixed = {name: p for name, p in params.items() if name not in rate}
-        moving = {name: params[name] for name in rate}
+        # Differences need the gradient of all parameters, as each may change that of any other.
+        names = rate if hessian_epsilon is None else params
+        fixed = {name: p for name, p in params.items() if name not in names}
+        moving = {name: params[name] for name in names}
 
         def loss(moving: Params, fixed: Params = fixed, batch: Any = batch) -> Tensor:
             return loss_fn(fixed | moving, batch)
 
-        if hessian_epsilon is None or first_order:
+        if hessian_epsilon is None:
             gradient = torch.func.grad(loss)(moving)
-        else:  # of all parameters, as each may change the gradient of any other
-
-            def loss_of_all(params: Params, batch: Any = batch) -> Tensor:
-                return loss_fn(params, batch)
-
-            gradient = differences.gradient(loss_of_all, params, hessian_epsilon)
+        else:
+            gradient = differences.gradient(loss, moving, hessian_epsilon)
         if first_order:
             gradient = {name: g.detach() for name, g in gradient.items()}
-        stepped = {name: p - rate[name] * gradient[name] for name, p in moving.items()}
+        stepped = {name: params[name] - rate[name] * gradient[name] for name in rate}
         # Keeps the order of theta, which flatten and unflatten rely on.
         params = {name: stepped.get(name, p) for name, p in params.items()}
     return params
