@@ -61,9 +61,10 @@ class Experiment:
         device: where adaptation and update run; physics is on CPU threads.
         chunk_size: tasks per vectorised call of the update; null: one for a policy on a CPU, all
             otherwise.
-        compile: compile the update, which takes up to a minute at the start, and again where
-            episodes that end early grow longer; null: where the run is long enough to pay for it.
-            Without it, what is called thousands of times is traced still, which changes no bit.
+        compile: compile what training does (not evaluations), which takes up to a minute at the
+            start, and again where episodes that end early grow longer; null: where the run is long
+            enough to pay for it. Without it, what is called thousands of times is traced still,
+            which changes no bit.
         timeout: seconds after which a process of several that does not answer counts as lost; more
             than the first one takes to draw a report, or any to compile.
         checkpoint: when to save, what to keep.

@@ -37,7 +37,7 @@ from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.params import leaves_of_tree
 from metarl.core.world import World
 from metarl.distributed import joined
-from metarl.rl.learner import OuterConfig
+from metarl.rl.outer import OuterConfig
 
 Tree = TypeVar("Tree")
 

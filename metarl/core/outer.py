@@ -44,9 +44,9 @@ class TaskMap:
         chunk_size: tasks per ``vmap`` call, halved while the memory of a GPU does not hold them.
         threads: chunks in flight; 0 for one per core. Callers should set PyTorch's own threads to
             one, which also makes every result independent of the number of cores.
-        compiled: compile mean and meta-gradient of every objective that it is called with. An
-            objective is compiled once for every shape of its data, and so must not change what it
-            closes over; a method of the same object is the same objective.
+        compiled: compile mean and meta-gradient of every objective that it is called with, and
+            what is mapped so. A function is compiled once for every shape of its data, and so
+            must not change what it closes over; a method of the same object is the same function.
         world: the processes that share the tasks; data are those of this one's.
 
     Raises:
@@ -69,20 +69,25 @@ class TaskMap:
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         self.compiled = compiled
         self._world = world
-        self._programs: dict[tuple[str, Objective], Callable[[Params, Any], Any]] = {}
+        self._programs: dict[tuple[str, Callable[..., Any]], Callable[..., Any]] = {}
 
-    def map(self, fn: Callable[[Any], Any], data: Any) -> Any:
-        """``fn(task_data)`` for every task, without a graph; results stacked to [M, ...]."""
-        return self._fitting(lambda: self._map(fn, data))
+    def map(self, fn: Callable[[Any], Any], data: Any, compiled: bool = False) -> Any:
+        """``fn(task_data)`` for every task, without a graph; results stacked to [M, ...].
 
-    def _map(self, fn: Callable[[Any], Any], data: Any) -> Any:
+        Args:
+            compiled: ``fn`` comes back with data of these shapes; compile it, if that is done here.
+        """
+        return self._fitting(lambda: self._map(fn, data, compiled))
+
+    def _map(self, fn: Callable[[Any], Any], data: Any, compiled: bool) -> Any:
         @torch.no_grad()
         def run(chunk: Any) -> Any:
             if self.chunk_size > 1:
                 return torch.func.vmap(fn)(chunk)
             return tree_map(lambda x: x[None], fn(tree_map(lambda x: x[0], chunk)))
 
-        return _concatenate(list(self._over_chunks(run, data)))
+        program = self._program("map", fn, run) if compiled else run
+        return _concatenate(list(self._over_chunks(program, data)))
 
     def mean(self, objective: Objective, meta: Params, data: Any) -> Tensor:
         """Mean of ``objective`` over tasks, [K], without a graph."""
@@ -108,12 +113,12 @@ class TaskMap:
         return value, gradient
 
     def _program(
-        self, kind: str, objective: Objective, run: Callable[[Params, Any], Result]
-    ) -> Callable[[Params, Any], Result]:
-        """``run``, or what it was compiled to when ``objective`` first came."""
+        self, kind: str, fn: Callable[..., Any], run: Callable[..., Result]
+    ) -> Callable[..., Result]:
+        """``run``, or what it was compiled to when ``fn`` first came."""
         if not self.compiled:
             return run
-        key = kind, objective
+        key = kind, fn
         return self._programs.get(key) or self._programs.setdefault(key, Compiled(run))
 
     def hvp(self, objective: Objective, meta: Params, data: Any, vector: Params) -> Params:

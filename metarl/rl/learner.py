@@ -7,18 +7,18 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, require_like, unflatten
-from metarl.core.trust_region import Problem, TrustRegionConfig, trust_region_step
+from metarl.core.trust_region import Problem, trust_region_step
 from metarl.core.world import World
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
 from metarl.rl.losses import INNER_LOSSES, Batch, Policy
-from metarl.rl.outer import OuterObjective
+from metarl.rl.outer import OuterConfig, OuterObjective
 from metarl.rl.protocol import (
     EvaluationProtocol,
     PolicyEvaluation,
@@ -43,32 +43,6 @@ class PolicyInnerConfig(InnerConfig):
 
     algorithm: Literal["maml", "fomaml", "anil", "meta-sgd"] = "maml"
     loss: Literal["reinforce", "lvc"] = "reinforce"
-
-
-@dataclass(frozen=True)
-class OuterConfig(TrustRegionConfig):
-    """The outer TRPO step.
-
-    Args:
-        hvp_check_every: log the relative difference of the finite-difference and the exact
-            Hessian-vector product every so many iterations; 0: never.
-        curvature_fraction: fraction of the query env steps, spread over all of them, that the
-            curvature is estimated from; 1 is the paper's (Schulman et al. 2015, appendix C.1, take
-            a tenth too).
-        inner_hessian: how the KL's gradient, where products are finite differences of it, goes
-            through the inner loop, whose derivative is made of the inner loss's Hessian: by finite
-            differences of the inner gradient, ``hvp_epsilon`` long, or exactly, as in the paper
-            (1.3 to 1.5 times the work; FOMAML has no such Hessian, and ANIL's is always exact).
-    """
-
-    hvp_check_every: Annotated[int, Ge(0)] = 10
-    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
-    inner_hessian: Literal["finite-difference", "exact"] = "finite-difference"
-
-    @property
-    def inner_hessian_epsilon(self) -> float | None:
-        """Length of the inner gradient's finite difference; None: exact."""
-        return self.hvp_epsilon if self.inner_hessian == "finite-difference" else None
 
 
 @dataclass(frozen=True)
@@ -137,12 +111,10 @@ class MetaRLLearner:
         self.sampler = sampler
         self._task_map = task_map
         self._objective = OuterObjective(
+            config.outer,
             policy,
             self.adapted_policy,
             task_map,
-            config.outer.curvature_fraction,
-            # The gradient of a head alone is exact at less than what two of all parameters cost.
-            None if algorithm.head_only else config.outer.inner_hessian_epsilon,
             config.trajectories * family.horizon,
         )
         self._world = world
@@ -159,7 +131,9 @@ class MetaRLLearner:
         tasks, share = self._family.sample_tasks(rng, config.tasks), self._world.share(config.tasks)
         stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration, first_task=share.start)
         mine = tasks[share.start : share.stop]
-        rounds = self.adapt_and_sample(mine, config.inner.alphas, config.trajectories, stream)
+        rounds = self.adapt_and_sample(
+            mine, config.inner.alphas, config.trajectories, stream, compiled=self._task_map.compiled
+        )
         inner = self._inner_metrics(rounds)
         outer = self._update(rounds[:-1], rounds[-1], iteration)
 
@@ -181,18 +155,22 @@ class MetaRLLearner:
         trajectories: int,
         stream: Stream,
         watch: Watch | None = None,
+        compiled: bool = False,
     ) -> list[Sampled]:
         """Sample with theta, adapt every task, sample with phi, and so on.
+
+        Args:
+            compiled: with programs compiled for these sizes, which pays where they come back.
 
         Returns:
             One round more than inner steps: support data first, query data last.
         """
         phi = self.theta_of_every_task(len(tasks))
-        rounds = [self._sample(phi, tasks, trajectories, stream, watch)]
+        rounds = [self._sample(phi, tasks, trajectories, stream, watch, compiled)]
         for k, rate in enumerate(self._rates(self.meta, alphas), start=1):
-            phi = self._inner_step(phi, rate, rounds[-1].batch)
+            phi = self._inner_step(phi, rate, rounds[-1].batch, compiled)
             stream = stream._replace(inner_step=k)
-            rounds.append(self._sample(phi, tasks, trajectories, stream, watch))
+            rounds.append(self._sample(phi, tasks, trajectories, stream, watch, compiled))
         return rounds
 
     def _update(
@@ -223,24 +201,30 @@ class MetaRLLearner:
         tasks: Array,
         trajectories: int,
         stream: Stream,
-        watch: Watch | None = None,
+        watch: Watch | None,
+        compiled: bool,
     ) -> Sampled:
         """Trajectories of every task's own policy, with advantages."""
         with self._clock("sampling"):
-            sampled = self.sampler.collect(phi, tasks, trajectories, stream, watch=watch)
+            sampled = self.sampler.collect(
+                phi, tasks, trajectories, stream, watch=watch, compiled=compiled
+            )
         with self._clock("adaptation"):
             batch, explained = make_batch(sampled, self.config.advantage, self._task_map)
         return Sampled(phi, sampled, batch, explained)
 
-    def _inner_step(self, phi: Params, rate: Rates, support: Batch) -> Params:
+    def _inner_step(self, phi: Params, rate: Rates, support: Batch, compiled: bool) -> Params:
         """One inner step of every task, [M, ...] -> [M, ...]; no graph."""
-
-        def one_task(data: tuple[Params, Batch]) -> Params:
-            params, batch = data
-            return adapt(self._inner_loss, params, [rate], [batch], first_order=True)
-
         with self._clock("adaptation"):
-            return cast(Params, self._task_map.map(one_task, (phi, support)))
+            if compiled:
+                (support,) = self._objective.padded([support])
+            rates = {name: torch.as_tensor(alpha).to(phi[name]) for name, alpha in rate.items()}
+            data = phi, _of_every_task(rates, len(support.mask)), support
+            return cast(Params, self._task_map.map(self._one_inner_step, data, compiled))
+
+    def _one_inner_step(self, task: tuple[Params, Params, Batch]) -> Params:
+        phi, rate, support = task
+        return adapt(self._inner_loss, phi, [rate], [support], first_order=True)
 
     def adapted_policy(
         self, meta: Params, support: Sequence[Batch], hessian_epsilon: float | None = None
@@ -248,6 +232,9 @@ class MetaRLLearner:
         """phi of one task as a differentiable function of the meta-parameters."""
         theta, _ = split_rates(meta)
         rates = self._rates(meta, self.config.inner.alphas)
+        if self._algorithm.head_only:
+            # Its gradient alone is exact at less than what two of all parameters cost.
+            hessian_epsilon = None
         first_order = self._algorithm.first_order
         return adapt(self._inner_loss, theta, rates, support, first_order, hessian_epsilon)
 
@@ -261,7 +248,7 @@ class MetaRLLearner:
 
     def theta_of_every_task(self, tasks: int) -> Params:
         theta, _ = split_rates(self.meta)
-        return {name: p.expand(tasks, *p.shape) for name, p in theta.items()}
+        return _of_every_task(theta, tasks)
 
     # --- what the trainer asks for
 
@@ -314,3 +301,8 @@ class MetaRLLearner:
         squares = sum(g.flatten(1).square().sum(1) for g in gradients)
         norms = self._world.gather(torch.as_tensor(squares).sqrt())
         return {"inner/gradient_norm": float(norms.mean())}
+
+
+def _of_every_task(params: Params, tasks: int) -> Params:
+    """The same for every task, [M, ...]."""
+    return {name: p.expand(tasks, *p.shape) for name, p in params.items()}

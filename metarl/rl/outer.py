@@ -2,16 +2,46 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.trust_region import Problem
+from metarl.core.trust_region import Problem, TrustRegionConfig
 from metarl.rl.losses import Batch, Policy, mean_kl, surrogate_and_kl
 from metarl.rl.rollout import pad_to_bucket
+
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+
+
+@dataclass(frozen=True)
+class OuterConfig(TrustRegionConfig):
+    """The outer TRPO step.
+
+    Args:
+        hvp_check_every: log the relative difference of the finite-difference and the exact
+            Hessian-vector product every so many iterations; 0: never.
+        curvature_fraction: fraction of the query env steps, spread over all of them, that the
+            curvature is estimated from; 1 is the paper's (Schulman et al. 2015, appendix C.1, take
+            a tenth too).
+        inner_hessian: how the KL's gradient, where products are finite differences of it, goes
+            through the inner loop, whose derivative is made of the inner loss's Hessian: by finite
+            differences of the inner gradient, ``hvp_epsilon`` long, or exactly, as in the paper
+            (1.3 to 1.5 times the work; FOMAML has no such Hessian, and ANIL's is always exact).
+    """
+
+    hvp_check_every: Annotated[int, Ge(0)] = 10
+    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
+    inner_hessian: Literal["finite-difference", "exact"] = "finite-difference"
+
+    @property
+    def inner_hessian_epsilon(self) -> float | None:
+        """Length of the inner gradient's finite difference; None: exact."""
+        return self.hvp_epsilon if self.inner_hessian == "finite-difference" else None
 
 
 class AdaptedPolicy(Protocol):
@@ -23,46 +53,38 @@ class AdaptedPolicy(Protocol):
         """``hessian_epsilon``: of finite differences for its derivative; None: exact."""
 
 
-GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
-
-
 class OuterObjective:
     """Mean over tasks of the surrogate of phi(theta) on the query trajectories, subject to the mean
     KL(pi_sampling || pi_phi(theta)).
 
     Args:
+        config: settings of the outer step.
         policy: the policy as a function of its parameters.
         adapted_policy: the inner loop of one task.
         task_map: evaluates per-task functions over the tasks of this process.
-        curvature_fraction: fraction of the query env steps that the KL's gradient and its
-            Hessian-vector products see.
-        hessian_epsilon: of the finite differences by which the KL's gradient is taken through the
-            inner loop; None: exactly.
         max_env_steps: N T, the most that a task can have; where programs are compiled, data are
             padded to one of a few sizes.
     """
 
     def __init__(
         self,
+        config: OuterConfig,
         policy: Policy,
         adapted_policy: AdaptedPolicy,
         task_map: TaskMap,
-        curvature_fraction: float,
-        hessian_epsilon: float | None,
         max_env_steps: int,
     ):
+        self._config = config
         self._policy = policy
         self._adapted_policy = adapted_policy
         self._task_map = task_map
-        self._curvature_fraction = curvature_fraction
-        self._hessian_epsilon = hessian_epsilon
         self._max_env_steps = max_env_steps
 
     def problem(self, like: Params, support: Sequence[Batch], query: Batch) -> Problem:
         """The outer step's problem over the flat meta-parameters [P], of the shapes of ``like``."""
         task_map = self._task_map
         if task_map.compiled:
-            *support, query = pad_to_bucket([*support, query], self._max_env_steps)
+            *support, query = self.padded([*support, query])
         data = (tuple(support), query)
         curvature_data = (tuple(support), self.for_curvature(query))
 
@@ -96,16 +118,20 @@ class OuterObjective:
         return mean_kl(self._policy, self._adapted_policy(meta, support), query)
 
     def kl_for_products(self, meta: Params, task: tuple[Sequence[Batch], Batch]) -> Tensor:
-        """The same KL; its gradient goes through the inner loop as ``hessian_epsilon`` says."""
+        """The same KL; its gradient goes through the inner loop as ``inner_hessian`` says."""
         support, query = task
-        phi = self._adapted_policy(meta, support, self._hessian_epsilon)
+        phi = self._adapted_policy(meta, support, self._config.inner_hessian_epsilon)
         return mean_kl(self._policy, phi, query)
+
+    def padded(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Of one of a few sizes, as a program is compiled for each."""
+        return pad_to_bucket(batches, self._max_env_steps)
 
     def for_curvature(self, query: Batch) -> Batch:
         """The env steps of every task that the curvature is estimated from: one at a different
         place of every stretch, as equal distances would see the same moments of every trajectory.
         """
-        fraction, end = self._curvature_fraction, query.mask.shape[1]
+        fraction, end = self._config.curvature_fraction, query.mask.shape[1]
         if fraction == 1:
             return query
         j = torch.arange(math.ceil(fraction * end), dtype=torch.float64, device=query.mask.device)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.core.params import Params, tree_map
-from metarl.core.programs import Traced
+from metarl.core.programs import Compiled, Traced
 from metarl.rl.distributions import Gaussian
 from metarl.rl.losses import Policy
 from metarl.rl.rollout import Trajectories
@@ -93,7 +93,8 @@ class Sampler:
         self._make_env = make_env
         self._envs: dict[tuple[int, ...], Env] = {}
         self._policies = torch.func.vmap(policy)
-        self._program = Traced(self._actions)
+        self._traced = Traced(self._actions)
+        self._compiled = Compiled(self._actions)
         self._action_dim = action_dim
         self._horizon = horizon
         self._threads = threads
@@ -108,6 +109,7 @@ class Sampler:
         stream: Stream,
         noise: float = 1.0,
         watch: Watch | None = None,
+        compiled: bool = False,
     ) -> Trajectories:
         """Sample trajectories; sum of ``mask`` in the result is the number of env steps.
 
@@ -118,6 +120,7 @@ class Sampler:
             stream: source of initial states and action noise.
             noise: factor on the action noise; 0 takes the policy's mean actions.
             watch: sees the simulations' states, of all tasks at once.
+            compiled: compile the policies for these sizes, which changes the last bits.
         """
         m, n = len(tasks), num_trajectories
         groups = 1 if watch is not None else min(m, HALVES, self._threads)
@@ -125,14 +128,14 @@ class Sampler:
         envs = [self._env(i, groups, part.stop - part.start, n) for i, part in enumerate(parts)]
         rngs = stream.generators(m)
         starts = [e.reset(tasks[part], rngs[part]) for e, part in zip(envs, parts, strict=True)]
-        params = {name: p.cpu() for name, p in params.items()}
+        params = {name: p.cpu().contiguous() for name, p in params.items()}  # one program for all
         dtype = next(iter(params.values())).dtype
         out = self._allocate(m, n, torch.from_numpy(np.concatenate(starts)).to(dtype))
 
         def roll(env: Env, part: slice) -> None:
             of_part = tree_map(itemgetter(part), (params, out))
             seen = None if watch is None else partial(watch, stream.inner_step)
-            self._roll(env, *of_part, rngs[part], noise, seen)
+            self._roll(env, *of_part, rngs[part], noise, seen, compiled)
 
         if self._pool is None or groups == 1:
             list(map(roll, envs, parts))
@@ -160,6 +163,7 @@ class Sampler:
         rngs: Sequence[np.random.Generator],
         noise: float,
         watch: Callable[[NDArray[np.float64]], None] | None,
+        compiled: bool,
     ) -> None:
         """Play the episodes that ``env`` has just begun, and write them into ``out``."""
         observation = out.final_observations
@@ -173,7 +177,8 @@ class Sampler:
             alive = torch.from_numpy(env.alive)
             if not alive.any():
                 break
-            (mean, log_std), action = self._act(params, observation, out.actions[:, :, t])
+            noise_now = out.actions[:, :, t]
+            (mean, log_std), action = self._act(params, observation, noise_now, compiled)
             step = env.step(action.numpy())
             out.observations[:, :, t], out.actions[:, :, t] = observation, action
             out.sampling.mean[:, :, t], out.sampling.log_std[:, :, t] = mean, log_std
@@ -187,9 +192,12 @@ class Sampler:
         out.final_observations.copy_(observation)
         _finish(out)
 
-    def _act(self, params: Params, observation: Tensor, noise: Tensor) -> tuple[Gaussian, Tensor]:
+    def _act(
+        self, params: Params, observation: Tensor, noise: Tensor, compiled: bool
+    ) -> tuple[Gaussian, Tensor]:
         """Distributions and actions of every task's own policy; ``noise`` is standard normal."""
-        return self._program(params, observation, noise)
+        program = self._compiled if compiled else self._traced
+        return program(params, observation, noise)
 
     def _actions(
         self, params: Params, observation: Tensor, noise: Tensor

@@ -6,7 +6,7 @@ from typing import Any
 from metarl.build import make_family
 from metarl.config import PolicyConfig, RLExperiment, SupervisedExperiment
 from metarl.core.outer import cores
-from metarl.rl.learner import OuterConfig
+from metarl.rl.outer import OuterConfig
 from metarl.rl.protocol import PolicyEvaluationConfig
 from metarl.supervised.models import ModelConfig
 

@@ -11,8 +11,9 @@ from metarl.build import make_rl_learner
 from metarl.config import RLExperiment
 from metarl.core.params import flatten, tree_map
 from metarl.core.trust_region import Problem, finite_difference_hvp, trust_region_step
-from metarl.rl.learner import MetaRLLearner, OuterConfig
+from metarl.rl.learner import MetaRLLearner
 from metarl.rl.losses import Batch
+from metarl.rl.outer import OuterConfig
 
 Function = Callable[..., Any]
 

@@ -26,7 +26,7 @@ from metarl.files import to_json
 from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
 from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
-from metarl.rl.learner import OuterConfig
+from metarl.rl.outer import OuterConfig
 from metarl.rl.protocol import Episodes, PolicyEvaluation
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from metarl.core.trust_region import finite_difference_hvp, relative_difference
 from metarl.networks import ACTIVATIONS
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics
 from metarl.rl.distributions import Gaussian
-from metarl.rl.learner import MetaRLLearner, OuterConfig, PolicyInnerConfig
+from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import (
     INNER_LOSSES,
     Batch,
@@ -32,6 +32,7 @@ from metarl.rl.losses import (
     reinforce_loss,
     surrogate_and_kl,
 )
+from metarl.rl.outer import OuterConfig
 from metarl.rl.rollout import (
     AdvantageConfig,
     Trajectories,
@@ -123,6 +124,31 @@ def test_trajectories_do_not_depend_on_the_other_tasks_on_threads_or_on_tracing(
     monkeypatch.setattr(Traced, "from_call", 3)
     for count, threads in ((3, 1), (3, 2), (1, 1)):
         assert torch.equal(everything.rewards[:count], collect(count, threads).rewards)
+
+
+@needs_compiler
+def test_compiled_policies_act_alike_whatever_other_tasks_and_threads_there_are() -> None:
+    settings = PolicyConfig(hidden_sizes=[20, 20], activation="tanh")
+    learner = toy_learner("half-cheetah-velocity", policy=settings)
+    family = learner._family
+    tasks = family.sample_tasks(np.random.default_rng(0), 3)
+    theta = learner.theta_of_every_task(3)
+    phi = {n: p * torch.arange(1, 4).reshape(3, *[1] * (p.dim() - 1)) for n, p in theta.items()}
+    make_env = partial(BatchedEnv, family)
+    alone, halves = (Sampler(make_env, learner.policy, 6, 12, threads) for threads in (1, 2))
+
+    def collect(sampler: Sampler, count: int, compiled: bool) -> Trajectories:
+        of_tasks = {n: p[:count] for n, p in phi.items()}
+        return sampler.collect(of_tasks, tasks[:count], 3, STREAM, compiled=compiled)
+
+    everything = collect(alone, 3, compiled=True)
+    assert torch.equal(everything.actions, collect(halves, 3, compiled=True).actions)
+    assert torch.equal(everything.actions[:1], collect(alone, 1, compiled=True).actions)
+    # Physics amplifies the last bits: only the first env steps stay the same.
+    traced = collect(alone, 3, compiled=False)
+    first = everything.actions[:, :, :3], traced.actions[:, :, :3]
+    torch.testing.assert_close(*first, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(everything.actions, traced.actions), "nothing was compiled"
 
 
 def test_streams_are_repeatable_and_differ() -> None:
@@ -532,13 +558,33 @@ def test_loop_vmap_threads_and_programs_agree(arrangement: dict[str, Any]) -> No
     for settings in ({"threads": 1}, arrangement):
         outer = OuterConfig(curvature_fraction=0.1)
         learner = toy_learner("ant-direction", horizon=60, outer=outer, **settings)
+        compiled = bool(learner.config.compile)
+        support, query = sampled(learner)
+        phi, rates = learner.theta_of_every_task(4), learner._rates(learner.meta, [0.1])
+        phi = learner._inner_step(phi, rates[0], support.batch, compiled)
         state = learner.state_dict()
-        metrics = learner.iterate(0)
-        results.append((flatten(learner.meta), metrics["outer/kl"]))
+        metrics = learner._update([support], query, 0)
+        results.append((phi, flatten(learner.meta), metrics["outer/kl"]))
         learner.load_state_dict(state)
-        learner.iterate(0)
-        assert torch.equal(flatten(learner.meta), results[-1][0])
+        learner._update([support], query, 0)
+        assert torch.equal(flatten(learner.meta), results[-1][1])
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
+
+
+@needs_compiler
+def test_training_rounds_are_compiled_and_evaluations_are_not() -> None:
+    plain, compiled = toy_learner(compile=False), toy_learner(compile=True)
+    tasks = plain._family.sample_tasks(np.random.default_rng(0), 4)
+    arguments = tasks, [0.1], 5, STREAM
+    expected, *rounds = (
+        learner.adapt_and_sample(*arguments, compiled=flag)[1].phi
+        for learner, flag in ((plain, False), (compiled, True), (compiled, True))
+    )
+    for name, p in expected.items():
+        assert torch.equal(rounds[0][name], rounds[1][name])
+        torch.testing.assert_close(rounds[0][name], p, rtol=1e-3, atol=1e-5)
+    assert any(not torch.equal(rounds[0][name], p) for name, p in expected.items())
+    assert np.array_equal(plain.evaluate(1).scores, compiled.evaluate(1).scores)
 
 
 @pytest.mark.parametrize(("steps", "size"), [(1, 8), (8, 8), (9, 16), (57, 60), (60, 60)])

@@ -11,8 +11,9 @@ from metarl.build import make_family, make_learner
 from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.params import flatten
 from metarl.evaluation import from_npz, paired_differences, to_npz
-from metarl.rl.learner import MetaRLLearner, OuterConfig, PolicyInnerConfig
+from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import surrogate_and_kl
+from metarl.rl.outer import OuterConfig
 from metarl.rl.protocol import Episodes, PolicyEvaluationConfig
 from metarl.rl.sampler import Stream
 from metarl.seeding import Purpose, generator
