@@ -17,12 +17,14 @@ class AdamConfig:
         beta1: decay of the mean of gradients; 0 for plain scaled gradients (Reptile's choice).
         beta2: decay of the mean of squared gradients.
         epsilon: added to its root.
+        average: decay of the moving average of theta that is evaluated; 0: theta itself.
     """
 
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Interval(ge=0, lt=1)] = 0.999
     epsilon: Annotated[float, Gt(0)] = 1e-8
+    average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
 
 
 class AdamState(NamedTuple):
@@ -30,13 +32,14 @@ class AdamState(NamedTuple):
 
     mean: Tensor  # [P], of gradients
     square: Tensor  # [P], mean of their squares
+    average: Tensor  # [P], of theta (Polyak and Juditsky 1992; here the latest count most)
     step: Tensor  # [], float64, updates done: a tensor, so that it is no constant of a program
 
     @classmethod
     def of(cls, theta: Tensor) -> "AdamState":
         """The state before the first update of ``theta`` [P]."""
         zeros = torch.zeros_like(theta)
-        return cls(zeros, zeros, torch.zeros((), dtype=torch.float64, device=theta.device))
+        return cls(zeros, zeros, theta, torch.zeros((), dtype=torch.float64, device=theta.device))
 
 
 def adam_step(
@@ -52,4 +55,6 @@ def adam_step(
     square = torch.lerp(state.square, gradient.square(), 1 - config.beta2)
     rate = config.learning_rate / (1 - config.beta1**step)
     scale = (square / (1 - config.beta2**step)).sqrt() + config.epsilon
-    return theta - rate * mean / scale, AdamState(mean, square, step)
+    theta = theta - rate * mean / scale
+    average = torch.lerp(state.average, theta, 1 - config.average)
+    return theta, AdamState(mean, square, average, step)

@@ -170,7 +170,8 @@ class SupervisedLearner:
                 f"iteration {iteration}: the loss is {loss:g} and the norm of its gradient "
                 f"{norm:g}; start again with a smaller inner.rate or outer.learning_rate"
             )
-        self._meta, self._adam = self._world.leading(theta), adam
+        theta, average = self._world.leading(torch.stack([theta, adam.average]))
+        self._meta, self._adam = theta, adam._replace(average=average)
         metrics = {"loss/after": loss, f"{self._criterion.measure}/after": score}
         seconds = time.perf_counter() - began
         return metrics | {"outer/gradient_norm": float(norm), "seconds/iteration": seconds}
@@ -253,7 +254,7 @@ class SupervisedLearner:
 
     def _judge(self, task: Episode, alphas: Sequence[float]) -> Judged:
         support, query = task
-        phi, rates = self._theta_and_rates(self._meta, alphas)
+        phi, rates = self._theta_and_rates(self._adam.average, alphas)
         outputs = [self._outputs(phi, task)]
         for rate in rates:
             phi = adapt(self._inner_loss, phi, [rate], [support], first_order=True)
@@ -278,18 +279,22 @@ class SupervisedLearner:
         adam = self._adam
         return {
             "meta": unflatten(self._meta.cpu(), self._like),
-            "adam": {"mean": adam.mean.cpu(), "square": adam.square.cpu(), "step": int(adam.step)},
+            "adam": {
+                **{name: x.cpu() for name, x in adam._asdict().items()},
+                "step": int(adam.step),
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError when the parameters are not those of this model."""
         require_like(state["meta"], self._like)
         self._meta = flatten({name: state["meta"][name] for name in self._like}).to(self._meta)
-        like = {"mean": self._meta, "square": self._meta}
-        require_like({name: state["adam"][name] for name in like}, like)
-        mean, square = (state["adam"][name].to(self._meta) for name in like)
-        step = torch.tensor(float(state["adam"]["step"]), dtype=torch.float64, device=mean.device)
-        self._adam = AdamState(mean, square, step)
+        names = [name for name in AdamState._fields if name != "step"]
+        vectors = {name: x for name, x in state["adam"].items() if name != "step"}
+        require_like(vectors, dict.fromkeys(names, self._meta))
+        vectors = {name: x.to(self._meta) for name, x in vectors.items()}
+        step = self._adam.step.new_tensor(state["adam"]["step"])
+        self._adam = AdamState(**vectors, step=step)
 
 
 def _beside_inputs(batch: Batch, tasks: Tensor) -> Batch:

@@ -14,7 +14,7 @@ from metarl.core.adam import AdamConfig
 from metarl.core.algorithms import ALGORITHMS
 from metarl.core.gradcheck import check_gradient
 from metarl.core.outer import TaskMap
-from metarl.core.params import Params, tree_map, unflatten
+from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.programs import Traced, compiler_fault
 from metarl.errors import UserError
 from metarl.supervised.episodes import Batch, Episode
@@ -299,6 +299,27 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes():
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "meta-sgd"])
+def test_evaluations_are_of_the_average_and_updates_are_not(algorithm: str):
+    plain, averaged = (
+        toy(inner=inner(algorithm), outer=AdamConfig(average=average)) for average in (0.0, 0.9)
+    )
+    expected = flatten(plain.state_dict()["meta"])
+    for iteration in range(5):
+        plain.iterate(iteration)
+        averaged.iterate(iteration)
+        meta = plain.state_dict()["meta"]
+        assert torch.equal(flatten(meta), flatten(averaged.state_dict()["meta"]))
+        expected = 0.9 * expected + 0.1 * flatten(meta)
+    torch.testing.assert_close(averaged.state_dict()["adam"]["average"], expected)
+    scores = averaged.evaluate(5).scores
+    assert not np.array_equal(scores, plain.evaluate(5).scores)
+    state = plain.state_dict()
+    state["adam"]["average"] = averaged.state_dict()["adam"]["average"]
+    plain.load_state_dict(state)
+    assert np.array_equal(scores, plain.evaluate(5).scores)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "meta-sgd"])
 def test_a_loaded_learner_goes_on_as_the_saved_one(algorithm: str):
     learner, other = toy(inner=inner(algorithm)), toy(inner=inner(algorithm), seed=1)
     for iteration in range(3):
@@ -313,6 +334,9 @@ def test_a_loaded_learner_goes_on_as_the_saved_one(algorithm: str):
         assert found[name] == expected[name]
     with pytest.raises(ValueError, match="the checkpoint's parameters are"):
         toy(model=ModelConfig(hidden_sizes=[7])).load_state_dict(state)
+    del state["adam"]["average"]
+    with pytest.raises(ValueError, match="the checkpoint's parameters are"):
+        other.load_state_dict(state)
 
 
 def test_every_setting_of_the_inner_loop_is_a_row_of_the_tables():
