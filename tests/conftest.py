@@ -17,6 +17,7 @@ import torch
 
 from envs import FAMILIES
 from envs.point import PointNavigation
+from metarl.core.programs import compiler_fault
 from metarl.metrics import read_metrics
 from metarl.run import RunFolder
 
@@ -44,6 +45,11 @@ TOY_SUPERVISED = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=60, help="inputs of every kind in test_fuzz.py")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_compiler") and compiler_fault():
+        pytest.skip("there is no C++ compiler")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,10 +12,8 @@ from metarl.core.outer import TaskMap
 from metarl.core.params import Functional, Params, parameters_of
 from metarl.core.programs import Compiled, Traced, compiler_fault
 
-needs_compiler = pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler")
 
-
-@needs_compiler
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize(("chunk_size", "threads"), [(1, 2), (2, 1)])
 def test_compiled_meta_gradients_are_those_of_eager_ones(chunk_size: int, threads: int) -> None:
     """Four tasks: a program serves every chunk, and the second call too, with other parameters."""
@@ -45,7 +43,7 @@ def test_compiled_meta_gradients_are_those_of_eager_ones(chunk_size: int, thread
         assert torch.equal(g, again[name])
 
 
-@needs_compiler
+@pytest.mark.needs_compiler
 def test_there_is_one_program_per_shape_however_many_threads_ask() -> None:
     traced = []
 
@@ -81,14 +79,14 @@ def test_products_of_few_columns_are_transposed(columns: int, transposed: bool) 
     torch.testing.assert_close(graph(a, b), (a @ b).view(-1))
 
 
-@needs_compiler
+@pytest.mark.needs_compiler
 def test_compiled_tanh_is_close_enough() -> None:
     x = torch.linspace(-20, 20, 10_001)
     (y,) = Compiled(lambda x: (torch.tanh(x),))(x)
     torch.testing.assert_close(y, torch.tanh(x), rtol=0, atol=3e-7)
 
 
-@needs_compiler
+@pytest.mark.needs_compiler
 def test_names_in_another_order_are_another_program() -> None:
     x, y = torch.ones(2), torch.zeros(2)
     program = Compiled(lambda tree: (tree["a"] - tree["b"],))

@@ -18,7 +18,7 @@ from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.programs import Traced, compiler_fault
+from metarl.core.programs import Traced
 from metarl.core.trust_region import finite_difference_hvp, relative_difference
 from metarl.networks import ACTIVATIONS
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics
@@ -44,7 +44,6 @@ from metarl.rl.sampler import Sampler, Stream
 from metarl.seeding import Purpose, generator
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
-needs_compiler = pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler")
 
 
 def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings) -> MetaRLLearner:
@@ -126,7 +125,7 @@ def test_trajectories_do_not_depend_on_the_other_tasks_on_threads_or_on_tracing(
         assert torch.equal(everything.rewards[:count], collect(count, threads).rewards)
 
 
-@needs_compiler
+@pytest.mark.needs_compiler
 def test_compiled_policies_act_alike_whatever_other_tasks_and_threads_there_are() -> None:
     settings = PolicyConfig(hidden_sizes=[20, 20], activation="tanh")
     learner = toy_learner("half-cheetah-velocity", policy=settings)
@@ -547,7 +546,9 @@ ARRANGEMENTS = [
     {"chunk_size": 1, "threads": 2},
     {"chunk_size": 2, "threads": 1},
     {"chunk_size": 4, "threads": 2},
-    pytest.param({"chunk_size": 1, "threads": 2, "compile": True}, marks=needs_compiler),
+    pytest.param(
+        {"chunk_size": 1, "threads": 2, "compile": True}, marks=pytest.mark.needs_compiler
+    ),
 ]
 
 
@@ -571,7 +572,7 @@ def test_loop_vmap_threads_and_programs_agree(arrangement: dict[str, Any]) -> No
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
 
 
-@needs_compiler
+@pytest.mark.needs_compiler
 def test_training_rounds_are_compiled_and_evaluations_are_not() -> None:
     plain, compiled = toy_learner(compile=False), toy_learner(compile=True)
     tasks = plain._family.sample_tasks(np.random.default_rng(0), 4)

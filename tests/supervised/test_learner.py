@@ -15,7 +15,7 @@ from metarl.core.algorithms import ALGORITHMS
 from metarl.core.gradcheck import check_gradient
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.programs import Traced, compiler_fault
+from metarl.core.programs import Traced
 from metarl.errors import UserError
 from metarl.supervised.episodes import Batch, Episode
 from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
@@ -191,12 +191,14 @@ def test_a_rate_of_the_summed_loss_is_smaller_by_the_ways():
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
-needs_compiler = pytest.mark.skipif(bool(compiler_fault()), reason="there is no C++ compiler")
 ARRANGEMENTS = [
     {"chunk_size": 1},
     {"chunk_size": 3, "threads": 2},
-    pytest.param({"chunk_size": 2, "threads": 2, "compile": True}, marks=needs_compiler),
-    pytest.param({"compile": True}, marks=needs_compiler),  # the whole update is one program
+    pytest.param(
+        {"chunk_size": 2, "threads": 2, "compile": True}, marks=pytest.mark.needs_compiler
+    ),
+    # The whole update is one program.
+    pytest.param({"compile": True}, marks=pytest.mark.needs_compiler),
 ]
 
 
