@@ -180,6 +180,7 @@ def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner
             family.horizon,
             threads if family.threaded else 1,
             config.device,
+            compiles(config),
         ),
         task_map=TaskMap(
             config.chunk_size or (1 if config.device == "cpu" else config.tasks),

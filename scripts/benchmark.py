@@ -133,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--threads", type=natural, default=0, help="0: one per core")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="of adaptation and update")
     add("--chunk-size", type=count, help="tasks per vectorised call of the update")
-    add("--eager", action="store_true", help="compile no policy's update, as in short runs")
+    add("--eager", action="store_true", help="compile nothing of policies, as in short runs")
     add("--tasks", type=count, help="M, in place of the case's own; likewise:")
     add("--trajectories", type=count, help="N")
     add("--horizon", type=count, help="T, env steps")

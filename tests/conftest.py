@@ -39,7 +39,7 @@ TOY_SUPERVISED = [
     *("--data.source", "sinusoid", "--model.hidden_sizes", "[4]", "--compile", "false"),
     *("--tasks", "3", "--shots", "2", "--queries", "2", "--iterations", "2"),
     *("--evaluation.tasks", "4", "--evaluation.inner_steps", "1", "--checkpoint.every", "1"),
-    *("--logging.wandb", "disabled", "--logging.report", "false", "--outer.average", "0.5"),
+    *("--logging.wandb", "disabled", "--logging.report", "false", "--outer.average_decay", "0.5"),
 ]
 
 

@@ -28,6 +28,16 @@ def test_there_is_a_config_for_every_experiment():
         assert {body, f"paper/{body}"} <= set(NAMES)
 
 
+@pytest.mark.parametrize("name", ["sinusoid", "sinusoid_5shot"])
+def test_the_papers_sinusoids_have_another_outer_step_only(name: str):
+    ours, papers = (
+        yaml.safe_load((CONFIGS / f"{n}.yaml").read_text()) for n in (name, f"paper/{name}")
+    )
+    assert papers.pop("outer") == {"learning_rate": 1e-3}
+    assert ours.pop("outer") != {"learning_rate": 1e-3}
+    assert ours == papers
+
+
 def contains(whole: Any, part: Any) -> bool:
     """Whether ``whole`` has all of the mapping ``part``, and perhaps more."""
     if isinstance(part, dict):

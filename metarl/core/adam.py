@@ -17,18 +17,18 @@ class AdamConfig:
         beta1: decay of the mean of gradients; 0 for plain scaled gradients (Reptile's choice).
         beta2: decay of the mean of squared gradients.
         epsilon: added to its root.
-        average: decay of the moving average of theta that is evaluated; 0: theta itself.
+        average_decay: decay of the moving average of theta that is evaluated; 0: theta itself.
     """
 
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     beta1: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Interval(ge=0, lt=1)] = 0.999
     epsilon: Annotated[float, Gt(0)] = 1e-8
-    average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    average_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers."""
+    """What Adam remembers, and the average of what it did."""
 
     mean: Tensor  # [P], of gradients
     square: Tensor  # [P], mean of their squares
@@ -45,7 +45,8 @@ class AdamState(NamedTuple):
 def adam_step(
     theta: Tensor, gradient: Tensor, state: AdamState, config: AdamConfig
 ) -> tuple[Tensor, AdamState]:
-    """One update of theta [P]: the new theta and state (Kingma and Ba 2015, algorithm 1).
+    """One update of theta [P]: the new theta and state (Kingma and Ba 2015, algorithm 1), and with
+    it the average of all theta since the first update, weighted as Adam weighs gradients.
 
     A pure function of one vector; ``torch.optim.Adam`` owns its parameters and, on a network of a
     few thousand weights, takes three times as long.
@@ -56,5 +57,6 @@ def adam_step(
     rate = config.learning_rate / (1 - config.beta1**step)
     scale = (square / (1 - config.beta2**step)).sqrt() + config.epsilon
     theta = theta - rate * mean / scale
-    average = torch.lerp(state.average, theta, 1 - config.average)
+    weight = (1 - config.average_decay) / (1 - config.average_decay**step)
+    average = torch.lerp(state.average, theta, weight.to(theta))
     return theta, AdamState(mean, square, average, step)

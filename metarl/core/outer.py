@@ -45,8 +45,9 @@ class TaskMap:
         threads: chunks in flight; 0 for one per core. Callers should set PyTorch's own threads to
             one, which also makes every result independent of the number of cores.
         compiled: compile mean and meta-gradient of every objective that it is called with, and
-            what is mapped so. A function is compiled once for every shape of its data, and so
-            must not change what it closes over; a method of the same object is the same function.
+            functions that ``map`` is told recur. A function is compiled once for every shape of its
+            data, and so must not change what it closes over; a method of the same object is the
+            same function.
         world: the processes that share the tasks; data are those of this one's.
 
     Raises:
@@ -71,22 +72,23 @@ class TaskMap:
         self._world = world
         self._programs: dict[tuple[str, Callable[..., Any]], Callable[..., Any]] = {}
 
-    def map(self, fn: Callable[[Any], Any], data: Any, compiled: bool = False) -> Any:
+    def map(self, fn: Callable[[Any], Any], data: Any, recurring: bool = False) -> Any:
         """``fn(task_data)`` for every task, without a graph; results stacked to [M, ...].
 
         Args:
-            compiled: ``fn`` comes back with data of these shapes; compile it, if that is done here.
+            recurring: ``fn`` comes back, the same function with data of these shapes, and may be
+                compiled.
         """
-        return self._fitting(lambda: self._map(fn, data, compiled))
+        return self._fitting(lambda: self._map(fn, data, recurring))
 
-    def _map(self, fn: Callable[[Any], Any], data: Any, compiled: bool) -> Any:
+    def _map(self, fn: Callable[[Any], Any], data: Any, recurring: bool) -> Any:
         @torch.no_grad()
         def run(chunk: Any) -> Any:
             if self.chunk_size > 1:
                 return torch.func.vmap(fn)(chunk)
             return tree_map(lambda x: x[None], fn(tree_map(lambda x: x[0], chunk)))
 
-        program = self._program("map", fn, run) if compiled else run
+        program = self._program("map", fn, run) if recurring else run
         return _concatenate(list(self._over_chunks(program, data)))
 
     def mean(self, objective: Objective, meta: Params, data: Any) -> Tensor:

@@ -25,7 +25,7 @@ from metarl.rl.protocol import (
     PolicyEvaluationConfig,
     Tasks,
 )
-from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
+from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch, pad_to_bucket
 from metarl.rl.sampler import Sampler, Stream, Watch
 from metarl.seeding import Purpose, generator
 
@@ -110,12 +110,9 @@ class MetaRLLearner:
         self._inner_loss = partial(INNER_LOSSES[config.inner.loss], policy)
         self.sampler = sampler
         self._task_map = task_map
+        self._max_env_steps = config.trajectories * family.horizon
         self._objective = OuterObjective(
-            config.outer,
-            policy,
-            self.adapted_policy,
-            task_map,
-            config.trajectories * family.horizon,
+            config.outer, policy, self.adapted_policy, task_map, self._max_env_steps
         )
         self._world = world
         self._seed = seed
@@ -132,7 +129,7 @@ class MetaRLLearner:
         stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration, first_task=share.start)
         mine = tasks[share.start : share.stop]
         rounds = self.adapt_and_sample(
-            mine, config.inner.alphas, config.trajectories, stream, compiled=self._task_map.compiled
+            mine, config.inner.alphas, config.trajectories, stream, recurring=True
         )
         inner = self._inner_metrics(rounds)
         outer = self._update(rounds[:-1], rounds[-1], iteration)
@@ -155,22 +152,22 @@ class MetaRLLearner:
         trajectories: int,
         stream: Stream,
         watch: Watch | None = None,
-        compiled: bool = False,
+        recurring: bool = False,
     ) -> list[Sampled]:
         """Sample with theta, adapt every task, sample with phi, and so on.
 
         Args:
-            compiled: with programs compiled for these sizes, which pays where they come back.
+            recurring: these sizes come back, iteration for iteration: programs may be compiled.
 
         Returns:
             One round more than inner steps: support data first, query data last.
         """
         phi = self.theta_of_every_task(len(tasks))
-        rounds = [self._sample(phi, tasks, trajectories, stream, watch, compiled)]
+        rounds = [self._sample(phi, tasks, trajectories, stream, watch, recurring)]
         for k, rate in enumerate(self._rates(self.meta, alphas), start=1):
-            phi = self._inner_step(phi, rate, rounds[-1].batch, compiled)
+            phi = self._inner_step(phi, rate, rounds[-1].batch, recurring)
             stream = stream._replace(inner_step=k)
-            rounds.append(self._sample(phi, tasks, trajectories, stream, watch, compiled))
+            rounds.append(self._sample(phi, tasks, trajectories, stream, watch, recurring))
         return rounds
 
     def _update(
@@ -202,38 +199,46 @@ class MetaRLLearner:
         trajectories: int,
         stream: Stream,
         watch: Watch | None,
-        compiled: bool,
+        recurring: bool,
     ) -> Sampled:
         """Trajectories of every task's own policy, with advantages."""
         with self._clock("sampling"):
             sampled = self.sampler.collect(
-                phi, tasks, trajectories, stream, watch=watch, compiled=compiled
+                phi, tasks, trajectories, stream, watch=watch, recurring=recurring
             )
         with self._clock("adaptation"):
             batch, explained = make_batch(sampled, self.config.advantage, self._task_map)
         return Sampled(phi, sampled, batch, explained)
 
-    def _inner_step(self, phi: Params, rate: Rates, support: Batch, compiled: bool) -> Params:
+    def _inner_step(self, phi: Params, rate: Rates, support: Batch, recurring: bool) -> Params:
         """One inner step of every task, [M, ...] -> [M, ...]; no graph."""
         with self._clock("adaptation"):
-            if compiled:
-                (support,) = self._objective.padded([support])
-            rates = {name: torch.as_tensor(alpha).to(phi[name]) for name, alpha in rate.items()}
+            if recurring and self._task_map.compiled:
+                (support,) = pad_to_bucket([support], self._max_env_steps)
+            # Tensors, so that they are no constants of a program.
+            rates = {
+                name: torch.as_tensor(alpha, dtype=phi[name].dtype, device=phi[name].device)
+                for name, alpha in rate.items()
+            }
             data = phi, _of_every_task(rates, len(support.mask)), support
-            return cast(Params, self._task_map.map(self._one_inner_step, data, compiled))
+            return cast(Params, self._task_map.map(self._step_of_task, data, recurring))
 
-    def _one_inner_step(self, task: tuple[Params, Params, Batch]) -> Params:
+    def _step_of_task(self, task: tuple[Params, Params, Batch]) -> Params:
+        """One inner step from (phi, inner rates, support data)."""
         phi, rate, support = task
         return adapt(self._inner_loss, phi, [rate], [support], first_order=True)
 
     def adapted_policy(
         self, meta: Params, support: Sequence[Batch], hessian_epsilon: float | None = None
     ) -> Params:
-        """phi of one task as a differentiable function of the meta-parameters."""
+        """phi of one task as a differentiable function of the meta-parameters.
+
+        ANIL ignores ``hessian_epsilon``: the gradient of a head alone is exact at less than what
+        two of all parameters cost.
+        """
         theta, _ = split_rates(meta)
         rates = self._rates(meta, self.config.inner.alphas)
         if self._algorithm.head_only:
-            # Its gradient alone is exact at less than what two of all parameters cost.
             hessian_epsilon = None
         first_order = self._algorithm.first_order
         return adapt(self._inner_loss, theta, rates, support, first_order, hessian_epsilon)
@@ -304,5 +309,5 @@ class MetaRLLearner:
 
 
 def _of_every_task(params: Params, tasks: int) -> Params:
-    """The same for every task, [M, ...]."""
-    return {name: p.expand(tasks, *p.shape) for name, p in params.items()}
+    """The same for every task, [M, ...], in the layout of what differs: one program serves both."""
+    return {name: p.expand(tasks, *p.shape).contiguous() for name, p in params.items()}

@@ -84,7 +84,7 @@ class OuterObjective:
         """The outer step's problem over the flat meta-parameters [P], of the shapes of ``like``."""
         task_map = self._task_map
         if task_map.compiled:
-            *support, query = self.padded([*support, query])
+            *support, query = pad_to_bucket([*support, query], self._max_env_steps)
         data = (tuple(support), query)
         curvature_data = (tuple(support), self.for_curvature(query))
 
@@ -122,10 +122,6 @@ class OuterObjective:
         support, query = task
         phi = self._adapted_policy(meta, support, self._config.inner_hessian_epsilon)
         return mean_kl(self._policy, phi, query)
-
-    def padded(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Of one of a few sizes, as a program is compiled for each."""
-        return pad_to_bucket(batches, self._max_env_steps)
 
     def for_curvature(self, query: Batch) -> Batch:
         """The env steps of every task that the curvature is estimated from: one at a different

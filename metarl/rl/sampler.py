@@ -48,6 +48,9 @@ HALVES = 2  # more would only wait for Python's interpreter lock
 Watch: TypeAlias = Callable[[int, NDArray[np.float64]], None]
 """Called with the inner step and qpos [M, N, nq], a live view, at the start and every env step."""
 
+Act: TypeAlias = Callable[[Params, Tensor, Tensor], tuple[Gaussian, Tensor]]
+"""Of parameters [M, ...], observations [M, N, O] and noise [M, N, A]: distributions and actions."""
+
 
 class Stream(NamedTuple):
     """The random numbers of a call: of (seed, purpose, iteration, each task, inner step)."""
@@ -79,6 +82,7 @@ class Sampler:
         horizon: T.
         threads: physics threads in all.
         device: where trajectories go; the policy acts on the CPU, beside the physics.
+        compiled: compile the policies for sizes that recur.
     """
 
     def __init__(
@@ -89,12 +93,13 @@ class Sampler:
         horizon: int,
         threads: int = 1,
         device: torch.device | str = "cpu",
+        compiled: bool = False,
     ):
         self._make_env = make_env
         self._envs: dict[tuple[int, ...], Env] = {}
         self._policies = torch.func.vmap(policy)
         self._traced = Traced(self._actions)
-        self._compiled = Compiled(self._actions)
+        self._recurring = Compiled(self._actions) if compiled else self._traced
         self._action_dim = action_dim
         self._horizon = horizon
         self._threads = threads
@@ -109,7 +114,7 @@ class Sampler:
         stream: Stream,
         noise: float = 1.0,
         watch: Watch | None = None,
-        compiled: bool = False,
+        recurring: bool = False,
     ) -> Trajectories:
         """Sample trajectories; sum of ``mask`` in the result is the number of env steps.
 
@@ -120,7 +125,8 @@ class Sampler:
             stream: source of initial states and action noise.
             noise: factor on the action noise; 0 takes the policy's mean actions.
             watch: sees the simulations' states, of all tasks at once.
-            compiled: compile the policies for these sizes, which changes the last bits.
+            recurring: M and N come back, iteration for iteration: the policies may be compiled,
+                which changes the last bits.
         """
         m, n = len(tasks), num_trajectories
         groups = 1 if watch is not None else min(m, HALVES, self._threads)
@@ -128,14 +134,16 @@ class Sampler:
         envs = [self._env(i, groups, part.stop - part.start, n) for i, part in enumerate(parts)]
         rngs = stream.generators(m)
         starts = [e.reset(tasks[part], rngs[part]) for e, part in zip(envs, parts, strict=True)]
-        params = {name: p.cpu().contiguous() for name, p in params.items()}  # one program for all
+        params = {name: p.cpu() for name, p in params.items()}
         dtype = next(iter(params.values())).dtype
         out = self._allocate(m, n, torch.from_numpy(np.concatenate(starts)).to(dtype))
+
+        act = partial(self._act, self._recurring if recurring else self._traced)
 
         def roll(env: Env, part: slice) -> None:
             of_part = tree_map(itemgetter(part), (params, out))
             seen = None if watch is None else partial(watch, stream.inner_step)
-            self._roll(env, *of_part, rngs[part], noise, seen, compiled)
+            self._roll(env, act, *of_part, rngs[part], noise, seen)
 
         if self._pool is None or groups == 1:
             list(map(roll, envs, parts))
@@ -158,12 +166,12 @@ class Sampler:
     def _roll(
         self,
         env: Env,
+        act: Act,
         params: Params,
         out: Trajectories,
         rngs: Sequence[np.random.Generator],
         noise: float,
         watch: Callable[[NDArray[np.float64]], None] | None,
-        compiled: bool,
     ) -> None:
         """Play the episodes that ``env`` has just begun, and write them into ``out``."""
         observation = out.final_observations
@@ -177,8 +185,7 @@ class Sampler:
             alive = torch.from_numpy(env.alive)
             if not alive.any():
                 break
-            noise_now = out.actions[:, :, t]
-            (mean, log_std), action = self._act(params, observation, noise_now, compiled)
+            (mean, log_std), action = act(params, observation, out.actions[:, :, t])
             step = env.step(action.numpy())
             out.observations[:, :, t], out.actions[:, :, t] = observation, action
             out.sampling.mean[:, :, t], out.sampling.log_std[:, :, t] = mean, log_std
@@ -193,10 +200,9 @@ class Sampler:
         _finish(out)
 
     def _act(
-        self, params: Params, observation: Tensor, noise: Tensor, compiled: bool
+        self, program: Act, params: Params, observation: Tensor, noise: Tensor
     ) -> tuple[Gaussian, Tensor]:
         """Distributions and actions of every task's own policy; ``noise`` is standard normal."""
-        program = self._compiled if compiled else self._traced
         return program(params, observation, noise)
 
     def _actions(

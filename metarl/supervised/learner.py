@@ -170,8 +170,9 @@ class SupervisedLearner:
                 f"iteration {iteration}: the loss is {loss:g} and the norm of its gradient "
                 f"{norm:g}; start again with a smaller inner.rate or outer.learning_rate"
             )
-        theta, average = self._world.leading(torch.stack([theta, adam.average]))
-        self._meta, self._adam = theta, adam._replace(average=average)
+        # What is evaluated is one and the same in all processes, as theta is.
+        self._meta, average = self._world.leading(torch.stack([theta, adam.average]))
+        self._adam = adam._replace(average=average)
         metrics = {"loss/after": loss, f"{self._criterion.measure}/after": score}
         seconds = time.perf_counter() - began
         return metrics | {"outer/gradient_norm": float(norm), "seconds/iteration": seconds}
@@ -244,12 +245,14 @@ class SupervisedLearner:
     # --- what the trainer asks for
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """How good an iteration was, higher is better."""
+        """How good an iteration was, higher is better: theta on its tasks, not the average."""
         score = metrics[f"{self._criterion.measure}/after"]
         return score if self._criterion.higher_is_better else -score
 
     def evaluate(self, iteration: int) -> Evaluation:
-        """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
+        """Adapt the average of theta to the held-out tasks, which are the same at every call; theta
+        stays as it is.
+        """
         return self._protocol.run(self._judge)
 
     def _judge(self, task: Episode, alphas: Sequence[float]) -> Judged:
@@ -293,7 +296,7 @@ class SupervisedLearner:
         vectors = {name: x for name, x in state["adam"].items() if name != "step"}
         require_like(vectors, dict.fromkeys(names, self._meta))
         vectors = {name: x.to(self._meta) for name, x in vectors.items()}
-        step = self._adam.step.new_tensor(state["adam"]["step"])
+        step = self._adam.step.new_tensor(float(state["adam"]["step"]))
         self._adam = AdamState(**vectors, step=step)
 
 

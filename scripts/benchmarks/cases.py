@@ -59,7 +59,7 @@ class Settings:
         threads: of physics and update, 0 for one per core.
         device: of adaptation and update.
         chunk_size: tasks per vectorised call of the update.
-        eager: compile no policy's update, as in short runs.
+        eager: compile nothing of policies, as in short runs.
         tasks: M.
         trajectories: N.
         horizon: T, env steps.

@@ -19,7 +19,7 @@ from benchmarks.cases import Settings, described, experiment
 from benchmarks.limits import Physics, matrix_peak, timed
 from benchmarks.outer import FlopMeter, parts
 from benchmarks.results import Limit, Numbers, Result, peak_memory
-from metarl.build import compiles, make_family, make_rl_learner, make_supervised_learner
+from metarl.build import make_family, make_rl_learner, make_supervised_learner
 from metarl.config import RLExperiment, SupervisedExperiment
 from metarl.core.outer import TaskMap
 from metarl.core.params import flatten, tree_map
@@ -61,9 +61,7 @@ def sampler(config: RLExperiment, settings: Settings) -> Numbers:
     phi = learner.theta_of_every_task(config.tasks)
 
     def collect() -> int:
-        sampled = learner.sampler.collect(
-            phi, tasks, config.trajectories, STREAM, compiled=compiles(config)
-        )
+        sampled = learner.sampler.collect(phi, tasks, config.trajectories, STREAM, recurring=True)
         return int(sampled.mask.sum())
 
     def evaluate() -> float:

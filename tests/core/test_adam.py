@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from metarl.core.adam import AdamConfig, AdamState, adam_step
 
@@ -24,25 +23,23 @@ def test_updates_are_those_of_pytorch(beta1: float) -> None:
         assert torch.equal(state.average, theta), "without a decay it is theta itself"
 
 
-def test_averages_are_those_of_pytorch() -> None:
+def test_the_average_is_of_all_updates_and_the_latest_count_most() -> None:
     theta = torch.linspace(1, 2, 5, dtype=torch.float64)
-    state, config = AdamState.of(theta), AdamConfig(learning_rate=0.1, average=0.9)
-    model = torch.nn.ParameterList([theta.clone()])
-    reference = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    reference.update_parameters(model)  # the first one is taken as it is
+    state, config = AdamState.of(theta), AdamConfig(learning_rate=0.1, average_decay=0.9)
+    seen = []
     for _ in range(10):
         theta, state = adam_step(theta, theta.sin(), state, config)
-        with torch.no_grad():
-            model[0].copy_(theta)
-        reference.update_parameters(model)
-    torch.testing.assert_close(state.average, reference.module[0].detach(), rtol=1e-12, atol=0.0)
+        seen.append(theta)
+        weights = 0.9 ** torch.arange(len(seen) - 1, -1, -1, dtype=torch.float64)
+        expected = weights @ torch.stack(seen) / weights.sum()
+        torch.testing.assert_close(state.average, expected, rtol=1e-12, atol=0.0)
     assert (state.average - theta).abs().min() > 0.01
 
 
 def test_arguments_stay_as_they_are() -> None:
     theta, gradient = torch.ones(3), torch.ones(3)
     state = AdamState(torch.ones(3), torch.ones(3), torch.ones(3), torch.tensor(4.0))
-    adam_step(theta, gradient, state, AdamConfig(average=0.5))
+    adam_step(theta, gradient, state, AdamConfig(average_decay=0.5))
     for tensor in (theta, gradient, state.mean, state.square, state.average):
         assert torch.equal(tensor, torch.ones(3))
     assert state.step == 4

@@ -18,7 +18,7 @@ from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.programs import Traced
+from metarl.core.programs import Program, Traced
 from metarl.core.trust_region import finite_difference_hvp, relative_difference
 from metarl.networks import ACTIVATIONS
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics
@@ -67,6 +67,12 @@ def sampled(learner: MetaRLLearner, tasks: int = 4, trajectories: int = 5):
 def outcome_of(trajectories: Trajectories) -> Outcome:
     zeros = torch.zeros(len(trajectories.mask))
     return Sampled({}, trajectories, trajectories, zeros).outcome()
+
+
+def made(program: Program) -> int:
+    """How many programs there are of a function, one for each shape."""
+    assert None not in program._programs.values()
+    return len(program._programs)
 
 
 def double(tree):
@@ -134,20 +140,23 @@ def test_compiled_policies_act_alike_whatever_other_tasks_and_threads_there_are(
     theta = learner.theta_of_every_task(3)
     phi = {n: p * torch.arange(1, 4).reshape(3, *[1] * (p.dim() - 1)) for n, p in theta.items()}
     make_env = partial(BatchedEnv, family)
-    alone, halves = (Sampler(make_env, learner.policy, 6, 12, threads) for threads in (1, 2))
+    alone, halves = (
+        Sampler(make_env, learner.policy, 6, 12, threads, compiled=True) for threads in (1, 2)
+    )
 
-    def collect(sampler: Sampler, count: int, compiled: bool) -> Trajectories:
+    def collect(sampler: Sampler, count: int, recurring: bool = True) -> Trajectories:
         of_tasks = {n: p[:count] for n, p in phi.items()}
-        return sampler.collect(of_tasks, tasks[:count], 3, STREAM, compiled=compiled)
+        return sampler.collect(of_tasks, tasks[:count], 3, STREAM, recurring=recurring)
 
-    everything = collect(alone, 3, compiled=True)
-    assert torch.equal(everything.actions, collect(halves, 3, compiled=True).actions)
-    assert torch.equal(everything.actions[:1], collect(alone, 1, compiled=True).actions)
+    everything = collect(alone, 3)
+    assert torch.equal(everything.actions, collect(halves, 3).actions)
+    assert torch.equal(everything.actions[:1], collect(alone, 1).actions)
     # Physics amplifies the last bits: only the first env steps stay the same.
-    traced = collect(alone, 3, compiled=False)
+    traced = collect(alone, 3, recurring=False)
     first = everything.actions[:, :, :3], traced.actions[:, :, :3]
     torch.testing.assert_close(*first, rtol=1e-3, atol=1e-3)
-    assert not torch.equal(everything.actions, traced.actions), "nothing was compiled"
+    assert made(alone._recurring) == made(halves._recurring) == 2
+    assert made(alone._traced) == 0
 
 
 def test_streams_are_repeatable_and_differ() -> None:
@@ -559,10 +568,9 @@ def test_loop_vmap_threads_and_programs_agree(arrangement: dict[str, Any]) -> No
     for settings in ({"threads": 1}, arrangement):
         outer = OuterConfig(curvature_fraction=0.1)
         learner = toy_learner("ant-direction", horizon=60, outer=outer, **settings)
-        compiled = bool(learner.config.compile)
         support, query = sampled(learner)
         phi, rates = learner.theta_of_every_task(4), learner._rates(learner.meta, [0.1])
-        phi = learner._inner_step(phi, rates[0], support.batch, compiled)
+        phi = learner._inner_step(phi, rates[0], support.batch, recurring=True)
         state = learner.state_dict()
         metrics = learner._update([support], query, 0)
         results.append((phi, flatten(learner.meta), metrics["outer/kl"]))
@@ -573,19 +581,53 @@ def test_loop_vmap_threads_and_programs_agree(arrangement: dict[str, Any]) -> No
 
 
 @pytest.mark.needs_compiler
-def test_training_rounds_are_compiled_and_evaluations_are_not() -> None:
-    plain, compiled = toy_learner(compile=False), toy_learner(compile=True)
-    tasks = plain._family.sample_tasks(np.random.default_rng(0), 4)
-    arguments = tasks, [0.1], 5, STREAM
-    expected, *rounds = (
-        learner.adapt_and_sample(*arguments, compiled=flag)[1].phi
-        for learner, flag in ((plain, False), (compiled, True), (compiled, True))
+def test_training_is_compiled_and_evaluations_are_not() -> None:
+    """On a family whose episodes end early, so that programs see padded data."""
+    plain, compiled = (
+        toy_learner(
+            "ant-direction", 60, outer=OuterConfig(curvature_fraction=0.1), compile=compiles
+        )
+        for compiles in (False, True)
     )
-    for name, p in expected.items():
-        assert torch.equal(rounds[0][name], rounds[1][name])
-        torch.testing.assert_close(rounds[0][name], p, rtol=1e-3, atol=1e-5)
-    assert any(not torch.equal(rounds[0][name], p) for name, p in expected.items())
+    state = compiled.state_dict()
+    metas = []
+    for _ in range(2):
+        compiled.load_state_dict(state)
+        compiled.iterate(0)
+        metas.append(flatten(compiled.meta))
+    assert torch.equal(*metas)
+    kinds = [kind for kind, _ in compiled._task_map._programs]
+    assert sorted(kinds) == ["gradient", "gradient", "map", "mean"]
+    programs = [compiled.sampler._recurring, *compiled._task_map._programs.values()]
+    numbers = [made(program) for program in programs]
+    assert min(numbers) > 0
+    plain.load_state_dict(compiled.state_dict())
     assert np.array_equal(plain.evaluate(1).scores, compiled.evaluate(1).scores)
+    assert [made(program) for program in programs] == numbers
+    assert not plain._task_map._programs
+    assert plain.sampler._recurring is plain.sampler._traced
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize(
+    ("algorithm", "loss", "chunk_size"),
+    [("anil", "reinforce", 1), ("meta-sgd", "lvc", 1), ("meta-sgd", "reinforce", 2)],
+)
+def test_compiled_inner_steps_are_those_before(algorithm: str, loss: str, chunk_size: int) -> None:
+    config = PolicyInnerConfig(algorithm=algorithm, loss=loss, steps=2)
+    learner = toy_learner(inner=config, compile=True, chunk_size=chunk_size)
+    support = sampled(learner)[0].batch
+    phi = expected = learner.theta_of_every_task(4)
+    for rate in learner._rates(learner.meta, config.alphas):
+        phi = learner._inner_step(phi, rate, support, recurring=True)
+        expected = learner._inner_step(expected, rate, support, recurring=False)
+    (program,) = learner._task_map._programs.values()
+    assert made(program) == 1, "theta and phi have one layout"
+    for name, p in expected.items():
+        torch.testing.assert_close(phi[name], p, rtol=1e-4, atol=1e-5)
+        assert torch.equal(p, learner.theta_of_every_task(4)[name]) == (
+            name not in learner._adapted
+        )
 
 
 @pytest.mark.parametrize(("steps", "size"), [(1, 8), (8, 8), (9, 16), (57, 60), (60, 60)])

@@ -303,16 +303,16 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes():
 @pytest.mark.parametrize("algorithm", ["maml", "meta-sgd"])
 def test_evaluations_are_of_the_average_and_updates_are_not(algorithm: str):
     plain, averaged = (
-        toy(inner=inner(algorithm), outer=AdamConfig(average=average)) for average in (0.0, 0.9)
+        toy(inner=inner(algorithm), outer=AdamConfig(average_decay=decay)) for decay in (0.0, 0.9)
     )
-    expected = flatten(plain.state_dict()["meta"])
+    weights, total = 0.0, torch.zeros(())
     for iteration in range(5):
         plain.iterate(iteration)
         averaged.iterate(iteration)
         meta = plain.state_dict()["meta"]
         assert torch.equal(flatten(meta), flatten(averaged.state_dict()["meta"]))
-        expected = 0.9 * expected + 0.1 * flatten(meta)
-    torch.testing.assert_close(averaged.state_dict()["adam"]["average"], expected)
+        weights, total = 0.9 * weights + 1, 0.9 * total + flatten(meta)
+    torch.testing.assert_close(averaged.state_dict()["adam"]["average"], total / weights)
     scores = averaged.evaluate(5).scores
     assert not np.array_equal(scores, plain.evaluate(5).scores)
     state = plain.state_dict()
