@@ -6,6 +6,7 @@ A sink that fails says so once and is left out from then on; it never stops trai
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,6 +171,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+PACE_OF = 20  # lines, from which the time left is told
+
+
 class ConsoleSink:
     """A progress bar on a terminal, one plain line per iteration elsewhere.
 
@@ -181,7 +185,8 @@ class ConsoleSink:
 
     def __init__(self, total: int, start: int, columns: Mapping[str, tuple[str, str]]):
         self._total, self._start, self._columns = total, start, columns
-        self._since, self._done = time.monotonic(), start
+        self._began = time.monotonic()
+        self._recent: deque[tuple[float, int]] = deque(maxlen=PACE_OF + 1)  # when so many were done
         self._live: Live | None = None
         console = Console(file=sys.stdout)
         if console.is_terminal:
@@ -198,16 +203,22 @@ class ConsoleSink:
             for name, (label, spec) in self._columns.items()
             if name in metrics
         )
-        done, now = iteration + 1, time.monotonic()
-        seconds = (now - self._since) / (done - self._done) * (self._total - done)
-        if self._done == self._start:  # the first ones took longer: compilers, imports
-            self._since, self._done = now, done
+        done = iteration + 1
+        seconds = self._pace(done, metrics) * (self._total - done)
         left = f"left {timedelta(seconds=round(seconds))}"
         if self._live is None:
             print(f"{done}/{self._total}  {text}  {left}", flush=True)
             return
         self._progress.update(self._task, completed=done, description=left)
         self._live.update(Group(self._progress, Text(text, no_wrap=True, overflow="ellipsis")))
+
+    def _pace(self, done: int, metrics: Metrics) -> float:
+        """Seconds per iteration of late: a compiler makes some take far longer than the rest."""
+        self._recent.append((time.monotonic(), done))
+        (since, before), (now, _) = self._recent[0], self._recent[-1]
+        if done > before:
+            return (now - since) / (done - before)
+        return metrics.get("seconds/iteration", (now - self._began) / (done - self._start))
 
     def show(self, iteration: int, media: Media) -> None:
         pass

@@ -140,15 +140,25 @@ def test_without_a_terminal_there_is_a_plain_line_per_iteration(toy, runs: Path,
     assert "\x1b" not in "".join(lines)
 
 
-def test_the_time_left_is_that_of_iterations_after_the_first(monkeypatch, capsys):
-    """Compiling takes a minute; then every iteration takes 2 s."""
-    clock = iter([0.0, 60.0, 62.0, 64.0])
+def test_the_time_left_is_that_of_the_latest_iterations(monkeypatch, capsys):
+    """Compiling takes a minute, then every iteration 2 s, and after a while 3 s."""
+    ends = [60.0, 62.0, 64.0, *(64.0 + 3 * i for i in range(1, 31))]
+    clock = iter([0.0, *ends])
     monkeypatch.setattr("metarl.metrics.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    sink = ConsoleSink(total=14, start=4, columns={})
-    for iteration in (4, 5, 6):
+    sink = ConsoleSink(total=47, start=4, columns={})
+    for iteration in range(4, 37):
         sink.log(iteration, {})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines] == ["0:09:00", "0:00:16", "0:00:14"]
+    left = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert left[:3] == ["0:42:00", "0:01:22", "0:01:20"]
+    assert left[-1] == "0:00:30"
+
+
+def test_the_first_time_left_is_that_of_the_iteration_shown(monkeypatch, capsys):
+    """Of 500 iterations, the first of which was compiled, the metrics are the last one's."""
+    clock = iter([0.0, 60.0])
+    monkeypatch.setattr("metarl.metrics.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    ConsoleSink(total=5000, start=0, columns={}).log(499, {"seconds/iteration": 0.002})
+    assert capsys.readouterr().out.endswith("left 0:00:09\n")
 
 
 def test_metrics_that_are_absent_are_left_out(capsys):

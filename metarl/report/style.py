@@ -65,7 +65,9 @@ def log_scale(panels: Sequence[Axes], means: ArrayLike) -> None:
         low = max(low, 0.4 * drawn.min())
         axes.set_ylim(low, high)
         decades = np.log10(high / low)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+        ticks = LogLocator(subs=(1, 2, 5) if decades < 3 else (1,))
+        # Of 1, 2 and 5 perhaps only one is in view.
+        axes.yaxis.set_major_locator(MaxNLocator(5) if decades < 0.8 else ticks)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
 
