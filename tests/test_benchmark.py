@@ -331,8 +331,8 @@ def test_tables_in_markdown_have_every_cell() -> None:
 def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(tmp_path: Path) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     toy = ("--tasks", "2", "--trajectories", "2", "--horizon", "5", "--width", "4")
-    toy = (*toy, "--threads", "1", "--repeats", "1", "--cases", "half-cheetah-velocity")
-    settings = "M 2, N 2, T 5, 4x4 relu, curvature of 0.1 by differences, compiled, 1 threads, cpu"
+    toy = (*toy, "--threads", "1", "--repeats", "1", "--cases", "half-cheetah-velocity", "--eager")
+    settings = "M 2, N 2, T 5, 4x4 relu, curvature of 0.1 by differences, eager, 1 threads, cpu"
     numbers = {"environments, env steps/s": GOOD | {"values": [1e-3]}}
     result = {"suite": "physics", "case": "half-cheetah-velocity", "settings": settings}
     old.write_text(json.dumps({"results": [result | {"numbers": numbers}]}))

@@ -555,41 +555,43 @@ ARRANGEMENTS = [
     {"chunk_size": 1, "threads": 2},
     {"chunk_size": 2, "threads": 1},
     {"chunk_size": 4, "threads": 2},
-    pytest.param(
-        {"chunk_size": 1, "threads": 2, "compile": True}, marks=pytest.mark.needs_compiler
-    ),
 ]
 
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
-def test_loop_vmap_threads_and_programs_agree(arrangement: dict[str, Any]) -> None:
-    """On a family whose episodes end early, so that programs see padded data."""
+def test_loop_vmap_and_threads_agree(arrangement: dict[str, Any]) -> None:
     results = []
     for settings in ({"threads": 1}, arrangement):
         outer = OuterConfig(curvature_fraction=0.1)
         learner = toy_learner("ant-direction", horizon=60, outer=outer, **settings)
-        support, query = sampled(learner)
-        phi, rates = learner.theta_of_every_task(4), learner._rates(learner.meta, [0.1])
-        phi = learner._inner_step(phi, rates[0], support.batch, recurring=True)
         state = learner.state_dict()
-        metrics = learner._update([support], query, 0)
-        results.append((phi, flatten(learner.meta), metrics["outer/kl"]))
+        metrics = learner.iterate(0)
+        results.append((flatten(learner.meta), metrics["outer/kl"]))
         learner.load_state_dict(state)
-        learner._update([support], query, 0)
-        assert torch.equal(flatten(learner.meta), results[-1][1])
+        learner.iterate(0)
+        assert torch.equal(flatten(learner.meta), results[-1][0])
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.needs_compiler
 def test_training_is_compiled_and_evaluations_are_not() -> None:
     """On a family whose episodes end early, so that programs see padded data."""
+    settings = {"horizon": 60, "outer": OuterConfig(curvature_fraction=0.1)}
     plain, compiled = (
-        toy_learner(
-            "ant-direction", 60, outer=OuterConfig(curvature_fraction=0.1), compile=compiles
-        )
-        for compiles in (False, True)
+        toy_learner("ant-direction", **settings, threads=threads, compile=threads == 2)
+        for threads in (1, 2)
     )
-    state = compiled.state_dict()
+    state = plain.state_dict()
+
+    support, query = sampled(plain)
+    (rate,), results = plain._rates(plain.meta, [0.1]), []
+    for learner in (plain, compiled):
+        theta = learner.theta_of_every_task(4)
+        phi = learner._inner_step(theta, rate, support.batch, recurring=True)
+        metrics = learner._update([support], query, 0)
+        results.append((phi, flatten(learner.meta), metrics["outer/kl"]))
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
+
     metas = []
     for _ in range(2):
         compiled.load_state_dict(state)
@@ -601,6 +603,7 @@ def test_training_is_compiled_and_evaluations_are_not() -> None:
     programs = [compiled.sampler._recurring, *compiled._task_map._programs.values()]
     numbers = [made(program) for program in programs]
     assert min(numbers) > 0
+
     plain.load_state_dict(compiled.state_dict())
     assert np.array_equal(plain.evaluate(1).scores, compiled.evaluate(1).scores)
     assert [made(program) for program in programs] == numbers
