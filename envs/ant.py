@@ -2,28 +2,42 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
+import mujoco
 import numpy as np
 
 from envs.family import Array, Mask, State, Target, require, require_range
 from envs.locomotion import Locomotion
+from envs.simulator import TORSO, load_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ant(Locomotion):
     """The four-legged body of gymnasium's Ant-v5; subclasses say what its motion is worth.
 
-    Observation [27]: qpos without the global x and y (13), qvel (14). Terminates when the torso's
-    height leaves ``healthy_z``. The paper profile has ``frame_skip`` 1 and ``timestep`` 0.02.
+    Observation [27]: qpos without the global x and y (13), qvel (14). rllab's [125]: qpos (15),
+    qvel (14), contact forces clipped to +-1 (84), rotation matrix of the torso (9), centre of mass
+    (3). Terminates when the torso's height leaves ``healthy_z``.
+
+    rllab's environment also has ``timestep`` 0.02, ``contact_cost`` 0.0005, ``crouched`` true and
+    ``solimp`` [0.8, 0.8, 0.01].
 
     Args:
         alive_bonus: added to the reward of every env step.
         healthy_z: lowest and highest torso height in metres; null: an episode never terminates.
+        contact_cost: factor on the squared norm of the contact torques (N m) and forces (N) on all
+            bodies, each number clipped to +-1; after the env step, under its control.
+        crouched: begin with bent legs, as the body's file suggests, and not with straight ones.
+        solimp: impedance of contacts (least, greatest, width in metres); null keeps the body's own.
     """
 
     control_cost: float = 0.5
     alive_bonus: float = 1.0
     healthy_z: tuple[float, float] | None = (0.2, 1.0)
+    contact_cost: float = 0.0
+    crouched: bool = False
+    solimp: tuple[float, float, float] | None = None
     xml = "ant.xml"
     hidden_positions = 2
     camera = (90.0, -40.0, 5.0)
@@ -32,15 +46,56 @@ class Ant(Locomotion):
         super().__post_init__()
         if self.healthy_z is not None:
             require_range("healthy_z", self.healthy_z)
+        require(self.contact_cost >= 0, f"contact_cost must not be negative: {self.contact_cost}")
+        require(
+            self.solimp is None or (len(self.solimp) == 3 and min(self.solimp) > 0),
+            f"solimp must be three positive numbers or null, got {self.solimp}",
+        )
+
+    @cached_property
+    def model(self) -> mujoco.MjModel:
+        return load_model(self.xml, self.timestep, self.solimp, self.derived_fields)
+
+    @property
+    def derived_fields(self) -> tuple[str, ...]:
+        fields = set()
+        if self.velocity_of == "centre-of-mass":
+            fields |= {"subtree_linvel"}
+        if self.contact_cost:
+            fields |= {"cfrc_ext"}
+        if self.observation == "rllab":
+            fields |= {"cfrc_ext", "xmat", "subtree_com"}
+        return tuple(sorted(fields))
+
+    @property
+    def start(self) -> Array:
+        if not self.crouched:
+            return super().start
+        return np.asarray(self.model.numeric("init_qpos").data)
 
     def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
-        velocity = (after.qpos[:, :2] - before.qpos[:, :2]) / self.dt
         cost = self.control_cost * np.square(control).sum(axis=1)
-        return self.motion_reward(after.qpos[:, :2], velocity, tasks) - cost + self.alive_bonus
+        if self.contact_cost:
+            cost += self.contact_cost * np.square(_contact_forces(after)).sum(axis=1)
+        motion = self.motion_reward(after.qpos[:, :2], self.velocity(before, after), tasks)
+        return motion - cost + self.alive_bonus
+
+    def centre_of_mass_velocity(self, state: State) -> Array:
+        return state.derived["subtree_linvel"][:, TORSO]
+
+    def rllab_observation(self, state: State) -> Array:
+        derived = state.derived
+        return np.concatenate(
+            [
+                *(state.qpos, state.qvel, _contact_forces(state)),
+                *(derived["xmat"][:, TORSO], derived["subtree_com"][:, TORSO]),
+            ],
+            axis=1,
+        )
 
     @abstractmethod
     def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
-        """Reward [B] of the torso's ``position`` [B, 2] (m) and ``velocity`` [B, 2] (m/s)."""
+        """Reward [B] of the torso's ``position`` [B, 2] (m) and of ``velocity`` [B, 2] (m/s)."""
 
     def terminated(self, state: State, tasks: Array) -> Mask:
         if self.healthy_z is None:
@@ -149,3 +204,9 @@ class AntGoal(Ant):
 
     def target(self, task: Array) -> Target:
         return Target("position", task)
+
+
+def _contact_forces(state: State) -> Array:
+    """Torques and forces of contacts on every body, clipped to +-1, [B, 6 bodies]."""
+    forces = state.derived["cfrc_ext"]
+    return np.clip(forces, -1.0, 1.0).reshape(len(forces), -1)

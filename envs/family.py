@@ -9,7 +9,9 @@ O observation, A action.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -20,13 +22,15 @@ Mask = NDArray[np.bool_]
 
 
 class State(NamedTuple):
-    """Generalised coordinates of B simulations."""
+    """Generalised coordinates of B simulations, and what the engine derives from them."""
 
     qpos: Array  # [B, nq]
     qvel: Array  # [B, nv]
+    derived: Mapping[str, Array] = MappingProxyType({})  # [B, ...], the fields a family asked for
 
     def copy(self) -> "State":
-        return State(self.qpos.copy(), self.qvel.copy())
+        derived = {name: field.copy() for name, field in self.derived.items()}
+        return State(self.qpos.copy(), self.qvel.copy(), derived)
 
 
 class Target(NamedTuple):
@@ -79,7 +83,7 @@ class TaskFamily(ABC):
         for field in fields(self):
             value = getattr(self, field.name)
             require(
-                value is None or _is_finite(value),
+                value is None or isinstance(value, str) or _is_finite(value),
                 f"{field.name} must hold finite numbers, got {value!r}",
             )
         require_count("horizon", self.horizon)
@@ -162,6 +166,11 @@ def require_count(name: str, value: int) -> None:
         isinstance(value, int | np.integer) and value >= 1,
         f"{name} must be an integer of at least 1, got {value!r}",
     )
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def require_range(name: str, bounds: tuple[float, float]) -> None:

@@ -2,19 +2,21 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from envs.family import Array, State, Target, require_range
 from envs.locomotion import Locomotion
+from envs.planar import PlanarChain
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCheetah(Locomotion):
     """The planar body of gymnasium's HalfCheetah-v5; subclasses say what its velocity is worth.
 
-    Observation [17]: qpos without the global x (8), qvel (9). Never terminates. The paper profile
-    has ``frame_skip`` 1.
+    Observation [17]: qpos without the global x (8), qvel (9); rllab's [20] adds the centre of mass
+    (3, with the global x). Never terminates.
     """
 
     control_cost: float = 0.05
@@ -24,8 +26,19 @@ class HalfCheetah(Locomotion):
     camera = (90.0, -15.0, 3.5)
 
     def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
-        velocity = (after.qpos[:, 0] - before.qpos[:, 0]) / self.dt
+        velocity = self.velocity(before, after)[:, 0]
         return self.velocity_reward(velocity, tasks) - self.control_cost * np.square(control).sum(1)
+
+    @cached_property
+    def chain(self) -> PlanarChain:
+        return PlanarChain.of(self.model)
+
+    def centre_of_mass_velocity(self, state: State) -> Array:
+        return self.chain.velocity(state.qpos, state.qvel)
+
+    def rllab_observation(self, state: State) -> Array:
+        centre = self.chain.position(state.qpos)
+        return np.concatenate([state.qpos[:, 1:], state.qvel, centre], axis=1)
 
     @abstractmethod
     def velocity_reward(self, velocity: Array, tasks: Array) -> Array:

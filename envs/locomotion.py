@@ -1,31 +1,46 @@
 """What families on gymnasium's MuJoCo bodies share: the physics, its clock, the reset noise."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import mujoco
 import numpy as np
 
-from envs.family import Array, State, TaskFamily, require, require_count
+from envs.family import Array, State, TaskFamily, require, require_choice, require_count
 from envs.simulator import MujocoSimulator, load_model
+
+VelocityOf = Literal["torso", "centre-of-mass"]
+Observation = Literal["gymnasium", "rllab"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Locomotion(TaskFamily):
     """A family on one of gymnasium's MuJoCo bodies.
 
+    The defaults are gymnasium's environments. Those of rllab, which Finn et al. 2017 used, have
+    ``frame_skip`` 1, ``velocity_of`` centre-of-mass, ``observation`` rllab and ``position_noise``
+    0.01.
+
     Args:
-        frame_skip: physics steps per env step (5: gymnasium profile, 1: paper profile).
+        frame_skip: physics steps per env step.
         timestep: physics time step in seconds; null keeps the body's own.
         control_cost: factor on the squared norm of the actuator control.
         reset_noise: at reset, half-width of the uniform noise on qpos and std of the noise on qvel.
+        position_noise: at reset, std of Gaussian noise on qpos; null: uniform, see reset_noise.
+        velocity_of: what moves at the velocity that is rewarded: the torso (its displacement over
+            the env step by the time) or the centre of mass of the whole body (after the env step).
+        observation: gymnasium's, or rllab's with the centre of mass.
     """
 
     frame_skip: int = 5
     timestep: float | None = None
     control_cost: float = 0.0
     reset_noise: float = 0.1
+    position_noise: float | None = None
+    velocity_of: VelocityOf = "torso"
+    observation: Observation = "gymnasium"
 
     xml: ClassVar[str]
     """File name of the body in gymnasium's asset folder."""
@@ -45,18 +60,30 @@ class Locomotion(TaskFamily):
         )
         require(self.control_cost >= 0, f"control_cost must not be negative: {self.control_cost}")
         require(self.reset_noise >= 0, f"reset_noise must not be negative: {self.reset_noise}")
+        require(
+            self.position_noise is None or self.position_noise >= 0,
+            f"position_noise must not be negative: {self.position_noise}",
+        )
+        require_choice("velocity_of", self.velocity_of, get_args(VelocityOf))
+        require_choice("observation", self.observation, get_args(Observation))
 
     @cached_property
     def model(self) -> mujoco.MjModel:
-        return load_model(self.xml, self.timestep)
+        return load_model(self.xml, self.timestep, fields=self.derived_fields)
+
+    @property
+    def derived_fields(self) -> tuple[str, ...]:
+        """Fields of ``mujoco.MjData`` that ``state.derived`` holds; none is the fastest."""
+        return ()
 
     @property
     def dt(self) -> float:
         return float(self.model.opt.timestep * self.frame_skip)
 
-    @property
+    @cached_property
     def observation_dim(self) -> int:
-        return int(self.model.nq + self.model.nv - self.hidden_positions)
+        simulator = self.simulator(1)
+        return self.observe(simulator.state, np.zeros((1, self.task_dim))).shape[1]
 
     @cached_property
     def control_range(self) -> tuple[Array, Array]:
@@ -64,15 +91,40 @@ class Locomotion(TaskFamily):
         return low, high
 
     def initial_state(self, rng: np.random.Generator, n: int) -> State:
-        noise = self.reset_noise
-        qpos = self.model.qpos0 + rng.uniform(-noise, noise, (n, self.model.nq))
-        return State(qpos, noise * rng.standard_normal((n, self.model.nv)))
+        noise, size = self.reset_noise, (n, self.model.nq)
+        if self.position_noise is None:
+            position_noise = rng.uniform(-noise, noise, size)
+        else:
+            position_noise = self.position_noise * rng.standard_normal(size)
+        qvel = noise * rng.standard_normal((n, self.model.nv))
+        return State(self.start + position_noise, qvel)
+
+    @property
+    def start(self) -> Array:
+        """qpos [nq] before the noise of a reset."""
+        return np.asarray(self.model.qpos0)
 
     def observe(self, state: State, tasks: Array) -> Array:
+        if self.observation == "rllab":
+            return self.rllab_observation(state)
         return np.concatenate([state.qpos[:, self.hidden_positions :], state.qvel], axis=1)
+
+    @abstractmethod
+    def rllab_observation(self, state: State) -> Array:
+        """Observations [B, O] of rllab's environment of this body."""
+
+    @abstractmethod
+    def centre_of_mass_velocity(self, state: State) -> Array:
+        """Velocity [B, 3] of the centre of mass of the whole body, m/s."""
+
+    def velocity(self, before: State, after: State) -> Array:
+        """The velocity that is rewarded, [B, D] m/s; see ``velocity_of``."""
+        if self.velocity_of == "centre-of-mass":
+            return self.centre_of_mass_velocity(after)[:, : 2 if self.planar else 1]
+        return (self.position(after.qpos) - self.position(before.qpos)) / self.dt
 
     def position(self, qpos: Array) -> Array:
         return qpos[..., : 2 if self.planar else 1]
 
     def simulator(self, num_sims: int, threads: int = 1) -> MujocoSimulator:
-        return MujocoSimulator(self.model, self.frame_skip, num_sims, threads)
+        return MujocoSimulator(self.model, self.frame_skip, num_sims, threads, self.derived_fields)

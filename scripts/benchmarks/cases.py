@@ -25,6 +25,19 @@ RL_CASES = {
         tasks=40,
         outer=replace(TRPO_OF_RELU, curvature_fraction=1.0, inner_hessian="exact"),
     ),
+    "half-cheetah-velocity-paper": RLExperiment(
+        env={
+            "family": "half-cheetah-velocity",
+            "frame_skip": 1,
+            "velocity_of": "centre-of-mass",
+            "observation": "rllab",
+            "position_noise": 0.01,
+        },
+        policy=RELU,
+        tasks=40,
+        trajectories=10,
+        outer=TRPO_OF_RELU,
+    ),
     # the sizes of the published PyTorch port of MAML's reinforcement learning
     "half-cheetah-velocity-port": RLExperiment(
         env={"family": "half-cheetah-velocity", "horizon": 100},

@@ -31,11 +31,13 @@ def test_half_cheetah_is_gymnasiums(seed):
     )
     ours.reset(seed=seed)
     state, _ = theirs.reset(seed=seed)
-    np.testing.assert_array_equal(np.concatenate(ours.batch.simulator.state, axis=1)[0], state)
+    np.testing.assert_array_equal(np.concatenate(ours.batch.simulator.state[:2], axis=1)[0], state)
     for action in actions_of(ours, 200, seed):
         observation, reward, *_ = ours.step(action)
         state, expected, *_ = theirs.step(action)
-        np.testing.assert_array_equal(np.concatenate(ours.batch.simulator.state, axis=1)[0], state)
+        np.testing.assert_array_equal(
+            np.concatenate(ours.batch.simulator.state[:2], axis=1)[0], state
+        )
         np.testing.assert_array_equal(observation, state[1:])
         assert reward == pytest.approx(expected, abs=1e-12)
 
