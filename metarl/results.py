@@ -19,6 +19,7 @@ from metarl.config import (
 from metarl.errors import UserError
 from metarl.evaluation import Evaluation, from_npz, paired_differences, to_npz
 from metarl.files import to_json, write_atomically
+from metarl.history import upgraded
 from metarl.metrics import read_metrics
 from metarl.report.view import Recorded, RunView, by_test
 from metarl.rl.protocol import Episodes
@@ -99,13 +100,20 @@ def newest(run: RunFolder, config: Experiment) -> RunView:
     """The evaluation of the newest checkpoint; made now, unless the run's own is kept and fits."""
     kept, checkpoints = run.load_evaluation(), run.checkpoints().all()
     if kept and checkpoints:
-        result, episodes = kept[0], _read_episodes(kept[1])
+        result, episodes = _as_of_today(kept[0]), _read_episodes(kept[1])
         newest_one = result["iteration"] == checkpoints[0].iteration
         if episodes and newest_one and result["protocol"] == protocol(config):
             return _view(run, read_config(run), result, episodes)
     trained = load(run, config)
     print(f"evaluating {run.path} after {trained.iteration} iterations", flush=True)
     return evaluated(trained, keep=is_own(trained))
+
+
+def _as_of_today(result: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation that an earlier version may have written."""
+    where, taken = result["problem"], result["protocol"]
+    problem = upgraded({where: taken.get("problem")})[where]
+    return {**result, "protocol": {**taken, "problem": problem}}
 
 
 def protocol(config: Experiment) -> dict[str, Any]:

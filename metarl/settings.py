@@ -1,13 +1,15 @@
 """The settings of a run, from a command line and config files, or from a run's folder."""
 
 import argparse
+import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from metarl import build
+from metarl import __version__, build
 from metarl.config import (
     Experiment,
     config_parser,
@@ -18,6 +20,7 @@ from metarl.config import (
 )
 from metarl.distributed import launch_id
 from metarl.errors import UserError
+from metarl.history import upgraded
 from metarl.parsing import read_mapping, require_mappings
 from metarl.run import RunFolder
 from metarl.trainer import first_difference
@@ -40,7 +43,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
         raise UserError(str(error)) from error
     files = [find_config(name) for name in known.config]
     if known.resume is None:
-        config = _parse(files, overrides)
+        config = _parse([read_mapping(path) for path in files], overrides)
         stem = "-".join(path.stem for path in files) or _tasks_of(config)
         config = replace(config, name=config.name or f"{stem}-seed{config.seed}-{_when()}")
         run = RunFolder(Path(config.folder) / str(config.name))
@@ -50,7 +53,8 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     else:
         run = RunFolder.open(Path(known.resume))
         resumed = read_config(run)
-        config = _parse([run.config_file, *files], overrides, resumed)
+        contents = [_settings_of(run), *map(read_mapping, files)]
+        config = _parse(contents, overrides, resumed)
     if difference := first_difference(_kept(resumed), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
@@ -63,12 +67,28 @@ def _when() -> str:
 
 
 def read_config(run: RunFolder) -> Experiment:
-    """The settings of an existing run.
+    """The settings of an existing run, of this or an earlier version.
 
     Raises:
-        UserError: its config cannot be read, or is not of this version.
+        UserError: its config cannot be read.
     """
-    return _parse([run.config_file], [], origin=f"{run.config_file}: ")
+    return _parse([_settings_of(run)], [], origin=f"{run.config_file}{_by_newer(run)}: ")
+
+
+def _settings_of(run: RunFolder) -> dict[str, Any]:
+    """What the run's config holds, as settings of today."""
+    return upgraded(read_mapping(run.config_file))
+
+
+def _by_newer(run: RunFolder) -> str:
+    """Who wrote a run that this version may not understand."""
+    written = str((run.info().get("packages") or {}).get("metarl"))
+    newer = _numbers(written) > _numbers(__version__)
+    return f" (written by metarl {written}, newer than this {__version__})" if newer else ""
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def checked(make: Callable[[], Settings]) -> Settings:
@@ -80,13 +100,12 @@ def checked(make: Callable[[], Settings]) -> Settings:
 
 
 def _parse(
-    files: Sequence[Path],
+    contents: Sequence[dict[str, Any]],
     overrides: Sequence[str],
     resumed: Experiment | None = None,
     origin: str = "",
 ) -> Experiment:
-    """Settings from files and what overrides them; of the tasks of ``resumed``, if given."""
-    contents = [read_mapping(path) for path in files]
+    """Settings from contents of files and what overrides them; of the tasks of ``resumed``."""
     for name in ("config", "resume"):
         if any(name in values for values in contents):
             raise UserError(f"{name} is no setting for a file; say --{name} on the command line")
@@ -95,7 +114,7 @@ def _parse(
         require_mappings(values, plain(schema()))
     parser = config_parser("metarl" if origin else "metarl train", schema)
     parser.origin = origin
-    arguments = [a for path in files for a in ("--config", str(path))]
+    arguments = [f"--config={json.dumps(values)}" for values in contents]
     namespace = parser.parse_settings([*arguments, *overrides])
 
     def make() -> Experiment:

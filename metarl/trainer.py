@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from metarl.checkpoint import CheckpointFolder, from_bytes, to_bytes
 from metarl.core.world import ALONE, World
 from metarl.errors import UserError, warn
+from metarl.history import upgraded_state
 from metarl.metrics import Media, Sinks
 
 
@@ -206,11 +207,14 @@ def load_into(
     Raises:
         UserError: it was made with other settings.
     """
-    difference = first_difference(state.get("settings"), dict(settings), "settings")
-    if difference:
-        raise UserError(f"{origin} was made with other settings: {difference}")
     try:
+        state = upgraded_state(state)
+        difference = first_difference(state.get("settings"), dict(settings), "settings")
+        if difference:
+            raise UserError(f"{origin} was made with other settings: {difference}")
         learner.load_state_dict(state["learner"])
+    except UserError:
+        raise
     except Exception as error:  # whatever a checkpoint that is not ours leads to
         raise UserError(f"{origin} does not fit this run: {error}") from error
 

@@ -25,6 +25,7 @@ LAYERS = (
             "metarl.tracking",
             "metarl.run",
             "metarl.distributed",
+            "metarl.history",
             "metarl.trainer",
         ),
     },

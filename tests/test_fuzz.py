@@ -207,7 +207,7 @@ def saved(state: Any) -> bytes:
 
 
 def test_checkpoints_of_any_content_are_read_or_refused(cases, tmp_path: Path, policy, capsys):
-    wanted = {"seed": 0, "env": {"family": "point-navigation"}}
+    wanted = {"seed": 0, "env": {"family": "point-navigation"}, "observe_task": False}
     whole = {"settings": wanted, "learner": policy.state_dict()}
     intact = saved(whole)
     entries = unzipped(intact)

@@ -1,0 +1,187 @@
+"""Runs of earlier versions load, evaluate to the same digits, resume bit for bit.
+
+``old_runs/`` holds small runs as earlier versions wrote them, each with ``continued.pt``: the
+checkpoint that the same version wrote when it resumed the run. ``settings.json`` has every setting
+of version 0.1.0.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from envs import FAMILIES
+from metarl.build import SOURCES
+from metarl.checkpoint import from_bytes
+from metarl.cli import evaluate, report, train
+from metarl.config import SCHEMAS, plain
+from metarl.errors import UserError
+from metarl.history import CHANGES, Added, Removed, Renamed, upgraded
+from metarl.run import RunFolder
+from metarl.settings import read_config
+from metarl.supervised.fewshot import FewShotConfig
+
+OLD = Path(__file__).parent / "old_runs"
+NAMES = sorted(path.name for path in OLD.iterdir() if path.is_dir())
+EXPECTED_SUM = 5561.983919799328
+"""Of ``same_arithmetic``, where the old runs were written."""
+
+OTHER_ROUNDING = {"first-maml"}
+"""Old runs whose version added up in another order, so that they go on with other last bits."""
+
+SETTINGS = json.loads((OLD / "settings.json").read_text())
+
+
+@pytest.fixture(params=NAMES)
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of every old run in turn."""
+    return Path(shutil.copytree(OLD / request.param, tmp_path / request.param))
+
+
+def same_arithmetic() -> bool:
+    """Whether this machine rounds as the one that wrote the old runs."""
+    x = torch.linspace(-3, 3, 64 * 64).reshape(64, 64)
+    y = torch.tanh(x @ x.T / 64).exp()
+    return float(y.double().sum()) == EXPECTED_SUM
+
+
+def scores_in(path: Path) -> np.ndarray:
+    """Scores of an evaluation of any version."""
+    result = json.loads(path.read_text())
+    return np.array(result.get("scores") or result["returns"], dtype=float)
+
+
+def test_there_are_runs_of_every_kind():
+    assert {"maml", "meta-sgd", "pretrained", "sinusoid-averaged", "first-maml"} <= set(NAMES)
+
+
+def test_an_old_run_evaluates_to_the_same_digits(old: Path, tmp_path: Path):
+    expected = scores_in(old / "evaluation.json")
+    output = tmp_path / "again.json"
+    assert evaluate([str(old), "--output", str(output)]) == 0
+    found = scores_in(output)
+    if same_arithmetic():
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_an_old_run_goes_on_as_its_own_version_would(old: Path):
+    expected = from_bytes((old / "continued.pt").read_bytes())["learner"]
+    iterations = yaml.safe_load((old / "config.yaml").read_text())["iterations"]
+    assert train(["--resume", str(old), "--iterations", str(2 * iterations)]) == 0
+    checkpoint, state = RunFolder.open(old).checkpoints().load()
+    assert checkpoint.iteration == 2 * iterations
+    found = state["learner"]
+    assert found["meta"].keys() == expected["meta"].keys()
+    exact = same_arithmetic() and old.name not in OTHER_ROUNDING
+    for name, value in expected["meta"].items():
+        if exact:
+            assert torch.equal(found["meta"][name], value), name
+        # Conjugate gradient on finite differences magnifies last bits.
+        torch.testing.assert_close(found["meta"][name], value, rtol=1e-2, atol=2e-3)
+    counters = [key for key in expected if key not in ("meta", "adam")]
+    assert [found[key] for key in counters] == [expected[key] for key in counters]
+    # From now on it is a run of today.
+    assert upgraded(yaml.safe_load((old / "config.yaml").read_text())) == plain(
+        read_config(RunFolder.open(old))
+    )
+
+
+def test_old_and_new_runs_stand_side_by_side(tmp_path: Path, capsys):
+    runs = [shutil.copytree(OLD / name, tmp_path / name) for name in ("meta-sgd", "pretrained")]
+    page = tmp_path / "page.html"
+    assert report([*map(str, runs), "--output", str(page), "--videos", "0"]) == 0
+    assert page.is_file()
+    new = tmp_path / "new"
+    settings = (OLD / "meta-sgd" / "config.yaml").read_text()
+    (tmp_path / "new.yaml").write_text(settings.replace("name: meta-sgd", "name: new"))
+    assert train(["--config", str(tmp_path / "new.yaml"), "--folder", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert evaluate([str(runs[0]), str(new), "--output", str(tmp_path / "both.json")]) == 0
+    differences = json.loads((tmp_path / "both.json").read_text())["differences"]
+    assert differences["new - meta-sgd"][1]["tasks"] == 4
+
+
+def test_a_run_of_an_old_paper_config_keeps_its_own_task(tmp_path: Path):
+    """Before the rllab profile, a body was rewarded for the velocity of its torso."""
+    run = RunFolder(tmp_path)
+    shutil.copy(OLD / "maml" / "config.yaml", run.config_file)
+    config: Any = read_config(run)
+    assert config.env["velocity_of"] == "torso"
+    assert config.env["observation"] == "gymnasium"
+    assert config.outer.inner_hessian == "finite-difference"  # as the run's config says
+
+
+def test_a_removed_setting_is_refused_only_where_it_was_used(tmp_path: Path):
+    settings = yaml.safe_load((OLD / "first-sinusoid" / "config.yaml").read_text())
+    assert settings["outer"]["half_life"] is None
+    assert "half_life" not in upgraded(settings)["outer"]
+    settings["outer"]["half_life"] = 1000
+    with pytest.raises(UserError, match=r"outer\.half_life 1000, which metarl no longer has"):
+        upgraded(settings)
+
+
+def test_settings_of_today_pass_through_unchanged():
+    for schema in SCHEMAS.values():
+        settings = plain(schema())
+        assert upgraded(settings) == settings
+    assert upgraded({"outer": "nonsense", "env": 3}).items() >= {"env": 3}.items()
+
+
+def test_a_run_of_a_later_version_is_named_where_it_is_not_understood(tmp_path: Path, capsys):
+    run = RunFolder(shutil.copytree(OLD / "maml", tmp_path / "later"))
+    run.config_file.write_text("teleport: true\n" + run.config_file.read_text())
+    (run.path / "run.json").write_text('{"packages": {"metarl": "99.1.0"}}')
+    with pytest.raises(SystemExit):
+        evaluate([str(run.path)])
+    error = capsys.readouterr().err
+    assert "written by metarl 99.1.0, newer than this" in error
+    assert len(error.splitlines()) == 1
+
+
+def paths(settings: Any, where: str = "") -> set[str]:
+    """Every setting by its path."""
+    if not isinstance(settings, dict) or where in ("env", "data"):
+        return {where}
+    return {
+        path
+        for key, value in settings.items()
+        for path in paths(value, f"{where}.{key}".strip("."))
+    }
+
+
+def known(kind: str, families: str = "") -> set[str]:
+    """Paths that the table of changes explains, for policies or supervised models."""
+    return {
+        change.new if isinstance(change, Renamed) else change.path
+        for change in CHANGES
+        if not isinstance(change, Removed)
+        and (not isinstance(change, Added) or change.kind in ("", kind))
+        and (not isinstance(change, Added) or not families or families in change.families)
+    }
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_every_new_setting_says_what_the_code_did_before(kind: str):
+    """Add a row to metarl.history.CHANGES for what this test names."""
+    new = paths(plain(SCHEMAS[kind]())) - paths(SETTINGS["settings"][kind])
+    assert new <= known("env" if kind.startswith("reinforcement") else "data")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_new_constant_of_a_family_says_what_the_code_did_before(name: str):
+    new = {f.name for f in dataclasses.fields(FAMILIES[name])} - SETTINGS["families"][name].keys()
+    assert {f"env.{key}" for key in new} <= known("env", name)
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "few-shot"])
+def test_every_new_setting_of_a_source_says_what_the_code_did_before(name: str):
+    source = FewShotConfig if name == "few-shot" else SOURCES[name]
+    new = {f.name for f in dataclasses.fields(source)} - SETTINGS["sources"][name].keys()
+    assert {f"data.{key}" for key in new} <= known("data")
