@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from envs import FAMILIES, BatchedEnv, TaskFamily
-from metarl.config import Experiment, RLExperiment, SupervisedExperiment
+from metarl.config import Experiment, RLExperiment, SupervisedExperiment, find_file
 from metarl.core.algorithms import ALGORITHMS, adapted_names, with_rates
 from metarl.core.outer import TaskMap, cores
 from metarl.core.params import Functional, parameters_of
@@ -22,6 +22,7 @@ from metarl.parsing import parse_object, suggestion
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.policy import GaussianMLP
 from metarl.rl.sampler import Sampler
+from metarl.rl.task_file import TaskFile, read_task_file
 from metarl.seeding import Purpose, torch_seed
 from metarl.supervised.episodes import Source
 from metarl.supervised.fewshot import FewShot, FewShotConfig, LabelledTensors
@@ -93,6 +94,19 @@ def make_source(data: dict[str, Any], folder: str | None) -> Source:
     return FewShot({name: LabelledTensors(*split) for name, split in found.items()}, few_shot)
 
 
+def held_out_tasks(config: RLExperiment) -> TaskFile | None:
+    """What the evaluation's task file holds; None where tasks are drawn.
+
+    Raises:
+        UserError: there is no such file, or its tasks are not of the family.
+    """
+    name = config.evaluation.task_file
+    if name is None:
+        return None
+    path = find_file(name, "tasks", ".json", "evaluation.task_file")
+    return read_task_file(path, FAMILIES[config.env["family"]].task_fields)
+
+
 def _named(
     where: str, registry: dict[str, Any], settings: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
@@ -118,7 +132,11 @@ def resolve(config: Settings) -> Settings:
     if isinstance(config, RLExperiment):
         family = make_family(config.env)
         env = {"family": config.env["family"], **dataclasses.asdict(family)}
-        return dataclasses.replace(config, env=env)
+        config = dataclasses.replace(config, env=env)
+        if file := held_out_tasks(config):
+            evaluation = dataclasses.replace(config.evaluation, tasks=len(file.tasks))
+            config = dataclasses.replace(config, evaluation=evaluation)
+        return config
     assert isinstance(config, SupervisedExperiment)
     parts = [part for part in parse_source(config.data) if part is not None]
     data = {"source": config.data["source"]}
@@ -165,6 +183,7 @@ def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
     algorithm = ALGORITHMS[config.inner.algorithm]
     adapted = adapted_names(algorithm, list(theta), head=("head.", "log_std"))
+    file = held_out_tasks(config)
     return MetaRLLearner(
         config=config,
         evaluation=config.evaluation,
@@ -190,6 +209,7 @@ def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner
         ),
         world=world,
         seed=config.seed,
+        held_out=None if file is None else file.tasks,
     )
 
 

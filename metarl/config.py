@@ -213,17 +213,33 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: there is none.
     """
+    return find_file(name, "", ".yaml", "config")
+
+
+def find_file(name: str, folder: str, suffix: str, setting: str) -> Path:
+    """A file by path, or by name from a folder of the repository's or the installed configs.
+
+    Args:
+        name: its path, or its name with or without ``suffix``.
+        folder: below configs.
+        suffix: of the files in the folder.
+        setting: that named it, for the message.
+
+    Raises:
+        UserError: there is none.
+    """
     package = Path(__file__).parent
-    folders = [package.parent / "configs", package / "configs"]
-    for folder in [Path(), *folders]:
-        for path in (folder / name, folder / f"{name}.yaml"):
+    folders = [root / "configs" / folder for root in (package.parent, package)]
+    for place in [Path(), *folders]:
+        for path in (place / name, place / f"{name}{suffix}"):
             if path.is_file():
                 return path
     available = sorted(
-        str(path.relative_to(folder).with_suffix(""))
-        for folder in folders
-        for path in folder.rglob("*.yaml")
+        str(path.relative_to(place).with_suffix(""))
+        for place in folders
+        for path in place.rglob(f"*{suffix}")
     )
     raise UserError(
-        f"there is no config {name}{suggestion(name, available)}; there are {', '.join(available)}"
+        f"there is no {setting} {name}{suggestion(name, available)}; "
+        f"there are {', '.join(available)}"
     )

@@ -26,11 +26,14 @@ class PublishedConfig:
         source: paper and table.
         test: the test that they are of, where a model is put to several; empty: the first one.
         scores: mean score after 0, 1, 2, ... inner steps; null where none was published.
+        method: take source and scores, with the return of every task, from what the task file has
+            of this method; nothing where it has none.
     """
 
     source: str = ""
     test: str = ""
     scores: list[float | None] = field(default_factory=list)
+    method: str = ""
 
 
 @dataclass(frozen=True)

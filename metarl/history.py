@@ -85,6 +85,8 @@ CHANGES: tuple[Change, ...] = (
     Added("outer.inner_hessian", "exact", kind="env"),
     Renamed("outer.average", "outer.average_decay"),
     Added("outer.average_decay", 0.0, kind="data"),
+    Added("evaluation.published.method", ""),
+    Added("evaluation.task_file", None, kind="env"),
     Added("env.position_noise", None, families=BODIES),
     Added("env.velocity_of", "torso", families=BODIES),
     Added("env.observation", "gymnasium", families=BODIES),

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge, Gt
 
 from metarl import build, results
 from metarl.config import Experiment, kind_of, plain
 from metarl.errors import UserError
+from metarl.rl.protocol import PolicyEvaluationConfig
 from metarl.settings import checked
 
 
@@ -18,7 +20,8 @@ class EvaluateOptions:
 
     Args:
         checkpoint: last, best, or a number of iterations.
-        tasks: number of held-out tasks.
+        tasks: number of held-out tasks, drawn also where the run has a task file.
+        task_file: JSON or CSV file of held-out tasks of a policy.
         inner_steps: adaptation steps; --steps is short for it.
         inner_rates: inner rate of every inner step.
         candidate_rates: choose alpha from these on validation tasks.
@@ -39,6 +42,7 @@ class EvaluateOptions:
 
     checkpoint: str = "last"
     tasks: Annotated[int, Gt(0)] | None = None
+    task_file: str | None = None
     inner_steps: Annotated[int, Ge(0)] | None = None
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
     candidate_rates: list[Annotated[float, Gt(0)]] | None = None
@@ -55,7 +59,7 @@ class EvaluateOptions:
     output: str | None = None
 
 
-SHARED = ("tasks", "seed", "trajectories", "mean_actions", "tests", "queries")
+SHARED = ("tasks", "task_file", "seed", "trajectories", "mean_actions", "tests", "queries")
 """What must be the same for all runs that are compared; one kind of run has not all of them."""
 OWN = ("inner_steps", "inner_rates", "candidate_rates")
 """What every run may do in its own way."""
@@ -69,7 +73,11 @@ def with_options(
         raise UserError(
             "either inner_rates are given or one of candidate_rates is chosen, not both"
         )
+    if options.tasks is not None and options.task_file is not None:
+        raise UserError("either tasks are drawn or they come from task_file, not both")
     own = results.protocol(configs[0])
+    first: Any = configs[0].evaluation
+    own |= {"task_file": first.task_file} if isinstance(first, PolicyEvaluationConfig) else {}
     given = {name: own[name] for name in SHARED if name in own}
     if "actions" in own:
         given["mean_actions"] = own["actions"] == "mean"
@@ -80,6 +88,8 @@ def with_options(
             if name not in known:
                 raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
             given[name] = getattr(options, name)
+    if given.get("task_file") and (options.tasks or _of_other_tasks(config, options.env)):
+        given["task_file"] = options.task_file
     if options.inner_rates is not None:
         given["candidate_rates"] = None
     if options.candidate_rates is not None:
@@ -94,6 +104,16 @@ def with_options(
     return checked(
         lambda: build.resolve(replace(config, **changed, evaluation=replace(evaluation, **given)))
     )
+
+
+def _of_other_tasks(config: Experiment, constants: dict[str, Any]) -> bool:
+    """Whether the family draws other tasks with these constants."""
+    settings = plain(config).get("env")
+    if not constants or settings is None:
+        return False
+    one, other = (build.make_family(env) for env in (settings, {**settings, **constants}))
+    before, now = (f.sample_tasks(np.random.default_rng(0), 8) for f in (one, other))
+    return not np.array_equal(before, now)
 
 
 def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]:

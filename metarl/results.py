@@ -126,6 +126,8 @@ def protocol(config: Experiment) -> dict[str, Any]:
             "trajectories": config.evaluation.trajectories or config.trajectories,
             "actions": "mean" if config.evaluation.mean_actions else "sampled",
         }
+        if file := build.held_out_tasks(config):
+            special["tasks_sha256"] = file.digest
     else:
         special = {
             "tests": config.evaluation.tests or [f"{config.shots}-shot"],
@@ -198,6 +200,18 @@ def _view(run: RunFolder, config: Experiment, result: dict[str, Any], episodes: 
     )
 
 
+def _published(config: Experiment) -> dict[str, Any]:
+    """The published row beside an evaluation, with every task's return where that is known."""
+    published = dict(plain(config)["evaluation"]["published"])
+    method = published.pop("method")
+    file = build.held_out_tasks(config) if isinstance(config, RLExperiment) else None
+    if file is None or method not in file.published:
+        return published
+    source, returns = file.published[method]
+    scores = returns.mean(axis=1).tolist()
+    return published | {"source": source, "scores": scores, "per_task": returns.tolist()}
+
+
 def _result(
     config: Experiment, iteration: int, evaluation: Evaluation
 ) -> tuple[dict[str, Any], bytes]:
@@ -213,7 +227,8 @@ def _result(
         "protocol": protocol(config),
         "iteration": iteration,
         "seed": config.seed,
-        "published": plain(config)["evaluation"]["published"],
+        "task_file": plain(config)["evaluation"].get("task_file"),
+        "published": _published(config),
         "episodes_sha256": hashlib.sha256(episodes).hexdigest(),
     }
     return json.loads(to_json(result)), episodes

@@ -21,7 +21,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -69,6 +69,7 @@ class _Published(TypedDict):
     source: str
     test: str
     scores: list[float | None]
+    per_task: NotRequired[list[list[float]]]
 
 
 class _Evaluation(_Test):
@@ -93,7 +94,7 @@ def is_evaluation(result: Any) -> bool:
         and all(len(scores) == len(test["tasks"]) for scores in test["scores"])
         and all(len(task) == len(test["task_fields"]) for task in test["tasks"])
         for test in (result, *result["others"])
-    )
+    ) and all(len(x) == len(result["tasks"]) for x in result["published"].get("per_task", []))
 
 
 class RunFolder:

@@ -66,9 +66,12 @@ def test_a_config_runs_one_toy_iteration(toy, runs: Path, name: str, capsys):
     assert len(run.checkpoints().all()) == 1
     out, err = capsys.readouterr()
     assert err == ""
-    published = yaml.safe_load(run.config_file.read_text())["evaluation"]["published"]
+    evaluation = yaml.safe_load(run.config_file.read_text())["evaluation"]
+    published = evaluation["published"]
     for value in published["scores"][:2]:
         assert f" {value:.2f}\n" in out
+    if evaluation["task_file"]:
+        assert "minus the published return" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("name", SUPERVISED)

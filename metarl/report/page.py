@@ -24,6 +24,8 @@ CAPTIONS = {
     "training": "Return in training, before and after adaptation; band: 95 % interval over the "
     "tasks of an iteration, or over seeds where a name stands for several.",
     "adaptation": "Return on held-out tasks after every inner step, with 95 % intervals.",
+    "by_task": "Return of every held-out task before and after every inner step, against what the "
+    "task asks for; crosses: the published model on the same tasks.",
     "paths": "Paths from above, before and after every inner step; star: goal, arrow: wanted "
     "direction.",
     "heading": "How far the motion is off the wanted direction, mean over trajectories.",
@@ -43,7 +45,7 @@ SUPERVISED_CAPTIONS = {
     "adaptation": "Score on the query data of held-out tasks after every inner step, with 95 % "
     "intervals over tasks, or over seeds where a name stands for several.",
 }
-WIDE = ("fits", "images", "paths", "heading", "velocity")  # of held-out tasks
+WIDE = ("by_task", "fits", "images", "paths", "heading", "velocity")  # of held-out tasks
 
 
 def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from metarl.report.by_task import has_task_axis, returns_by_task
 from metarl.report.curves import (
     DIAGNOSTICS,
     adaptation_curves,
@@ -34,6 +35,8 @@ def figures(views: Sequence[RunView]) -> dict[str, Figure]:
     if len(views) == 1 and np.isfinite(view.series("evaluation/return_0")).sum() > 1:
         drawn["progress"] = lambda: progress(view)
     drawn["adaptation"] = lambda: adaptation_curves(views)
+    if len(views) == 1 and has_task_axis(view):
+        drawn["by_task"] = lambda: returns_by_task(view)
     drawn |= examples(views)
     if len(views) == 1 and isinstance(view.episodes, Episodes):
         drawn |= motion(view, view.episodes)

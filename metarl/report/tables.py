@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -36,6 +38,9 @@ def protocol(view: RunView) -> str:
     if evaluation["validation"]:
         candidates = ", ".join(f"{v['rate']:g}" for v in evaluation["validation"])
         chosen = f"; alpha chosen from {candidates} on validation tasks"
+    where = f" of {Path(file).stem}" if (file := evaluation.get("task_file")) else ""
+    if paired_with_published(view):
+        chosen += "; difference: minus the published return, paired by task"
     if "trajectories" in taken:
         data = (
             f"{taken['trajectories']} trajectories per task and inner step, "
@@ -46,7 +51,7 @@ def protocol(view: RunView) -> str:
         if ways := taken["problem"].get("ways"):
             data = f"{ways}-way {data} of every class"
     return (
-        f"{taken['tasks']} held-out tasks, {data}; mean {view.measure} with 95 % interval "
+        f"{taken['tasks']} held-out tasks{where}, {data}; mean {view.measure} with 95 % interval "
         f"(Student's t over tasks){chosen}{elsewhere(view)}"
     )
 
@@ -70,12 +75,19 @@ def published_of(view: RunView) -> Mapping[str, Any]:
     return published if is_of_it and not elsewhere(view) else empty
 
 
+def paired_with_published(view: RunView) -> list[dict[str, float]]:
+    """Ours minus the published return, paired by task, after every inner step both have."""
+    per_task = published_of(view).get("per_task")
+    return paired_differences(np.array(per_task), view.scores) if per_task else []
+
+
 def scores_table(view: RunView) -> Table:
     """One run in one test, for a terminal."""
     table, (header, rows) = _table(protocol(view)), scores(view)
     short = {"episode length": "length"}  # to fit 80 columns
+    foreign = bool(published_of(view)["scores"]) + bool(paired_with_published(view))
     for i, name in enumerate(header):
-        is_own = i < len(header) - bool(published_of(view)["scores"])
+        is_own = i < len(header) - foreign
         table.add_column(escape(short.get(name, name)), justify="right", no_wrap=is_own)
     for row in rows:
         table.add_row(*row)
@@ -103,6 +115,10 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
         header.append(published["source"] or "published")
         for k, cells in enumerate(rows):
             cells.append(_published(view, published, k))
+    if paired := paired_with_published(view):
+        header.append("difference")
+        for k, cells in enumerate(rows):
+            cells.append(score(view, paired[k]) if k < len(paired) else "")
     return header, rows
 
 
@@ -130,6 +146,10 @@ def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
         name = published["source"] or "published"
         steps = range(len(published["scores"]))
         rows.append([name, *(_published(views[0], published, k) for k in steps)])
+    for view in views:
+        if paired := paired_with_published(view):
+            name = f"{view.name} minus {published_of(view)['source']}"
+            rows.append([name, *(score(view, row) for row in paired)])
     return _with_header("run", rows)
 
 

@@ -79,6 +79,7 @@ class MetaRLLearner:
         task_map: evaluates per-task functions over the tasks of this process.
         world: the processes that share the tasks.
         seed: of everything random.
+        held_out: held-out tasks [M, task_dim]; None: the evaluation draws them.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class MetaRLLearner:
         task_map: TaskMap,
         world: World,
         seed: int,
+        held_out: Array | None = None,
     ):
         self.config = config
         self.meta = meta
@@ -102,7 +104,7 @@ class MetaRLLearner:
         self.env_steps = 0
         self.rejected_updates = 0
         self._protocol = EvaluationProtocol(
-            evaluation, family, config.inner.alpha, config.trajectories, world
+            evaluation, family, config.inner.alpha, config.trajectories, world, held_out
         )
         self._family = family
         self._algorithm = algorithm

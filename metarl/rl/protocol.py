@@ -30,10 +30,13 @@ class PolicyEvaluationConfig(EvaluationConfig):
     """How a policy is evaluated.
 
     Args:
+        task_file: JSON or CSV file of held-out tasks; a path, or a name from configs/tasks/. It
+            takes the place of ``tasks`` drawn ones. null: draw them.
         trajectories: trajectories per task and inner step; null: as many as in training.
         mean_actions: adapt on sampled actions, but score episodes of the policy's mean actions.
     """
 
+    task_file: str | None = None
     trajectories: Annotated[int, Gt(0)] | None = None
     mean_actions: bool = False
 
@@ -152,6 +155,7 @@ class EvaluationProtocol:
         alpha: the trained inner rate.
         trajectories: per task and inner step, where the config does not say.
         world: the processes that share the tasks.
+        held_out: the held-out tasks, [M, task_dim]; None: ``config.tasks`` drawn ones.
     """
 
     config: PolicyEvaluationConfig
@@ -159,12 +163,16 @@ class EvaluationProtocol:
     alpha: float
     trajectories: int
     world: World
+    held_out: NDArray[np.float64] | None = None
 
     def run(self, adapter: Adapter) -> PolicyEvaluation:
         """The scores; the adapter stays as it is."""
         config = self.config
         alpha, validation = config.choose_rate(self.alpha, partial(self._validate, adapter))
-        tasks, mine, stream = self._tasks(Purpose.EVALUATION_TASKS, Purpose.EVALUATION_ROLLOUT)
+        tasks = self.held_out
+        if tasks is None:
+            tasks = self._drawn(Purpose.EVALUATION_TASKS)
+        mine, stream = self._share_of(tasks, Purpose.EVALUATION_ROLLOUT)
         trajectories = config.trajectories or self.trajectories
         recorder = Recorder(max(0, RECORDED_TASKS - stream.first_task))
         watch = None if config.mean_actions else recorder
@@ -189,23 +197,23 @@ class EvaluationProtocol:
 
     def _validate(self, adapter: Adapter, alpha: float) -> float:
         """Mean return over validation tasks and inner steps from the first on."""
-        _, mine, stream = self._tasks(Purpose.VALIDATION_TASKS, Purpose.VALIDATION_ROLLOUT)
+        tasks = self._drawn(Purpose.VALIDATION_TASKS)
+        mine, stream = self._share_of(tasks, Purpose.VALIDATION_ROLLOUT)
         trajectories = self.config.trajectories or self.trajectories
         rounds = adapter.adapt_and_sample(mine, self.config.rates(alpha), trajectories, stream)
         return float(self._of_all([r.trajectories.returns.mean(1) for r in rounds[1:]]).mean())
 
-    def _tasks(
-        self, tasks: Purpose, rollout: Purpose
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Stream]:
-        """All held-out tasks, those of this process, and the random numbers to sample them with."""
-        rng = generator(self.config.seed, tasks)
-        found, share = self.family.sample_tasks(rng, self.config.tasks), self._share
-        stream = Stream(self.config.seed, rollout, first_task=share.start)
-        return found, found[share.start : share.stop], stream
+    def _drawn(self, purpose: Purpose) -> NDArray[np.float64]:
+        """As many tasks of the family as the config says, [M, task_dim]."""
+        return self.family.sample_tasks(generator(self.config.seed, purpose), self.config.tasks)
 
-    @property
-    def _share(self) -> range:
-        return self.world.share(self.config.tasks)
+    def _share_of(
+        self, tasks: NDArray[np.float64], rollout: Purpose
+    ) -> tuple[NDArray[np.float64], Stream]:
+        """The tasks of this process, and the random numbers to sample them with."""
+        share = self.world.share(len(tasks))
+        stream = Stream(self.config.seed, rollout, first_task=share.start)
+        return tasks[share.start : share.stop], stream
 
     def _of_all(self, per_task: Sequence[Tensor]) -> Array:
         """Values [m] of this process's tasks after every inner step, as [steps + 1, M] of all."""
