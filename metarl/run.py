@@ -79,6 +79,7 @@ class _Evaluation(_Test):
     protocol: dict[str, Any]
     iteration: int
     published: _Published
+    task_file: NotRequired[str | None]
     episodes_sha256: str
 
 

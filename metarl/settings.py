@@ -82,7 +82,8 @@ def _settings_of(run: RunFolder) -> dict[str, Any]:
 
 def _by_newer(run: RunFolder) -> str:
     """Who wrote a run that this version may not understand."""
-    written = str((run.info().get("packages") or {}).get("metarl"))
+    packages = run.info().get("packages")
+    written = str(packages.get("metarl")) if isinstance(packages, dict) else ""
     newer = _numbers(written) > _numbers(__version__)
     return f" (written by metarl {written}, newer than this {__version__})" if newer else ""
 

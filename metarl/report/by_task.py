@@ -31,7 +31,7 @@ def returns_by_task(view: RunView) -> Figure:
         _points(axes, x, view.scores[k], -1, "o", COLOURS[0], view.name)
         axes.set_title(after(k))
         axes.set_xlabel(name)
-        if len(np.unique(x)) <= FEW:
+        if _repeats(x):
             axes.set_xticks(np.unique(x))
             axes.margins(x=0.3)
         if k == 0:
@@ -54,8 +54,13 @@ def _axis(view: RunView) -> tuple[str, Array] | None:
     return None
 
 
+def _repeats(x: Array) -> bool:
+    """Whether the tasks are of a few kinds, as forwards and backwards."""
+    return len(np.unique(x)) <= min(FEW, len(x) - 1)
+
+
 def _points(axes: Axes, x: Array, y: Array, side: int, marker: str, colour: str, name: str) -> None:
     """Points at ``x``, or beside it where many tasks have the same."""
-    if len(np.unique(x)) <= FEW:
+    if _repeats(x):
         x = x + side * 0.12
     axes.plot(x, y, marker, color=colour, markersize=4, alpha=0.8, label=label(name))

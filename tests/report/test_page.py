@@ -86,7 +86,7 @@ def test_a_report_shows_the_run(reported: Path):
     assert (reported / "config.yaml").read_text().strip() in page.text  # all settings
     info = json.loads((reported / "run.json").read_text())
     assert info["packages"]["torch"] in page.text
-    assert sum(tag == "svg" for tag, _ in page.tags) == 4
+    assert sum(tag == "svg" for tag, _ in page.tags) == 5
     videos = [attributes["src"] for tag, attributes in page.tags if tag == "video"]
     files = [reported / f"report_files/task-{m}.mp4" for m in (1, 2, 3)]
     for source, file in zip(videos, files, strict=True):

@@ -209,17 +209,17 @@ def assert_interval(samples, low_and_high):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_family_decides_how_episodes_are_drawn(name):
     drawn = list(figures([whole_view(name)]))
-    assert drawn == ["training", "adaptation", *OF_EPISODES[name], "diagnostics"]
+    assert drawn == ["training", "adaptation", "by_task", *OF_EPISODES[name], "diagnostics"]
 
 
 def test_without_episodes_none_are_drawn():
     view = make_view(metrics=metric_rows())
-    assert list(figures([view])) == ["training", "adaptation", "diagnostics"]
+    assert list(figures([view])) == ["training", "adaptation", "by_task", "diagnostics"]
 
 
 def test_without_metrics_there_is_no_training():
     views = [whole_view("ant-direction", metrics=[])]
-    assert list(figures(views)) == ["adaptation", "paths", "heading"]
+    assert list(figures(views)) == ["adaptation", "by_task", "paths", "heading"]
     assert list(figures([make_view("one"), make_view("other")])) == ["adaptation"]
 
 
@@ -231,6 +231,43 @@ def test_several_runs_are_compared_by_their_returns_only():
 
 
 # --- returns on held-out tasks
+
+PER_TASK = [[-9.0, -8.0, -7.0], [-3.0, -2.0, -1.0]]
+
+
+def of_published(view, per_task):
+    means = [float(np.mean(row)) for row in per_task]
+    published = {"source": "paper", "test": "", "scores": means, "per_task": per_task}
+    return dataclasses.replace(view, evaluation={**view.evaluation, "published": published})
+
+
+def test_returns_are_drawn_against_what_tasks_ask_for_beside_the_published_ones():
+    tasks = [[0.5], [0.1], [1.7], [1.0], [0.3]]
+    returns = -np.arange(10.0).reshape(2, 5)
+    theirs = (returns - 3).tolist()
+    view = make_view("ours", "half-cheetah-velocity", tasks=tasks, returns=returns)
+    panels = figures([of_published(view, theirs)])["by_task"].axes
+    assert [axes.get_title() for axes in panels] == ["before adaptation", "after 1 inner step"]
+    for k, axes in enumerate(panels):
+        assert axes.get_xlabel() == "velocity"
+        np.testing.assert_array_equal(line(axes, "ours"), [np.ravel(tasks), returns[k]])
+        np.testing.assert_array_equal(line(axes, "paper"), [np.ravel(tasks), theirs[k]])
+
+
+def test_goals_are_put_in_a_row_by_their_distance():
+    view = make_view(tasks=[[0.3, 0.4], [0.0, -0.1], [0.0, 0.0]])
+    axes = figures([view])["by_task"].axes[0]
+    assert axes.get_xlabel() == "distance of the goal (m)"
+    np.testing.assert_allclose(line(axes, "run")[0], [0.5, 0.1, 0.0])
+
+
+def test_directions_stand_beside_each_other():
+    tasks, theirs = [[1.0], [-1.0], [1.0]], PER_TASK
+    view = of_published(make_view("ours", "half-cheetah-direction", tasks=tasks), theirs)
+    axes = figures([view])["by_task"].axes[0]
+    assert list(axes.get_xticks()) == [-1, 1]
+    assert (line(axes, "ours")[0] < np.ravel(tasks)).all()
+    assert (line(axes, "paper")[0] > np.ravel(tasks)).all()
 
 
 def test_adaptation_shows_mean_and_interval_over_tasks():
@@ -662,7 +699,7 @@ def test_equal_figures_give_equal_files():
     drawn = [figures([whole_view("ant-direction", metrics=[])]) for _ in range(2)]
     one, other = ({k: to_svg(figure, k) for k, figure in of_once.items()} for of_once in drawn)
     assert one == other
-    assert len(set(one.values())) == 3
+    assert len(set(one.values())) == 4
 
 
 def attributes(svg):
