@@ -85,6 +85,7 @@ CHANGES: tuple[Change, ...] = (
     Added("outer.inner_hessian", "exact", kind="env"),
     Renamed("outer.average", "outer.average_decay"),
     Added("outer.average_decay", 0.0, kind="data"),
+    Added("outer.hvp_length", "fixed", kind="env"),
     Added("evaluation.published.method", ""),
     Added("evaluation.task_file", None, kind="env"),
     Added("env.position_noise", None, families=BODIES),

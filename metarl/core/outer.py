@@ -32,6 +32,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads whose products are rounded as those of the caller.
+
+    OpenMP and MKL have a number of threads per thread that calls them. A new one begins with one
+    per core, and a busy machine gives it fewer, which adds up in another order.
+    """
+    inherit = partial(torch.set_num_threads, torch.get_num_threads())
+    return ThreadPoolExecutor(threads, initializer=inherit)
+
+
 class TaskMap:
     """Evaluates per-task functions over all tasks, in chunks, on threads.
 
@@ -67,7 +77,7 @@ class TaskMap:
             )
         self.chunk_size = chunk_size
         self.threads = threads or cores()
-        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._pool = thread_pool(self.threads) if self.threads > 1 else None
         self.compiled = compiled
         self._world = world
         self._programs: dict[tuple[str, Callable[..., Any]], Callable[..., Any]] = {}

@@ -39,6 +39,9 @@ class TrustRegionConfig:
         hvp_epsilon: length of the finite difference in parameter space. 1e-3 suits smooth networks;
             the inner gradient of a ReLU network jumps where a unit switches, and takes about 2e-2
             to average over the jumps (shorter, conjugate gradient diverges).
+        hvp_length: length of the finite difference along a vector v: ``hvp_epsilon`` whatever v is,
+            or ``hvp_epsilon |v| / |theta|``, as in rllab (with ``hvp_epsilon`` 1 and central
+            differences), which Finn et al. 2017 used.
         hvp_symmetric: use central differences; the one-sided default saves half of the gradients
             and is allowed because the KL's gradient is zero at the sampling policy.
     """
@@ -51,6 +54,7 @@ class TrustRegionConfig:
     backtrack_ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.8
     hvp: Literal["finite-difference", "exact"] = "finite-difference"
     hvp_epsilon: Annotated[float, Gt(0)] = 1e-3
+    hvp_length: Literal["fixed", "proportional"] = "fixed"
     hvp_symmetric: bool = False
 
 
@@ -92,7 +96,7 @@ def conjugate_gradient(
 
 
 def finite_difference_hvp(
-    gradient: Callable[[Tensor], Tensor], theta: Tensor, epsilon: float, symmetric: bool
+    gradient: Callable[[Tensor], Tensor], theta: Tensor, config: TrustRegionConfig
 ) -> HessianVectorProduct:
     """Hessian-vector products from gradients only, perturbing along the unit vector u = v / |v|.
 
@@ -101,9 +105,12 @@ def finite_difference_hvp(
     """
 
     def hvp(v: Tensor) -> Tensor:
+        epsilon = config.hvp_epsilon
+        if config.hvp_length == "proportional":
+            epsilon *= math.sqrt(dot(v, v) / dot(theta, theta)) or 1.0
         # Without the gradient at theta: it is zero, or cancels.
         forward = derivative(gradient, theta, v, epsilon, at_x=0.0)
-        if not symmetric:
+        if not config.hvp_symmetric:
             return forward
         return (forward - derivative(gradient, theta, -v, epsilon, at_x=0.0)) / 2
 
@@ -125,9 +132,7 @@ def trust_region_step(
     Returns:
         The new theta and statistics of the step.
     """
-    approximate = finite_difference_hvp(
-        problem.kl_gradient, theta, config.hvp_epsilon, config.hvp_symmetric
-    )
+    approximate = finite_difference_hvp(problem.kl_gradient, theta, config)
     product = (
         approximate if config.hvp == "finite-difference" else (lambda v: problem.kl_hvp(theta, v))
     )
@@ -146,10 +151,13 @@ def trust_region_step(
     if check_hvp:
         stats["hvp_error"] = relative_difference(approximate(g), problem.kl_hvp(theta, g))
 
-    x, residual = conjugate_gradient(
-        lambda v: product(v) + config.cg_damping * v, g, config.cg_iterations, config.cg_tolerance
-    )
-    curvature = dot(x, g - residual)  # x'Hx, as H x = g - residual
+    def damped(v: Tensor) -> Tensor:
+        return product(v) + config.cg_damping * v
+
+    x, residual = conjugate_gradient(damped, g, config.cg_iterations, config.cg_tolerance)
+    # Products over lengths that depend on v are not linear in v: x'Hx takes one of its own.
+    linear = config.hvp == "exact" or config.hvp_length == "fixed"
+    curvature = dot(x, g - residual if linear else damped(x))
     stats["cg_residual"] = math.sqrt(dot(residual, residual)) / norm
     if not (math.isfinite(curvature) and curvature > 0):
         return theta, stats

@@ -38,6 +38,13 @@ class OuterConfig(TrustRegionConfig):
     curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
     inner_hessian: Literal["finite-difference", "exact"] = "finite-difference"
 
+    def __post_init__(self) -> None:
+        if self.hvp_length == "proportional" and self.inner_hessian != "exact":
+            raise ValueError(
+                "outer.hvp_length proportional needs outer.inner_hessian exact: "
+                "outer.hvp_epsilon is then no length"
+            )
+
     @property
     def inner_hessian_epsilon(self) -> float | None:
         """Length of the inner gradient's finite difference; None: exact."""

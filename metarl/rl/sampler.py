@@ -1,7 +1,7 @@
 """Exactly N trajectories of each of M tasks, all tasks' policies acting in one batched forward."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.core.outer import thread_pool
 from metarl.core.params import Params, tree_map
 from metarl.core.programs import Compiled, Traced
 from metarl.rl.distributions import Gaussian
@@ -103,7 +104,7 @@ class Sampler:
         self._action_dim = action_dim
         self._horizon = horizon
         self._threads = threads
-        self._pool = ThreadPoolExecutor(HALVES) if threads > 1 else None
+        self._pool = thread_pool(HALVES) if threads > 1 else None
         self._device = device
 
     def collect(

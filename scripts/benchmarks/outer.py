@@ -25,9 +25,7 @@ def parts(
     problem, theta = learner.outer_problem(support, query), flatten(learner.meta)
     _, gradient = problem.loss_gradient(theta)
     if config.hvp == "finite-difference":
-        product = finite_difference_hvp(
-            problem.kl_gradient, theta, config.hvp_epsilon, config.hvp_symmetric
-        )
+        product = finite_difference_hvp(problem.kl_gradient, theta, config)
     else:
         product = partial(problem.kl_hvp, theta)
     return {

@@ -1,6 +1,7 @@
 """Conjugate gradient, Hessian-vector products, and the guarded step."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -80,13 +81,58 @@ def test_finite_difference_product_equals_the_dense_hessian(
     dtype, epsilon: float, tolerance: float, symmetric: bool
 ) -> None:
     problem, theta, hessian = gaussian_problem(dtype)
-    product = finite_difference_hvp(problem.kl_gradient, theta, epsilon, symmetric)
+    config = TrustRegionConfig(hvp_epsilon=epsilon, hvp_symmetric=symmetric)
+    product = finite_difference_hvp(problem.kl_gradient, theta, config)
     for scale in (1e-4, 1.0, 1e4):  # the perturbation must not depend on the length of v
         v = scale * torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=dtype)
         expected = hessian @ v
         assert float((product(v) - expected).norm() / expected.norm()) < tolerance
         torch.testing.assert_close(problem.kl_hvp(theta, v), expected)
     assert torch.equal(product(torch.zeros(4, dtype=dtype)), torch.zeros(4, dtype=dtype))
+
+
+RLLAB = TrustRegionConfig(hvp_epsilon=1.0, hvp_length="proportional", hvp_symmetric=True)
+
+
+def test_proportional_differences_are_rllabs() -> None:
+    """(g(theta + e v) - g(theta - e v)) / 2 e with e = 1 / |theta|, whatever the length of v."""
+    theta = torch.tensor([0.3, -0.4, 1.2], dtype=torch.float64)  # of length 1.3
+
+    def gradient(x: Tensor) -> Tensor:
+        return (x - theta) + torch.tanh(3 * (x - theta))
+
+    product = finite_difference_hvp(gradient, theta, RLLAB)
+    for v in (torch.tensor([0.01, 0.0, 0.02]), torch.tensor([5.0, -3.0, 1.0])):
+        v = v.double()
+        expected = (gradient(theta + v / 1.3) - gradient(theta - v / 1.3)) / (2 / 1.3)
+        torch.testing.assert_close(product(v), expected)
+    assert torch.equal(product(torch.zeros_like(theta)), torch.zeros_like(theta))
+
+
+def test_step_length_is_of_the_curvature_over_the_steps_own_direction() -> None:
+    """Where products are not linear, conjugate gradient's recursion does not know x'Hx."""
+    slope = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    theta = torch.tensor([0.6, 0.8], dtype=torch.float64)  # of length 1
+    matrix = torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=torch.float64)
+    asked: list[Tensor] = []
+
+    def gradient(x: Tensor) -> Tensor:
+        asked.append(x - theta)
+        return matrix @ torch.sinh(x - theta)
+
+    problem = Problem(
+        lambda x: (float(slope @ (x - theta)), 0.0),
+        lambda x: ((0.0, 0.0), slope),
+        gradient,
+        lambda x, v: matrix @ v,
+    )
+    config = replace(RLLAB, max_kl=0.5, cg_iterations=1, cg_damping=0.0)
+    new, stats = trust_region_step(problem, theta, config)
+    x = slope * (slope @ slope) / (slope @ matrix @ torch.sinh(slope))  # one iteration
+    torch.testing.assert_close(asked[-2], x)
+    curvature = x @ matrix @ torch.sinh(x)
+    torch.testing.assert_close(theta - new, x / curvature.sqrt())
+    assert stats["accepted"] == 1
 
 
 @pytest.mark.parametrize("hvp", ["finite-difference", "exact"])

@@ -19,7 +19,11 @@ from metarl.core.algorithms import ALGORITHMS
 from metarl.core.outer import TaskMap
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.programs import Program, Traced
-from metarl.core.trust_region import finite_difference_hvp, relative_difference
+from metarl.core.trust_region import (
+    TrustRegionConfig,
+    finite_difference_hvp,
+    relative_difference,
+)
 from metarl.networks import ACTIVATIONS
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics
 from metarl.rl.distributions import Gaussian
@@ -476,7 +480,8 @@ def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str, inner_hess
     theta = flatten(learner.meta)
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(2, len(theta), generator=generator).double()
-    product = finite_difference_hvp(problem.kl_gradient, theta, 1e-5, symmetric=True)
+    central = TrustRegionConfig(hvp_epsilon=1e-5, hvp_symmetric=True)
+    product = finite_difference_hvp(problem.kl_gradient, theta, central)
     assert relative_difference(product(v), problem.kl_hvp(theta, v)) < 1e-4
     assert float(u @ product(v)) == pytest.approx(float(v @ product(u)), rel=1e-3)
 
@@ -525,7 +530,8 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
     hessian = torch.autograd.functional.hessian(mean_kl_of, theta)
     v = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(problem.kl_hvp(theta, v), hessian @ v)
-    approximate = finite_difference_hvp(problem.kl_gradient, theta, 1e-5, symmetric)
+    config = TrustRegionConfig(hvp_epsilon=1e-5, hvp_symmetric=symmetric)
+    approximate = finite_difference_hvp(problem.kl_gradient, theta, config)
     assert relative_difference(approximate(v), hessian @ v) < 1e-3
 
 
