@@ -110,13 +110,20 @@ class CheckpointFolder:
         if not candidates:
             available = ", ".join(str(c.iteration) for c in self.all()) or "none"
             raise UserError(f"{self.folder} has no checkpoint {which}; there are: {available}")
+        damaged: list[str] = []
         for checkpoint in candidates:
-            state = self._read(checkpoint)
-            if state is not None:
-                return checkpoint, state
-        raise UserError(f"no checkpoint in {self.folder} is intact")
+            try:
+                state = self._read(checkpoint)
+            except ValueError as error:
+                damaged.append(str(error))
+                continue
+            for reason in damaged:
+                warn(f"{reason}; trying another")
+            return checkpoint, state
+        raise UserError(f"no checkpoint in {self.folder} is intact: {damaged[0]}")
 
-    def _read(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+    def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Raises ValueError, with the reason in one line, when it is damaged."""
         try:
             data = checkpoint.path.read_bytes()
             note = read_json(checkpoint.path.with_suffix(".json"))
@@ -125,8 +132,7 @@ class CheckpointFolder:
             return from_bytes(data)
         except Exception as error:  # whatever a damaged file leads to
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warn(f"{checkpoint.path} is damaged ({reason}); trying another")
-            return None
+            raise ValueError(f"{checkpoint.path} is damaged ({reason})") from error
 
     def _prune(self, newest: int) -> None:
         """Keep the newest and the best; later ones were damaged, or left behind by a resume."""

@@ -1,4 +1,4 @@
-"""Commands: ``metarl train``, ``evaluate``, ``report`` and ``gradcheck``."""
+"""Commands: ``metarl train``, ``evaluate``, ``report``, ``keep`` and ``gradcheck``."""
 
 import os
 import re
@@ -13,6 +13,7 @@ import torch
 from annotated_types import Ge, Gt, Interval
 
 from metarl import __version__, build, check, results
+from metarl import keep as keeping
 from metarl.core.world import Disconnected, StoppedElsewhere
 from metarl.distributed import joined, launched
 from metarl.errors import UserError, leads
@@ -138,6 +139,31 @@ def report(argv: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
+class KeepOptions:
+    """Options of ``metarl keep``.
+
+    Args:
+        folder: kept runs are in here.
+        name: folder of the kept run; null: the run's name.
+    """
+
+    folder: str = "results"
+    name: str | None = None
+
+
+@_command
+def keep(argv: Sequence[str]) -> int:
+    """Keep small copies of runs that were stopped cleanly, which load, report and resume as any."""
+    runs, options = _runs_and_options(keep, KeepOptions, argv)
+    if options.name is not None and len(runs) > 1:
+        raise UserError("one name is for one run")
+    for run in runs:
+        kept = keeping.keep(run, Path(options.folder), options.name or run.name)
+        print(f"kept in {kept.path}: {kept.iterations} iterations, {kept.size / 1000:,.0f} kB")
+    return 0
+
+
+@dataclass(frozen=True)
 class GradcheckOptions:
     """Options of ``metarl gradcheck``.
 
@@ -195,7 +221,13 @@ def _runs_and_options(
     return results.open_runs(values.pop("runs")), schema(**values)
 
 
-COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "gradcheck": gradcheck}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+    "keep": keep,
+    "gradcheck": gradcheck,
+}
 
 
 def main() -> int:

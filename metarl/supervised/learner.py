@@ -280,10 +280,13 @@ class SupervisedLearner:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides its settings."""
         adam = self._adam
+        # Where nothing is averaged it is theta itself, which a file then has once.
+        average = adam.average if self.config.outer.average_decay else self._meta
         return {
             "meta": unflatten(self._meta.cpu(), self._like),
             "adam": {
                 **{name: x.cpu() for name, x in adam._asdict().items()},
+                "average": average.cpu(),
                 "step": int(adam.step),
             },
         }
