@@ -95,7 +95,8 @@ def _whole(run: RunFolder, config: Experiment) -> Checkpoint:
         )
     evaluation = run.load_evaluation()
     evaluated = evaluation[0]["iteration"] if evaluation else None
-    if newest.iteration == config.iterations != evaluated:
+    finished = newest.iteration == config.iterations
+    if finished and evaluated != newest.iteration:
         raise UserError(
             f"{run.path} has no evaluation of its last checkpoint: metarl evaluate {run.path}"
         )
