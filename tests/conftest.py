@@ -186,14 +186,13 @@ def wait_for_rows() -> Callable[[subprocess.Popen | BaseProcess, Path, int], Non
     """``wait_for_rows(process, run, rows)``: until a running training has written so many."""
 
     def wait(process: subprocess.Popen | BaseProcess, run: Path, rows: int) -> None:
-        file, deadline = run / "metrics.jsonl", time.monotonic() + 60
+        file = run / "metrics.jsonl"
         while not file.exists() or file.read_bytes().count(b"\n") < rows:
             if isinstance(process, BaseProcess):
                 assert process.is_alive()
             else:
                 assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.002)  # as long as it takes; pytest's own timeout ends a deadlock
 
     return wait
 

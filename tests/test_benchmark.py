@@ -27,7 +27,7 @@ TOY = Settings(
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 # --- suites

@@ -399,7 +399,7 @@ def test_the_scripts_refuse_bad_input(monkeypatch, script, refused, name: str):
 
 def test_a_script_is_started_anywhere(tmp_path: Path, start, script):
     process = start(script("visualize"), "missing")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
     assert re.fullmatch(r"metarl report: error: there is no run folder missing.*\n", err)
     assert list(tmp_path.iterdir()) == []

@@ -100,7 +100,7 @@ def three(
     with starting_in(folder) as start:
         commands = (json.dumps(several), json.dumps(taken))
         process = start(*TORCHRUN, "3", "three.py", str(folder), *commands, OMP_NUM_THREADS="1")
-        _, err = process.communicate(timeout=100)
+        _, err = process.communicate()
     return Three(folder, process.returncode, err, before)
 
 
@@ -209,7 +209,7 @@ def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
     toy, start, script, wait_for_rows, assert_same_outcome, runs: Path
 ):
     arguments = (*CHEETAH, "--evaluation.every", "1", "--checkpoint.every", "4")
-    endless = toy("run", *arguments, "--iterations", str(10**6), "--timeout", "4")
+    endless = toy("run", *arguments, "--iterations", str(10**6), "--timeout", "10")
     torchrun = (*TORCHRUN, "2", "--max-restarts", "2", script("train"))
     process = start(*torchrun, *endless, OMP_NUM_THREADS="1")
     run = runs / "run"
@@ -225,7 +225,7 @@ def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
     wait_for_rows(process, run, rows(run) + 2)
 
     os.kill(children(process)[1], signal.SIGTERM)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate()
     assert process.returncode == 0, err
     assert out.count("run folder:") == 3, "the first process speaks for all"
     assert len(re.findall(r"run, from iteration [1-9]", out)) == 2
@@ -295,7 +295,7 @@ def test_two_hosts_train_as_one_process_and_survive_a_killed_worker(
     try:
         wait_for_rows(processes[0], runs / "hosts", 3)
         os.kill(children(processes[1])[0], signal.SIGKILL)
-        out = [process.communicate(timeout=100)[0] for process in processes]
+        out = [process.communicate()[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], out
     finally:
         for process in processes:

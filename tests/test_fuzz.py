@@ -92,7 +92,7 @@ def cases(request: pytest.FixtureRequest) -> Callable[..., None]:
         before = peak_memory()
         settings(
             max_examples=round(share * request.config.getoption("--fuzz")),
-            deadline=5000,
+            deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),

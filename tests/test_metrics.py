@@ -217,8 +217,7 @@ def wandb_session(folder: Path) -> tuple[Any, dict[str, Any], list[dict[str, Any
 
     Its service writes in its own time: what is closed at last is waited for.
     """
-    deadline = time.monotonic() + 10
-    while not (session := _wandb_session(folder))[-1] and time.monotonic() < deadline:
+    while not (session := _wandb_session(folder))[-1]:
         time.sleep(0.1)
     return session
 

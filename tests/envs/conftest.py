@@ -35,7 +35,6 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
             check=False,
         )
 

@@ -289,7 +289,7 @@ class Browser:
             self.receive()
 
     def receive(self) -> dict[str, Any]:
-        message = json.loads(self.socket.recv(timeout=60))
+        message = json.loads(self.socket.recv())
         if "method" in message:
             self.events.append(message)
         return message
