@@ -108,7 +108,10 @@ def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
     if not target.exists():
         return
     there = RunFolder(target)
-    same = there.info().get("created") == run.info().get("created") is not None
+    one, other = (
+        [folder.info().get(key) for key in ("created", "tracking_id")] for folder in (run, there)
+    )
+    same = one == other and None not in one
     ahead = max((c.iteration for c in there.checkpoints().all()), default=0)
     if not same or ahead > checkpoint.iteration:
         what = "the same run, further on" if same else "something else"

@@ -267,15 +267,14 @@ def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
     return buffer.getvalue()
 
 
-def test_a_checkpoint_that_would_unpack_to_gigabytes_is_refused(tmp_path: Path, capsys):
+def test_a_checkpoint_that_would_unpack_to_gigabytes_is_refused(tmp_path: Path):
     entries = unzipped(saved({"settings": {}, "learner": {}}))
     (name,) = (name for name in entries if name.endswith("data.pkl"))
     bomb = zipped({**entries, name: bytes(2**28)}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 2**20
     keep(tmp_path, bomb)
-    with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact: .*would unpack to"):
         CheckpointFolder(tmp_path).load()
-    assert "would unpack to" in capsys.readouterr().err
 
 
 class Hostile:
@@ -283,11 +282,10 @@ class Hostile:
         return os.system, ("touch hacked",)
 
 
-def test_a_checkpoint_executes_nothing(workplace: Path, capsys):
+def test_a_checkpoint_executes_nothing(workplace: Path):
     keep(workplace, saved({"settings": Hostile(), "learner": {}}))
-    with pytest.raises(UserError, match=r"no checkpoint in .* is intact"):
+    with pytest.raises(UserError, match=r"is intact: .*Weights only load failed"):
         CheckpointFolder(workplace).load()
-    assert "Weights only load failed" in capsys.readouterr().err
     assert not (workplace / "hacked").exists()
 
 

@@ -299,7 +299,7 @@ def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path,
     assert train(toy("run", *arguments, *drawing, "--iterations", "3")) == 0
     assert capsys.readouterr().err == ""
     drawn = {path.stem for path in (run / "report_files").glob("*.png")}
-    assert drawn == {"adaptation", "training", "paths", "diagnostics"}
+    assert drawn == {"adaptation", "by_task", "training", "paths", "diagnostics"}
 
     (folder,) = (run / "wandb").glob("offline-run-*")
     _, _, history, _ = wandb_session(folder)

@@ -191,3 +191,16 @@ def test_runs_on_other_tasks_are_not_compared(toy, runs: Path, task_file: Path, 
     assert (
         found["one"]["tasks"] == found["two"]["tasks"] == np.array(list(GOALS.values())).T.tolist()
     )
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_untrained_policies_score_as_the_papers_on_the_papers_goals(runs: Path, seed: str):
+    """-255 +- 37 there, and a straight line against the goal velocity."""
+    settings = ["--evaluation.inner_steps", "0", "--evaluation.trajectories", "3"]
+    settings += ["--logging.report", "false", "--logging.wandb", "disabled", "--seed", seed]
+    settings += ["--config", "paper/half_cheetah_velocity", "--iterations", "0"]
+    assert train([*settings, "--folder", str(runs), "--name", "untrained"]) == 0
+    result = json.loads((runs / "untrained" / "evaluation.json").read_text())
+    assert -292 < np.mean(result["scores"]) < -200
+    goals, (scores,) = np.ravel(result["tasks"]), result["scores"]
+    assert np.corrcoef(goals, scores)[0, 1] < -0.99
