@@ -203,4 +203,4 @@ def test_untrained_policies_score_as_the_papers_on_the_papers_goals(runs: Path, 
     result = json.loads((runs / "untrained" / "evaluation.json").read_text())
     assert -292 < np.mean(result["scores"]) < -200
     goals, (scores,) = np.ravel(result["tasks"]), result["scores"]
-    assert np.corrcoef(goals, scores)[0, 1] < -0.99
+    assert np.corrcoef(goals, scores)[0, 1] < -0.97
