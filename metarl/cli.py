@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Interval
 
 from metarl import __version__, build, check, results
 from metarl import keep as keeping
+from metarl.config import Experiment
 from metarl.core.world import Disconnected, StoppedElsewhere
 from metarl.distributed import joined, launched
 from metarl.errors import UserError, leads
@@ -108,7 +109,7 @@ class ReportOptions:
     Args:
         videos: held-out tasks whose adaptation is filmed; of several runs, one each.
         output: the HTML file; null: report.html in the run's folder, or comparison.html in the
-            first of several.
+            first of several. Runs of different tasks then have a page for each task.
     """
 
     videos: Annotated[int, Interval(ge=0, le=3)] = 3
@@ -119,23 +120,36 @@ class ReportOptions:
 def report(argv: Sequence[str]) -> int:
     """Write figures, videos and a page about a run, or about several side by side."""
     runs, options = _runs_and_options(report, ReportOptions, argv)
-    default = runs[0].report_file if len(runs) == 1 else runs[0].path / "comparison.html"
-    page = Path(options.output) if options.output else default
-    if page.suffix != ".html":
-        raise UserError(f"the output should be a file named .html, got {page}")
+    if options.output and Path(options.output).suffix != ".html":
+        raise UserError(f"the output should be a file named .html, got {options.output}")
     configs = [read_config(run) for run in runs]
-    results.require_same_problem(runs, configs)
-    require_writable(page)
+    if options.output:
+        results.require_same_problem(runs, configs)
+    pages = {}
+    for compared, theirs in results.by_problem(runs, configs):
+        first, alone = compared[0], len(compared) == 1
+        page = first.report_file if alone else first.path / "comparison.html"
+        pages[Path(options.output) if options.output else page] = compared, theirs
+    for page in pages:
+        require_writable(page)
+    for page, (compared, theirs) in pages.items():
+        _write_page(page, compared, theirs, options.videos)
+        print(f"report: {page}")
+    return 0
+
+
+def _write_page(
+    page: Path, runs: Sequence[RunFolder], configs: Sequence[Experiment], videos: int
+) -> None:
+    """Evaluate the runs alike, where that is still to do, and write their page."""
     alike = [with_options(config, EvaluateOptions(), configs) for config in configs]
     views = [results.newest(run, config) for run, config in zip(runs, alike, strict=True)]
     from metarl.report.page import write_report
 
     try:
-        write_report(views, page, options.videos)
+        write_report(views, page, videos)
     except OSError as error:
         raise UserError(f"cannot write {page}: {error.strerror}") from error
-    print(f"report: {page}")
-    return 0
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,22 @@ def require_same_problem(runs: Sequence[RunFolder], configs: Sequence[Experiment
             raise UserError(f"{run.path} and {runs[0].path} cannot be compared: {difference}")
 
 
+def by_problem(
+    runs: Sequence[RunFolder], configs: Sequence[Experiment]
+) -> list[tuple[list[RunFolder], list[Experiment]]]:
+    """The runs of every distribution over tasks, in order, which can be compared."""
+    groups: list[tuple[Any, list[RunFolder], list[Experiment]]] = []
+    for run, config in zip(runs, configs, strict=True):
+        problem = kind_of(config), plain(config)[config.problem]
+        found = next((group for group in groups if group[0] == problem), None)
+        if found is None:
+            groups.append((problem, [run], [config]))
+        else:
+            found[1].append(run)
+            found[2].append(config)
+    return [(of_problem, theirs) for _, of_problem, theirs in groups]
+
+
 def is_own(trained: Trained) -> bool:
     """Whether the evaluation is to be that of the run's own settings and newest checkpoint."""
     newest = trained.run.checkpoints().all()[0].iteration

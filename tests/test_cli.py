@@ -252,8 +252,21 @@ def test_runs_that_differ_in_the_task_family_are_not_compared(
     finished: Path, refused, toy, settings: tuple[str, ...], said: str
 ):
     assert train([*toy("other"), "--folder", ".", *settings]) == 0
-    for command in (evaluate, report):
-        assert said in refused(command, "run", "other")
+    assert said in refused(evaluate, "run", "other")
+    assert said in refused(report, "run", "other", "--output", "both.html")
+
+
+def test_runs_of_different_tasks_have_a_page_for_each_task(finished: Path, toy, capsys):
+    for name, settings in {
+        "other": ("--env.action_scale", "0.5"),
+        "again": ("--seed", "7"),
+    }.items():
+        assert train([*toy(name), "--folder", ".", *settings]) == 0
+    capsys.readouterr()
+    assert report(["run", "other", "again", "--videos", "0"]) == 0
+    pages = re.findall("report: (.*)", capsys.readouterr().out)
+    assert pages == ["run/comparison.html", "other/report.html"]
+    assert all(Path(page).is_file() for page in pages)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

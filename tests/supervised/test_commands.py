@@ -248,8 +248,8 @@ def both_kinds(workplace: Path, toy, toy_supervised, capsys) -> None:
 @pytest.mark.usefixtures("both_kinds")
 def test_runs_of_the_other_kind_are_refused(refused):
     kinds = "cannot be compared: supervised learning and reinforcement learning"
-    for command in (evaluate, report):
-        assert kinds in refused(command, "policy", "model")
+    assert kinds in refused(evaluate, "policy", "model")
+    assert kinds in refused(report, "policy", "model", "--output", "both.html")
     for run, options in {
         "policy": ("--queries 3", "--tests [5-shot]", "--data.noise 1", "--data_folder ."),
         "model": ("--trajectories 3", "--mean_actions true", "--env.horizon 5"),
