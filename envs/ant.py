@@ -2,14 +2,12 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 
-import mujoco
 import numpy as np
 
 from envs.family import Array, Mask, State, Target, require, require_range
 from envs.locomotion import Locomotion
-from envs.simulator import TORSO, load_model
+from envs.simulator import TORSO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ class Ant(Locomotion):
         healthy_z: lowest and highest torso height in metres; null: an episode never terminates.
         contact_cost: factor on the squared norm of the contact torques (N m) and forces (N) on all
             bodies, each number clipped to +-1; after the env step, under its control.
-        crouched: begin with bent legs, as the body's file suggests, and not with straight ones.
+        crouched: start with bent legs (``init_qpos`` of ant.xml).
         solimp: impedance of contacts (least, greatest, width in metres); null keeps the body's own.
     """
 
@@ -47,14 +45,20 @@ class Ant(Locomotion):
         if self.healthy_z is not None:
             require_range("healthy_z", self.healthy_z)
         require(self.contact_cost >= 0, f"contact_cost must not be negative: {self.contact_cost}")
-        require(
-            self.solimp is None or (len(self.solimp) == 3 and min(self.solimp) > 0),
-            f"solimp must be three positive numbers or null, got {self.solimp}",
-        )
+        if self.solimp is not None:
+            least, greatest, width = self.solimp if np.shape(self.solimp) == (3,) else (0, 0, 0)
+            require(
+                0 < least < 1 and 0 < greatest < 1 and width > 0,
+                "solimp must be null or [least, greatest, width] with least and greatest between 0 "
+                f"and 1 and a positive width, got {self.solimp}",
+            )
 
-    @cached_property
-    def model(self) -> mujoco.MjModel:
-        return load_model(self.xml, self.timestep, self.solimp, self.derived_fields)
+    @property
+    def contact_impedance(self) -> tuple[float, float, float] | None:
+        if self.solimp is None:
+            return None
+        least, greatest, width = self.solimp
+        return least, greatest, width
 
     @property
     def derived_fields(self) -> tuple[str, ...]:

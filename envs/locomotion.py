@@ -29,8 +29,8 @@ class Locomotion(TaskFamily):
         control_cost: factor on the squared norm of the actuator control.
         reset_noise: at reset, half-width of the uniform noise on qpos and std of the noise on qvel.
         position_noise: at reset, std of Gaussian noise on qpos; null: uniform, see reset_noise.
-        velocity_of: what moves at the velocity that is rewarded: the torso (its displacement over
-            the env step by the time) or the centre of mass of the whole body (after the env step).
+        velocity_of: velocity in the reward: of the torso (displacement / dt) or of the whole body's
+            centre of mass (after the env step).
         observation: gymnasium's, or rllab's with the centre of mass.
     """
 
@@ -69,11 +69,16 @@ class Locomotion(TaskFamily):
 
     @cached_property
     def model(self) -> mujoco.MjModel:
-        return load_model(self.xml, self.timestep, fields=self.derived_fields)
+        return load_model(self.xml, self.timestep, self.contact_impedance, self.derived_fields)
+
+    @property
+    def contact_impedance(self) -> tuple[float, float, float] | None:
+        """``solimp`` of all geoms (least, greatest, width in metres); None: the body's own."""
+        return None
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
-        """Fields of ``mujoco.MjData`` that ``state.derived`` holds; none is the fastest."""
+        """Fields of ``mujoco.MjData`` in ``state.derived``. Each one costs speed."""
         return ()
 
     @property

@@ -86,8 +86,8 @@ class MujocoSimulator:
         frame_skip: physics steps per env step.
         num_sims: B.
         threads: physics threads, 0 for all cores.
-        fields: fields of ``mujoco.MjData`` in ``state.derived``, of the current state; forces are
-            those of the current state under the last control (none after a reset).
+        fields: fields of ``mujoco.MjData`` in ``state.derived``, of the current state. Forces
+            belong to that state and the last control, which is zero after a reset.
     """
 
     def __init__(

@@ -50,6 +50,9 @@ IMAGES: dict[str, type[ImageSet]] = {
 }
 SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
 
+BASELINES = ("pretrained", "random", "oracle")
+"""Methods of configs/baselines, whose returns a task file need not have."""
+
 COMPILE_FROM = {RLExperiment: 50, SupervisedExperiment: 2000}
 """Iterations from which compiling saves more time than it takes."""
 
@@ -94,17 +97,34 @@ def make_source(data: dict[str, Any], folder: str | None) -> Source:
     return FewShot({name: LabelledTensors(*split) for name, split in found.items()}, few_shot)
 
 
-def held_out_tasks(config: RLExperiment) -> TaskFile | None:
-    """What the evaluation's task file holds; None where tasks are drawn.
+def task_file_path(config: Experiment) -> Path | None:
+    """Return where the evaluation's task file is, or None if tasks are drawn.
 
     Raises:
-        UserError: there is no such file, or its tasks are not of the family.
+        UserError: there is no such file.
     """
-    name = config.evaluation.task_file
-    if name is None:
+    name = config.evaluation.task_file if isinstance(config, RLExperiment) else None
+    return find_file(name, "tasks", ".json", "task file") if name else None
+
+
+def held_out_tasks(config: RLExperiment) -> TaskFile | None:
+    """Return the evaluation's task file, or None if tasks are drawn.
+
+    Raises:
+        UserError: there is no such file, its tasks are not of the family, or it has no returns of
+            the method that the config names.
+    """
+    path = task_file_path(config)
+    if path is None:
         return None
-    path = find_file(name, "tasks", ".json", "evaluation.task_file")
-    return read_task_file(path, FAMILIES[config.env["family"]].task_fields)
+    file = read_task_file(path, FAMILIES[config.env["family"]].task_fields)
+    method = config.evaluation.published.method
+    if method not in ("", *BASELINES, *file.published):
+        raise UserError(
+            f"{path} has no returns of evaluation.published.method {method}"
+            f"{suggestion(method, list(file.published))}; it has {', '.join(file.published)}"
+        )
+    return file
 
 
 def _named(

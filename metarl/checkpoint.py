@@ -110,17 +110,17 @@ class CheckpointFolder:
         if not candidates:
             available = ", ".join(str(c.iteration) for c in self.all()) or "none"
             raise UserError(f"{self.folder} has no checkpoint {which}; there are: {available}")
-        damaged: list[str] = []
+        reasons: list[str] = []
         for checkpoint in candidates:
             try:
                 state = self._read(checkpoint)
             except ValueError as error:
-                damaged.append(str(error))
+                reasons.append(str(error))
                 continue
-            for reason in damaged:
-                warn(f"{reason}; trying another")
+            for reason in reasons:
+                warn(f"{reason}; using iteration {checkpoint.iteration} instead")
             return checkpoint, state
-        raise UserError(f"no checkpoint in {self.folder} is intact: {damaged[0]}")
+        raise UserError(f"no checkpoint in {self.folder} is intact: {reasons[0]}")
 
     def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Raises ValueError, with the reason in one line, when it is damaged."""

@@ -13,12 +13,12 @@ import torch
 from annotated_types import Ge, Gt, Interval
 
 from metarl import __version__, build, check, results
-from metarl import keep as keeping
 from metarl.config import Experiment
 from metarl.core.world import Disconnected, StoppedElsewhere
 from metarl.distributed import joined, launched
 from metarl.errors import UserError, leads
 from metarl.files import require_writable
+from metarl.kept_runs import keep_run
 from metarl.options import EvaluateOptions, with_options
 from metarl.parsing import Parser
 from metarl.report import tables
@@ -143,7 +143,8 @@ def _write_page(
 ) -> None:
     """Evaluate the runs alike, where that is still to do, and write their page."""
     alike = [with_options(config, EvaluateOptions(), configs) for config in configs]
-    views = [results.newest(run, config) for run, config in zip(runs, alike, strict=True)]
+    filmed = videos > 0
+    views = [results.newest(run, config, filmed) for run, config in zip(runs, alike, strict=True)]
     from metarl.report.page import write_report
 
     try:
@@ -167,12 +168,12 @@ class KeepOptions:
 
 @_command
 def keep(argv: Sequence[str]) -> int:
-    """Keep small copies of runs that were stopped cleanly, which load, report and resume as any."""
+    """Copy runs to small folders that evaluate, report and resume like any run."""
     runs, options = _runs_and_options(keep, KeepOptions, argv)
     if options.name is not None and len(runs) > 1:
-        raise UserError("one name is for one run")
+        raise UserError(f"--name needs exactly one run, got {len(runs)}")
     for run in runs:
-        kept = keeping.keep(run, Path(options.folder), options.name or run.name)
+        kept = keep_run(run, Path(options.folder), options.name or run.name)
         print(f"kept in {kept.path}: {kept.iterations} iterations, {kept.size / 1000:,.0f} kB")
     return 0
 

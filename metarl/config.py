@@ -216,30 +216,39 @@ def find_config(name: str) -> Path:
     return find_file(name, "", ".yaml", "config")
 
 
-def find_file(name: str, folder: str, suffix: str, setting: str) -> Path:
+def find_file(name: str, folder: str, suffix: str, what: str) -> Path:
     """A file by path, or by name from a folder of the repository's or the installed configs.
 
     Args:
         name: its path, or its name with or without ``suffix``.
         folder: below configs.
         suffix: of the files in the folder.
-        setting: that named it, for the message.
+        what: the file is, for the message.
 
     Raises:
         UserError: there is none.
     """
     package = Path(__file__).parent
     folders = [root / "configs" / folder for root in (package.parent, package)]
-    for place in [Path(), *folders]:
-        for path in (place / name, place / f"{name}{suffix}"):
-            if path.is_file():
-                return path
+    # A file that happens to lie in the current folder does not hide one of the named folder.
+    local = [Path(name)] if folder else [Path(name), Path(f"{name}{suffix}")]
+    named = [place / word for place in folders for word in (name, f"{name}{suffix}")]
+    for path in [*local, *named]:
+        if _is_file(path):
+            return path
     available = sorted(
         str(path.relative_to(place).with_suffix(""))
         for place in folders
         for path in place.rglob(f"*{suffix}")
     )
     raise UserError(
-        f"there is no {setting} {name}{suggestion(name, available)}; "
+        f"there is no {what} {name[:200]}{suggestion(name, available)}; "
         f"there are {', '.join(available)}"
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long, say
+        return False

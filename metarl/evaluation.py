@@ -26,8 +26,7 @@ class PublishedConfig:
         source: paper and table.
         test: the test that they are of, where a model is put to several; empty: the first one.
         scores: mean score after 0, 1, 2, ... inner steps; null where none was published.
-        method: take source and scores, with the return of every task, from what the task file has
-            of this method; nothing where it has none.
+        method: method in the task file whose returns are shown; empty: show ``scores``.
     """
 
     source: str = ""

@@ -1,4 +1,4 @@
-"""What the settings and checkpoints of earlier versions mean today, so that old runs still load.
+"""Translate settings and checkpoints of earlier versions to today's, so that old runs still load.
 
 A run's folder holds every setting that its version knew. Whoever adds a setting says here which
 value the code had before; whoever renames, moves or removes one says what becomes of the old name.

@@ -75,6 +75,7 @@ def with_options(
         )
     if options.tasks is not None and options.task_file is not None:
         raise UserError("either tasks are drawn or they come from task_file, not both")
+    other_tasks = _other_tasks(config, options)
     own = results.protocol(configs[0])
     first: Any = configs[0].evaluation
     own |= {"task_file": first.task_file} if isinstance(first, PolicyEvaluationConfig) else {}
@@ -88,7 +89,7 @@ def with_options(
             if name not in known:
                 raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
             given[name] = getattr(options, name)
-    if given.get("task_file") and (options.tasks or _of_other_tasks(config, options.env)):
+    if given.get("task_file") and (options.tasks or _draws_other_tasks(config, options.env)):
         given["task_file"] = options.task_file
     if options.inner_rates is not None:
         given["candidate_rates"] = None
@@ -99,14 +100,14 @@ def with_options(
     changed: dict[str, Any] = {
         "threads": options.threads,
         "device": options.device or config.device,
-        **_other_tasks(config, options),
+        **other_tasks,
     }
     return checked(
         lambda: build.resolve(replace(config, **changed, evaluation=replace(evaluation, **given)))
     )
 
 
-def _of_other_tasks(config: Experiment, constants: dict[str, Any]) -> bool:
+def _draws_other_tasks(config: Experiment, constants: dict[str, Any]) -> bool:
     """Whether the family draws other tasks with these constants."""
     settings = plain(config).get("env")
     if not constants or settings is None:

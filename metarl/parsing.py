@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -135,6 +136,13 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+# A name such as 2024-01-01 is text.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _require_bounded(value: Any, depth: int = 0) -> None:
     """Raises RecursionError for settings that nest too deep, ValueError for aliases in text, which
     is read as YAML where a list is wanted.
@@ -189,4 +197,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {one_line(str(error))}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold settings, one `key: value` per line")
+    try:
+        json.dumps(values)
+    except TypeError as error:
+        raise UserError(f"{path} should hold text, numbers, lists and mappings only") from error
     return values

@@ -89,13 +89,13 @@ def by_problem(
     groups: list[tuple[Any, list[RunFolder], list[Experiment]]] = []
     for run, config in zip(runs, configs, strict=True):
         problem = kind_of(config), plain(config)[config.problem]
-        found = next((group for group in groups if group[0] == problem), None)
-        if found is None:
+        group = next((group for group in groups if group[0] == problem), None)
+        if group is None:
             groups.append((problem, [run], [config]))
         else:
-            found[1].append(run)
-            found[2].append(config)
-    return [(of_problem, theirs) for _, of_problem, theirs in groups]
+            group[1].append(run)
+            group[2].append(config)
+    return [(group_runs, group_configs) for _, group_runs, group_configs in groups]
 
 
 def is_own(trained: Trained) -> bool:
@@ -112,17 +112,24 @@ def evaluated(trained: Trained, keep: bool) -> RunView:
     return (keep_in if keep else view_of)(run, config, iteration, evaluation)
 
 
-def newest(run: RunFolder, config: Experiment) -> RunView:
-    """The evaluation of the newest checkpoint; made now, unless the run's own is kept and fits."""
-    kept, checkpoints = run.load_evaluation(), run.checkpoints().all()
-    if kept and checkpoints:
-        result, episodes = _as_of_today(kept[0]), _read_episodes(kept[1])
-        newest_one = result["iteration"] == checkpoints[0].iteration
-        if episodes and newest_one and result["protocol"] == protocol(config):
-            return _view(run, read_config(run), result, episodes)
+def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView:
+    """The evaluation of the newest checkpoint; made now, unless the run's own is kept and fits.
+
+    Args:
+        episodes: whether recorded episodes are needed, which a kept run has not. If they alone are
+            missing, the evaluation is made again, and the run's own stays as it is.
+    """
+    saved, checkpoints = run.load_evaluation(), run.checkpoints().all()
+    fits = False
+    if saved and checkpoints:
+        result, recorded = _as_of_today(saved[0]), _read_episodes(saved[1])
+        is_newest = result["iteration"] == checkpoints[0].iteration
+        fits = is_newest and result["protocol"] == protocol(config)
+        if fits and (recorded or not episodes):
+            return _view(run, read_config(run), result, recorded)
     trained = load(run, config)
     print(f"evaluating {run.path} after {trained.iteration} iterations", flush=True)
-    return evaluated(trained, keep=is_own(trained))
+    return evaluated(trained, keep=is_own(trained) and not fits)
 
 
 def _as_of_today(result: dict[str, Any]) -> dict[str, Any]:

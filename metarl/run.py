@@ -7,6 +7,7 @@ runs/<name>/
     checkpoints/     the newest few and the best
     evaluation.json  scores after every inner step on held-out tasks
     episodes.npz     some of the episodes that it scored
+    tasks/           a copy of the file of held-out tasks, if there is one
     report.html      all of it to look at; report_files/ has its figures and videos
     wandb/ tensorboard/   if switched on
 """
@@ -158,6 +159,23 @@ class RunFolder:
         if not run.config_file.is_file():
             raise UserError(f"{path} holds no run: config.yaml is missing")
         return run
+
+    def own_task_file(self, name: str) -> Path | None:
+        """The run's copy of the task file of this name; None if it has none."""
+        stem = Path(name).name.removesuffix(".json").removesuffix(".csv")
+        found = [self.path / "tasks" / f"{stem}{suffix}" for suffix in (".json", ".csv")]
+        return next((path for path in found if path.is_file()), None)
+
+    def keep_task_file(self, path: Path) -> None:
+        """Copy a task file to the run: its tasks stay as they are when the file is moved.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        own = self.path / "tasks" / path.name
+        if path.resolve() != own.resolve():
+            own.parent.mkdir(exist_ok=True)
+            write_atomically(own, path.read_bytes())
 
     def is_of_this_launch(self) -> bool:
         """Whether torchrun has started these processes again, after they had begun this run."""

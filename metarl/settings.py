@@ -72,16 +72,29 @@ def read_config(run: RunFolder) -> Experiment:
     Raises:
         UserError: its config cannot be read.
     """
-    return _parse([_settings_of(run)], [], origin=f"{run.config_file}{_by_newer(run)}: ")
+    origin = f"{run.config_file}{_newer_version_note(run)}: "
+    settings = _settings_of(run)
+    try:
+        return _parse([settings], [], origin=origin)
+    except UserError as error:
+        raise UserError(f"{origin}{error}") from error
 
 
 def _settings_of(run: RunFolder) -> dict[str, Any]:
-    """What the run's config holds, as settings of today."""
-    return upgraded(read_mapping(run.config_file))
+    """Return the run's config with today's settings, and its own copy of its task file."""
+    settings = read_mapping(run.config_file)
+    try:
+        settings = upgraded(settings)
+    except UserError as error:
+        raise UserError(f"{run.config_file}: {error}") from error
+    evaluation = settings.get("evaluation")
+    if isinstance(evaluation, dict) and isinstance(name := evaluation.get("task_file"), str):
+        evaluation["task_file"] = str(run.own_task_file(name) or name)
+    return settings
 
 
-def _by_newer(run: RunFolder) -> str:
-    """Who wrote a run that this version may not understand."""
+def _newer_version_note(run: RunFolder) -> str:
+    """Name the version that wrote the run if it is newer than this one."""
     packages = run.info().get("packages")
     written = str(packages.get("metarl")) if isinstance(packages, dict) else ""
     newer = _numbers(written) > _numbers(__version__)

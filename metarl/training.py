@@ -93,6 +93,14 @@ class Training:
 
     def _create(self) -> None:
         RunFolder.create(self._folder.path, to_yaml(self._config))
+        self._keep_task_file()
+
+    def _keep_task_file(self) -> None:
+        if path := build.task_file_path(self._config):
+            try:
+                self._folder.keep_task_file(path)
+            except OSError as error:
+                raise UserError(f"cannot copy {path}: {error.strerror}") from error
 
     def _trainer(self) -> Trainer[Evaluation]:
         config = self._config
@@ -112,6 +120,7 @@ class Training:
         if go_on:
             self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
             self._folder.update_config(to_yaml(self._config))
+            self._keep_task_file()
         since = f", from iteration {trainer.start}" if go_on else ""
         print(f"run folder: {self._folder.path}{since}")
         if build.compiles(self._config):

@@ -32,7 +32,7 @@ LAYERS = (
     {"metarl.rl", "metarl.supervised", "metarl.report"},
     {"metarl.config"},
     {"metarl.build"},
-    {"metarl.settings", "metarl.results", "metarl.options", "metarl.check", "metarl.keep"},
+    {"metarl.settings", "metarl.results", "metarl.options", "metarl.check", "metarl.kept_runs"},
     {"metarl.training"},
     {"metarl.cli"},
     {"scripts"},

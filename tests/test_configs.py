@@ -118,3 +118,9 @@ def test_a_baseline_changes_only_what_it_says_of_an_experiment(experiment: str, 
     # Whether it pays to compile depends on the number of iterations.
     changed = {key for key in layered if layered[key] != alone[key]} - {"compile"}
     assert changed == set(said)
+
+
+def test_a_name_that_looks_like_a_date_is_a_name(tmp_path: Path):
+    (tmp_path / "dated.yaml").write_text("env: {family: point-navigation}\nname: 2024-01-01\n")
+    config, _ = read_settings(["--config", str(tmp_path / "dated.yaml")])
+    assert config.name == "2024-01-01"

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl import keep, results
+from metarl import kept_runs, results
 from metarl.cli import evaluate
 from metarl.run import RunFolder
 from metarl.settings import read_config
 
 RESULTS = Path(__file__).parents[1] / "results"
-NAMES = sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
+NAMES = sorted(path.name for path in RESULTS.glob("*") if path.is_dir())
 
 
 def size(run: Path) -> int:
@@ -26,7 +26,7 @@ def test_a_kept_run_loads(name: str):
     (checkpoint,) = run.checkpoints().all()
     trained = results.load(run, read_config(run))
     assert trained.iteration == checkpoint.iteration
-    assert size(run.path) <= keep.LIMIT
+    assert size(run.path) <= kept_runs.LIMIT
     assert not [word for word in run.info()["command"] if word.startswith("/")]
     assert f"| `{name}` |" in (RESULTS.parent / "docs" / "results.md").read_text()
 

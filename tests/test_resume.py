@@ -153,7 +153,9 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated_from_the_one_before(
     capsys.readouterr()
     assert train(["--resume", str(runs / "damaged")]) == 0
     out, err = capsys.readouterr()
-    assert re.fullmatch(r"metarl: warning: .*000008.pt is damaged \(.*\); trying another\n", err)
+    assert re.fullmatch(
+        r"metarl: warning: .*000008.pt is damaged \(.*\); using iteration \d+ instead\n", err
+    )
     assert "from iteration 6" in out
     assert_same_outcome(runs / "damaged", runs / "whole")
 

@@ -33,10 +33,10 @@ def cores() -> int:
 
 
 def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads whose products are rounded as those of the caller.
+    """Make a pool whose threads round like the caller.
 
-    OpenMP and MKL have a number of threads per thread that calls them. A new one begins with one
-    per core, and a busy machine gives it fewer, which adds up in another order.
+    OpenMP and MKL count threads per calling thread. A new thread starts with one per core; a busy
+    machine gives it fewer, and sums change order.
     """
     inherit = partial(torch.set_num_threads, torch.get_num_threads())
     return ThreadPoolExecutor(threads, initializer=inherit)

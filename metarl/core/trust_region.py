@@ -102,12 +102,17 @@ def finite_difference_hvp(
 
     One-sided, where the gradient is zero at theta:  |v| g(theta + eps u) / eps
     Symmetric:  |v| (g(theta + eps u) - g(theta - eps u)) / (2 eps)
+
+    eps is ``hvp_epsilon``, or ``hvp_epsilon |v| / |theta|`` with ``hvp_length`` proportional.
     """
 
+    def length(v: Tensor) -> float:
+        if config.hvp_length == "fixed" or not v.any():  # any length does for v = 0
+            return config.hvp_epsilon
+        return config.hvp_epsilon * math.sqrt(dot(v, v) / dot(theta, theta))
+
     def hvp(v: Tensor) -> Tensor:
-        epsilon = config.hvp_epsilon
-        if config.hvp_length == "proportional":
-            epsilon *= math.sqrt(dot(v, v) / dot(theta, theta)) or 1.0
+        epsilon = length(v)
         # Without the gradient at theta: it is zero, or cancels.
         forward = derivative(gradient, theta, v, epsilon, at_x=0.0)
         if not config.hvp_symmetric:

@@ -25,7 +25,7 @@ CAPTIONS = {
     "tasks of an iteration, or over seeds where a name stands for several.",
     "adaptation": "Return on held-out tasks after every inner step, with 95 % intervals.",
     "by_task": "Return of every held-out task before and after every inner step, against what the "
-    "task asks for; crosses: the published model on the same tasks.",
+    "task asks for; crosses, if any: the published model on the same tasks.",
     "paths": "Paths from above, before and after every inner step; star: goal, arrow: wanted "
     "direction.",
     "heading": "How far the motion is off the wanted direction, mean over trajectories.",

@@ -77,17 +77,18 @@ def published_of(view: RunView) -> Mapping[str, Any]:
 
 def paired_with_published(view: RunView) -> list[dict[str, float]]:
     """Ours minus the published return, paired by task, after every inner step both have."""
-    per_task = published_of(view).get("per_task")
-    return paired_differences(np.array(per_task), view.scores) if per_task else []
+    per_task = published_of(view).get("per_task", [])
+    steps = min(len(per_task), len(view.scores))
+    return paired_differences(np.array(per_task[:steps]), view.scores[:steps]) if steps else []
 
 
 def scores_table(view: RunView) -> Table:
     """One run in one test, for a terminal."""
     table, (header, rows) = _table(protocol(view)), scores(view)
     short = {"episode length": "length"}  # to fit 80 columns
-    foreign = bool(published_of(view)["scores"]) + bool(paired_with_published(view))
+    published_columns = bool(published_of(view)["scores"]) + bool(paired_with_published(view))
     for i, name in enumerate(header):
-        is_own = i < len(header) - foreign
+        is_own = i < len(header) - published_columns
         table.add_column(escape(short.get(name, name)), justify="right", no_wrap=is_own)
     for row in rows:
         table.add_row(*row)

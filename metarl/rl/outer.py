@@ -41,8 +41,8 @@ class OuterConfig(TrustRegionConfig):
     def __post_init__(self) -> None:
         if self.hvp_length == "proportional" and self.inner_hessian != "exact":
             raise ValueError(
-                "outer.hvp_length proportional needs outer.inner_hessian exact: "
-                "outer.hvp_epsilon is then no length"
+                "outer.hvp_length proportional needs outer.inner_hessian exact, "
+                "because outer.hvp_epsilon is then a ratio"
             )
 
     @property

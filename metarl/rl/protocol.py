@@ -171,7 +171,7 @@ class EvaluationProtocol:
         alpha, validation = config.choose_rate(self.alpha, partial(self._validate, adapter))
         tasks = self.held_out
         if tasks is None:
-            tasks = self._drawn(Purpose.EVALUATION_TASKS)
+            tasks = self._draw_tasks(Purpose.EVALUATION_TASKS)
         mine, stream = self._share_of(tasks, Purpose.EVALUATION_ROLLOUT)
         trajectories = config.trajectories or self.trajectories
         recorder = Recorder(max(0, RECORDED_TASKS - stream.first_task))
@@ -197,13 +197,13 @@ class EvaluationProtocol:
 
     def _validate(self, adapter: Adapter, alpha: float) -> float:
         """Mean return over validation tasks and inner steps from the first on."""
-        tasks = self._drawn(Purpose.VALIDATION_TASKS)
+        tasks = self._draw_tasks(Purpose.VALIDATION_TASKS)
         mine, stream = self._share_of(tasks, Purpose.VALIDATION_ROLLOUT)
         trajectories = self.config.trajectories or self.trajectories
         rounds = adapter.adapt_and_sample(mine, self.config.rates(alpha), trajectories, stream)
         return float(self._of_all([r.trajectories.returns.mean(1) for r in rounds[1:]]).mean())
 
-    def _drawn(self, purpose: Purpose) -> NDArray[np.float64]:
+    def _draw_tasks(self, purpose: Purpose) -> NDArray[np.float64]:
         """As many tasks of the family as the config says, [M, task_dim]."""
         return self.family.sample_tasks(generator(self.config.seed, purpose), self.config.tasks)
 

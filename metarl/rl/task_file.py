@@ -32,7 +32,7 @@ class PublishedReturns(NamedTuple):
 
 
 class TaskFile(NamedTuple):
-    """Held-out tasks, and what was published of them."""
+    """Held-out tasks and their published returns."""
 
     tasks: Array  # [M, task_dim]
     published: Mapping[str, PublishedReturns]  # by method
@@ -53,14 +53,14 @@ def read_task_file(path: Path, task_fields: Sequence[str]) -> TaskFile:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         columns, published = (_from_csv if path.suffix == ".csv" else _from_json)(text)
         return _checked(columns, published, task_fields)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError as error:
         raise UserError(f"{path}: it nests too deep") from error
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: {error}") from error
 
 
@@ -72,11 +72,12 @@ def _checked(
             f"the tasks should have the columns {', '.join(task_fields)}, "
             f"got {', '.join(map(str, columns)) or 'none'}"
         )
-    first = np.size(columns[task_fields[0]])
-    if first == 0:
+    first = columns[task_fields[0]]
+    length = len(first) if isinstance(first, list) else 1
+    if length == 0:
         raise ValueError("there should be at least one task")
-    tasks = np.stack([_numbers(columns[f], f"column {f}", first) for f in task_fields], axis=1)
-    return TaskFile(tasks, {m: _published(row, m, first) for m, row in published.items()})
+    tasks = np.stack([_numbers(columns[f], f"column {f}", length) for f in task_fields], axis=1)
+    return TaskFile(tasks, {m: _published(row, m, length) for m, row in published.items()})
 
 
 def _published(row: Any, method: str, tasks: int) -> PublishedReturns:
@@ -93,7 +94,7 @@ def _published(row: Any, method: str, tasks: int) -> PublishedReturns:
 def _numbers(values: Any, where: str, length: int) -> Array:
     try:
         numbers = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where} should hold numbers") from None
     if numbers.shape != (length,):
         raise ValueError(f"{where} should hold {length} numbers, one per task")
@@ -106,7 +107,7 @@ def _from_json(text: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"it is not valid JSON: {error}") from error
     tasks = content.get("tasks") if isinstance(content, dict) else None
     published = content.get("published", {}) if isinstance(content, dict) else None
     if not isinstance(tasks, dict) or not isinstance(published, dict):

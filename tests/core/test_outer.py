@@ -1,12 +1,15 @@
 """The task axis: loop = vmap = threads, and gradients that are those of the mean."""
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from metarl.core.adapt import adapt
-from metarl.core.outer import TaskMap, sum_of_products
+from metarl.core.outer import TaskMap, sum_of_products, thread_pool
 from metarl.core.params import Functional, Params, flatten, parameters_of, tree_map, unflatten
+from metarl.rl.sampler import Sampler
 
 TASKS = 7
 ARRANGEMENTS = [(1, 1), (1, 2), (1, 3), (3, 1), (3, 2), (7, 1), (20, 2)]
@@ -143,3 +146,28 @@ def test_sum_of_products() -> None:
     a = {"x": torch.tensor([1.0, 2.0]), "y": torch.tensor([[3.0]])}
     b = {"x": torch.tensor([4.0, 5.0]), "y": torch.tensor([[6.0]])}
     assert float(sum_of_products(a, b)) == 4 + 10 + 18
+
+
+def test_pool_threads_compute_with_the_callers_number_of_threads(monkeypatch):
+    """MKL and OpenMP count per calling thread: a new one would use all cores."""
+    told: list[tuple[str, int]] = []
+    caller = torch.get_num_threads()
+    monkeypatch.setattr(
+        torch, "set_num_threads", lambda n: told.append((threading.current_thread().name, n))
+    )
+    barrier = threading.Barrier(3)
+    with thread_pool(3) as pool:
+        names = set(pool.map(lambda _: (barrier.wait(), threading.current_thread().name)[1], "abc"))
+    assert {name for name, _ in told} == names
+    assert [n for _, n in told] == [caller] * 3
+
+
+@pytest.mark.parametrize("make", [TaskMap, Sampler], ids=["TaskMap", "Sampler"])
+def test_who_uses_threads_takes_that_pool(make, monkeypatch):
+    asked = []
+    monkeypatch.setattr(f"{make.__module__}.thread_pool", asked.append)
+    if make is TaskMap:
+        TaskMap(threads=3)
+    else:
+        Sampler(lambda *_: None, lambda *_: None, 1, 1, threads=2)
+    assert asked == [3 if make is TaskMap else 2]

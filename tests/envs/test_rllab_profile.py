@@ -162,6 +162,8 @@ def test_the_ant_begins_crouched_on_soft_contacts():
     np.testing.assert_array_equal(family.model.geom_solimp[:, :3], [[0.8, 0.8, 0.01]] * 14)
     np.testing.assert_array_equal(family.model.geom_solref, [[0.02, 1]] * 14)
     assert FAMILIES["ant-velocity"]().start[2] == 0.75
+    as_list = family_of("ant-velocity", solimp=[0.8, 0.8, 0.01])
+    np.testing.assert_array_equal(as_list.model.geom_solimp, family.model.geom_solimp)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -201,6 +203,8 @@ def test_a_diverged_simulation_is_observed_in_its_last_good_state(name):
         ("ant-velocity", {"contact_cost": -1.0}),
         ("ant-velocity", {"solimp": (0.8, 0.8)}),
         ("ant-velocity", {"solimp": (0.8, 0.0, 0.1)}),
+        ("ant-velocity", {"solimp": (2.0, 3.0, 4.0)}),
+        ("ant-velocity", {"solimp": 0.8}),
     ],
 )
 def test_bad_constants_are_refused_by_name(name, constants):

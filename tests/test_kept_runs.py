@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl import keep as keeping
+from metarl import kept_runs
 from metarl.cli import evaluate, keep, report, train
 from metarl.metrics import read_metrics
 from metarl.run import RunFolder
@@ -147,7 +147,7 @@ def test_a_truncated_or_foreign_folder_is_refused_in_one_line(command, finished:
 
 
 def test_too_large_a_run_is_refused(finished: Path, monkeypatch, capsys):
-    monkeypatch.setattr(keeping, "LIMIT", 1000)
+    monkeypatch.setattr(kept_runs, "LIMIT", 1000)
     assert keep([str(finished)]) == 2
     assert "more than the 1,000 of a kept run" in capsys.readouterr().err
     assert not list(Path("results").iterdir())
@@ -164,30 +164,71 @@ def test_a_run_that_is_not_finished_may_be_kept(toy, runs: Path, tmp_path: Path,
     assert train(["--resume", "results/run", "--iterations", "3"]) == 0
 
 
-def test_metrics_are_thinned_to_the_same_rows_again():
-    rows = [{"iteration": i, "x": i / 3} for i in range(1000)]
-    rows[612]["evaluation/return_0"] = 1.0
-    thin = keeping._thinned(rows, 1000)
+@pytest.mark.parametrize("every", [1, 7, 100])
+def test_metrics_are_thinned_to_the_same_rows_again(every: int):
+    rows = [{"iteration": i, "x": i / 3, "n": 1e7 + i} for i in range(every - 1, 3000, every)]
+    rows[5]["evaluation/return_0"] = 1.0
+    thin = kept_runs._thin(rows)
     kept = [row["iteration"] for row in thin]
-    assert kept[0] == 0
-    assert kept[-1] == 999
-    assert 612 in kept
-    assert len(kept) <= keeping.ROWS + 2
-    assert keeping._thinned(thin, 1000) == thin
-    assert math.isclose(thin[5]["x"], rows[kept[5]]["x"], rel_tol=1e-5)
+    assert {rows[0]["iteration"], rows[5]["iteration"], rows[-1]["iteration"]} <= set(kept)
+    assert min(len(rows), kept_runs.ROWS) <= len(kept) <= kept_runs.ROWS + 3
+    assert kept_runs._thin(thin) == thin
+    by_iteration = {row["iteration"]: row for row in rows}
+    for row in thin:
+        assert math.isclose(row["x"], by_iteration[row["iteration"]]["x"], rel_tol=1e-5)
+        assert row["n"] == by_iteration[row["iteration"]]["n"]  # a counter is not rounded
 
 
 def test_the_command_line_of_a_kept_run_names_no_folder_of_the_machine(finished: Path):
     info = json.loads((finished / "run.json").read_text())
-    info["command"] = [
-        "/opt/venv/bin/metarl",
-        "train",
-        "--config",
-        "/home/me/x.yaml",
-        "--seed",
-        "1",
-    ]
+    info["command"] = ["/bin/metarl", "train", "--config=/home/me/x.yaml", "--folder", "/tmp/r"]
     (finished / "run.json").write_text(json.dumps(info))
     keep([str(finished)])
     kept = json.loads(Path("results/run/run.json").read_text())["command"]
-    assert kept == ["metarl", "train", "--config", "x.yaml", "--seed", "1"]
+    assert kept == ["metarl", "train", "--config=x.yaml", "--folder", "r"]
+
+
+def test_a_run_in_training_is_not_tidied_in_place(finished: Path, capsys):
+    before = files_of(finished)
+    assert keep([str(finished), "--folder", "runs"]) == 2
+    assert "runs/run is the run itself; choose another --folder" in capsys.readouterr().err
+    assert files_of(finished) == before
+
+
+def test_files_of_the_user_stay(finished: Path):
+    keep([str(finished)])
+    Path("results/run/notes.txt").write_text("good")
+    assert keep(["results/run"]) == 0
+    assert Path("results/run/notes.txt").read_text() == "good"
+
+
+@pytest.mark.parametrize("name", ["x/y", "..", "/tmp/z"])
+def test_a_name_is_of_one_folder(finished: Path, name: str, capsys):
+    assert keep([str(finished), "--name", name]) == 2
+    assert "should be one folder's name" in capsys.readouterr().err
+
+
+def test_a_report_without_videos_takes_the_kept_evaluation(finished: Path):
+    keep([str(finished)])
+    file = Path("results/run/evaluation.json")
+    evaluation = json.loads(file.read_text())
+    evaluation["rows"][0]["mean"] = 123.0
+    file.write_text(json.dumps(evaluation))
+    assert report(["results/run", "--videos", "0"]) == 0
+    assert "123.00" in Path("results/run/report.html").read_text()
+    assert json.loads(file.read_text()) == evaluation
+
+
+def test_the_file_of_held_out_tasks_goes_with_the_run(toy, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("goals.csv").write_text("goal_x,goal_y\n0.1,0.2\n0.3,-0.1\n")
+    assert train([*toy("run"), "--evaluation.task_file", "goals.csv"]) == 0
+    Path("goals.csv").unlink()
+    assert keep(["runs/run"]) == 0
+    shutil.move("results/run", "elsewhere")
+    for run in ("runs/run", "elsewhere"):
+        assert evaluate([run, "--output", "out.json"]) == 0
+        assert json.loads(Path("out.json").read_text())["tasks"] == [[0.1, 0.2], [0.3, -0.1]]
+    assert train(["--resume", "elsewhere", "--iterations", "3"]) == 0
+    assert evaluate(["elsewhere", "--tasks", "3", "--output", "out.json"]) == 0
+    assert report(["elsewhere", "--videos", "0"]) == 0
