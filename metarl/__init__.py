@@ -1,3 +1,3 @@
 """metarl: meta-reinforcement-learning by gradient-based adaptation."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
