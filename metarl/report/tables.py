@@ -86,10 +86,16 @@ def scores_table(view: RunView) -> Table:
     """One run in one test, for a terminal."""
     table, (header, rows) = _table(protocol(view)), scores(view)
     short = {"episode length": "length"}  # to fit 80 columns
-    published_columns = bool(published_of(view)["scores"]) + bool(paired_with_published(view))
-    for i, name in enumerate(header):
-        is_own = i < len(header) - published_columns
-        table.add_column(escape(short.get(name, name)), justify="right", no_wrap=is_own)
+    source = published_of(view)["source"] or "published"
+    for name, *cells in zip(header, *rows, strict=True):
+        # The source's name may be broken between words to fit; numbers may not.
+        longest = max(map(len, [*cells, *short.get(name, name).split()]))
+        table.add_column(
+            escape(short.get(name, name)),
+            justify="right",
+            no_wrap=name != source,
+            min_width=longest,
+        )
     for row in rows:
         table.add_row(*row)
     return table
@@ -192,6 +198,7 @@ def print_whole(table: Table) -> None:
     """As wide as its numbers need it, also where the terminal is narrower."""
     console = Console()
     needed = Measurement.get(console, console.options.update_width(10_000), table).minimum
+    needed += len(table.columns)  # rich counts no padding where neighbours share it
     Console(width=max(console.width, needed)).print(table)
 
 
