@@ -119,7 +119,7 @@ def held_out_tasks(config: RLExperiment) -> TaskFile | None:
         return None
     file = read_task_file(path, FAMILIES[config.env["family"]].task_fields)
     method = config.evaluation.published.method
-    if method not in ("", *BASELINES, *file.published):
+    if file.published and method not in ("", *BASELINES, *file.published):
         raise UserError(
             f"{path} has no returns of evaluation.published.method {method}"
             f"{suggestion(method, list(file.published))}; it has {', '.join(file.published)}"

@@ -190,6 +190,18 @@ def test_a_method_that_nobody_published_is_refused(toy, task_file: Path, capsys)
     assert "method mmal (did you mean maml?); it has maml" in capsys.readouterr().err
 
 
+def test_a_file_without_returns_serves_a_run_that_has_published_ones(
+    toy, runs: Path, task_file: Path, tmp_path: Path
+):
+    settings = ["--evaluation.task_file", str(task_file), "--evaluation.published.method", "maml"]
+    train([*toy("run"), *settings])
+    plain, out = tmp_path / "plain.csv", tmp_path / "out.json"
+    plain.write_text("goal_x,goal_y\n0.1,0.2\n")
+    run = str(runs / "run")
+    assert evaluate([run, "--task_file", str(plain), "--output", str(out)]) == 0
+    assert json.loads(out.read_text())["published"]["scores"] == []
+
+
 def test_a_file_in_the_current_folder_hides_no_shipped_one(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("point_navigation.json").write_text("{}")
