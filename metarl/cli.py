@@ -18,7 +18,7 @@ from metarl.core.world import Disconnected, StoppedElsewhere
 from metarl.distributed import joined, launched
 from metarl.errors import UserError, leads
 from metarl.files import require_writable
-from metarl.kept_runs import keep_run
+from metarl.kept_runs import keep_run, newest_checkpoint
 from metarl.options import EvaluateOptions, with_options
 from metarl.parsing import Parser
 from metarl.report import tables
@@ -172,6 +172,8 @@ def keep(argv: Sequence[str]) -> int:
     runs, options = _runs_and_options(keep, KeepOptions, argv)
     if options.name is not None and len(runs) > 1:
         raise UserError(f"--name needs exactly one run, got {len(runs)}")
+    for run in runs:  # all are whole before the first is kept
+        newest_checkpoint(run, read_config(run))
     for run in runs:
         kept = keep_run(run, Path(options.folder), options.name or run.name)
         print(f"kept in {kept.path}: {kept.iterations} iterations, {kept.size / 1000:,.0f} kB")

@@ -58,7 +58,7 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
             folder cannot be written.
     """
     config = read_config(run)
-    checkpoint = _newest_checkpoint(run, config)
+    checkpoint = newest_checkpoint(run, config)
     target = folder / name
     kept_config = checked(lambda: _portable_config(config, folder, name))
     _require_free(target, run, checkpoint)
@@ -91,7 +91,7 @@ def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint
         shutil.copyfile(path, new / "checkpoints" / path.name)
 
 
-def _newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
+def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
     """The newest checkpoint of a run that was stopped cleanly.
 
     Raises:

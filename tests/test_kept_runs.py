@@ -134,6 +134,15 @@ def test_a_half_written_run_is_refused_in_one_line(finished: Path, tmp_path: Pat
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").iterdir())
 
 
+def test_nothing_is_kept_where_one_of_several_is_half_written(toy, finished: Path, capsys):
+    train(toy("second"))
+    damage_checkpoint(Path("runs/second"))
+    capsys.readouterr()
+    assert keep(["runs/run", "runs/second"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not Path("results").exists()
+
+
 @pytest.mark.parametrize("command", [evaluate, report])
 def test_a_truncated_or_foreign_folder_is_refused_in_one_line(command, finished: Path, capsys):
     keep([str(finished)])
