@@ -97,6 +97,8 @@ def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
     Raises:
         UserError: it was not, or something is damaged or missing.
     """
+    if not run.info():
+        raise UserError(f"{run.path} has no readable run.json, which says where it is from")
     checkpoints = run.checkpoints().all()
     if not checkpoints or not run.metrics_file.is_file():
         raise UserError(f"{run.path} is half-written: it has no checkpoint or no metrics.jsonl")

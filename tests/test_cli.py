@@ -77,6 +77,10 @@ BAD_SETTINGS = [
     ("--name ..", "name should be one folder's name, got .."),
     # values that contradict each other
     ("--env.goal_range [1,0]", "env: goal_range must be [low, high] with low < high"),
+    (
+        "--evaluation.task_file=",
+        "evaluation.task_file should name a file, or be null",
+    ),
     ("--inner.rates [0.1,0.2]", "inner.rates has 2 entries for 1 inner steps"),
     ("--evaluation.inner_rates [0.1]", "evaluation.inner_rates has 1 entries for 2 inner steps"),
     # places that cannot be written; root may write anywhere else

@@ -119,6 +119,10 @@ HALF_WRITTEN = {
         lambda run: (run / "evaluation.json").unlink(),
         "has no evaluation of its last checkpoint",
     ),
+    "its run.json is damaged": (
+        lambda run: (run / "run.json").write_text("{"),
+        "has no readable run.json",
+    ),
 }
 
 

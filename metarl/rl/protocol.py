@@ -40,6 +40,11 @@ class PolicyEvaluationConfig(EvaluationConfig):
     trajectories: Annotated[int, Gt(0)] | None = None
     mean_actions: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task_file == "":
+            raise ValueError("evaluation.task_file should name a file, or be null")
+
     def rates_from(self, alpha: float) -> list[float]:
         """alpha, then alpha / 2 (Finn et al. 2017, appendix A.2)."""
         return [alpha if k == 0 else alpha / 2 for k in range(self.inner_steps)]

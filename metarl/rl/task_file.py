@@ -54,7 +54,7 @@ def read_task_file(path: Path, task_fields: Sequence[str]) -> TaskFile:
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
         text = path.read_text(encoding="utf-8-sig")
-        columns, published = (_from_csv if path.suffix == ".csv" else _from_json)(text)
+        columns, published = (_from_csv if path.suffix.lower() == ".csv" else _from_json)(text)
         return _checked(columns, published, task_fields)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -52,8 +52,8 @@ def test_every_file_is_tested():
 
 def test_csv_and_json_say_the_same(tmp_path: Path):
     (tmp_path / "a.json").write_text(json.dumps(FILE))
-    (tmp_path / "b.csv").write_text(CSV)
-    one, other = (read_task_file(tmp_path / n, list(GOALS)) for n in ("a.json", "b.csv"))
+    (tmp_path / "b.CSV").write_text(CSV)
+    one, other = (read_task_file(tmp_path / n, list(GOALS)) for n in ("a.json", "b.CSV"))
     np.testing.assert_array_equal(one.tasks, np.array(list(GOALS.values())).T)
     np.testing.assert_array_equal(one.tasks, other.tasks)
     assert one.digest == other.digest
