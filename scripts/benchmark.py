@@ -36,10 +36,10 @@ from benchmarks import compare, size, tables
 from benchmarks.cases import RL_CASES, SUPERVISED_CASES, Settings
 from benchmarks.results import Result, as_result, read_results
 from benchmarks.suites import run
-from metarl.core.outer import cores
-from metarl.core.programs import Traced
-from metarl.errors import UserError
-from metarl.files import require_writable
+from metarl.core.compile import Traced
+from metarl.core.task_map import cores
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import require_writable
 
 SCALING = Path(__file__).with_name("scaling.py")
 SUITES = ("physics", "sampler", "update", "iteration", "supervised", "size")

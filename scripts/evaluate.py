@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.cli import evaluate
+from metarl.commands.evaluate import evaluate
 
 if __name__ == "__main__":
     sys.exit(evaluate(sys.argv[1:]))

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from metarl.metrics import read_metrics
-from metarl.run import RunFolder
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
 
 TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
 SETTINGS = ["--config", "smoke", "--inner.algorithm", "meta-sgd", "--evaluation.every", "50"]

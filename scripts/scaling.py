@@ -32,12 +32,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import peak_memory
-from metarl.build import make_rl_learner
-from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.params import leaves_of_tree
-from metarl.core.world import World
-from metarl.distributed import joined
-from metarl.rl.outer import OuterConfig
+from metarl.core.processes import World
+from metarl.experiment.build import make_rl_learner
+from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.rl.objective import OuterConfig
+from metarl.runtime.launch import joined
 
 Tree = TypeVar("Tree")
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.cli import train
+from metarl.commands.train import train
 
 if __name__ == "__main__":
     sys.exit(train(sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.cli import report
+from metarl.commands.report import report
 
 if __name__ == "__main__":
     sys.exit(report(sys.argv[1:]))

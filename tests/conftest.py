@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from envs import FAMILIES
-from envs.point import PointNavigation
-from metarl.core.programs import compiler_fault
-from metarl.metrics import read_metrics
-from metarl.run import RunFolder
+from metarl.core.compile import compiler_fault
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
+from metarl_envs import FAMILIES
+from metarl_envs.point import PointNavigation
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,7 +161,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 @pytest.fixture(scope="session")
 def _forks() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["metarl.cli", "torch._dynamo"])
+    context.set_forkserver_preload(["metarl.commands.main", "torch._dynamo"])
     return context
 
 

@@ -17,33 +17,20 @@ SOURCES = sorted(
 # A module imports of its own layer and of those before it.
 LAYERS = (
     {"metarl.core"},
-    {
-        *("metarl.errors", "metarl.files", "metarl.seeding", "metarl.evaluation"),
-        *("metarl.checkpoint", "metarl.parsing", "metarl.networks"),
-        *(
-            "metarl.metrics",
-            "metarl.tracking",
-            "metarl.run",
-            "metarl.distributed",
-            "metarl.history",
-            "metarl.trainer",
-        ),
-    },
+    {"metarl.runtime"},
     {"metarl.rl", "metarl.supervised", "metarl.report"},
-    {"metarl.config"},
-    {"metarl.build"},
-    {"metarl.settings", "metarl.results", "metarl.options", "metarl.check", "metarl.kept_runs"},
-    {"metarl.training"},
-    {"metarl.cli"},
+    {"metarl.experiment"},
+    {"metarl.commands", "metarl.__main__"},
     {"scripts"},
 )
 APART = ({"metarl.rl"}, {"metarl.supervised"})
-USERS_OF_ENVS = {"envs", "metarl.build", "scripts"}
+USERS_OF_ENVS = {"metarl.experiment", "scripts"}
 LIBRARIES_OF_CORE = {"torch", "annotated_types"}
 
 
 def module_name(path: Path) -> str:
-    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    parts = path.with_suffix("").parts
+    return ".".join(parts[parts[0] == "envs" :]).removesuffix(".__init__")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -62,7 +49,7 @@ def within(name: str, packages: set[str]) -> bool:
 
 def layer(name: str) -> int:
     """0 for the core; the package itself, which holds the version, counts as such."""
-    if name.startswith("metarl.__") or name == "metarl":
+    if name == "metarl" or name == "metarl.__version__":
         return 0
     found = [number for number, layer in enumerate(LAYERS) if within(name, layer)]
     assert found, f"say in LAYERS where {name} belongs"
@@ -71,7 +58,12 @@ def layer(name: str) -> int:
 
 def test_the_sources_are_found():
     names = {module_name(path) for path in SOURCES}
-    assert {"envs.family", "metarl.core.adapt", "metarl.rl.learner", "scripts.train"} <= names
+    assert {
+        "metarl_envs.family",
+        "metarl.core.adapt",
+        "metarl.rl.learner",
+        "scripts.train",
+    } <= names
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[0] != "envs"], ids=str)
@@ -82,7 +74,7 @@ def test_imports_point_one_way(path: Path):
             assert layer(imported) <= layer(name), f"{name} imports {imported}"
             for one, other in (APART, APART[::-1]):
                 assert not (within(name, one) and within(imported, other))
-        if within(imported, {"envs"}):
+        if within(imported, {"metarl_envs"}):
             assert within(name, USERS_OF_ENVS), f"{name} imports {imported}"
 
 

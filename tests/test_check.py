@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl.cli import gradcheck
+from metarl.commands.main import gradcheck
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

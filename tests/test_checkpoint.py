@@ -16,9 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl.checkpoint import Checkpoint, CheckpointFolder
-from metarl.errors import UserError
-from metarl.files import write_atomically
+from metarl.runtime.checkpoint import Checkpoint, CheckpointFolder
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import write_atomically
 
 State = dict[str, object]
 

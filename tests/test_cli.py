@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
-from envs import FAMILIES
-from envs.point import PointNavigation
-from metarl import cli
-from metarl.cli import evaluate, report, train
-from metarl.metrics import read_metrics
+import metarl
+from metarl.commands.main import evaluate, report, train
+from metarl.runtime.sinks import read_metrics
+from metarl_envs import FAMILIES
+from metarl_envs.point import PointNavigation
 
 # --- bad settings
 
@@ -340,7 +340,7 @@ def test_a_run_folder_says_how_the_run_was_made(toy, runs: Path):
 def test_a_config_is_found_by_name_and_by_path_from_any_directory(workplace: Path, capsys):
     by_name, by_path = [], []
     for name in ("smoke", "paper/ant_direction"):
-        path = Path(cli.__file__).parents[1] / "configs" / f"{name}.yaml"
+        path = Path(metarl.__file__).parents[1] / "configs" / f"{name}.yaml"
         for spelling, printed in ((name, by_name), (str(path), by_path)):
             with pytest.raises(SystemExit):
                 train(["--config", spelling, "--print_config"])
@@ -384,7 +384,7 @@ def test_help_lists_the_options(command, options: list[str], capsys):
 def test_metarl_dispatches_to_its_commands(monkeypatch, refused, capsys):
     def main(arguments: list[str]) -> int:
         monkeypatch.setattr(sys, "argv", ["metarl", *arguments])
-        return cli.main()
+        return command_line.main()
 
     for arguments, said in (
         (["--version"], "metarl 0"),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import yaml
 
-from metarl.cli import train
-from metarl.config import plain, to_yaml
-from metarl.metrics import read_metrics
-from metarl.run import RunFolder
-from metarl.settings import read_config, read_settings
+from metarl.commands.main import train
+from metarl.experiment.schema import plain, to_yaml
+from metarl.experiment.settings import read_config, read_settings
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))

@@ -13,14 +13,14 @@ from typing import NamedTuple, TextIO
 import pytest
 import torch
 
-from metarl.build import make_learner
-from metarl.cli import train
-from metarl.config import RLExperiment
-from metarl.core.programs import compiler_fault
-from metarl.core.world import World
-from metarl.errors import UserError
-from metarl.rl.protocol import PolicyEvaluationConfig
-from metarl.training import require_same_settings
+from metarl.commands.main import train
+from metarl.commands.training import require_same_settings
+from metarl.core.compile import compiler_fault
+from metarl.core.processes import World
+from metarl.experiment.build import make_learner
+from metarl.experiment.schema import RLExperiment
+from metarl.rl.evaluate import PolicyEvaluationConfig
+from metarl.runtime.errors import UserError
 
 CHEETAH = (
     *("--env.family", "half-cheetah-velocity", "--threads", "1"),
@@ -49,8 +49,8 @@ def test_shares_are_all_tasks_in_order_and_even(tasks: int, size: int):
 
 THREE = """
 import json, sys, torch
-from metarl.cli import train
-from metarl.distributed import joined
+from metarl.commands.main import train
+from metarl.runtime.launch import joined
 
 collectives, *commands = sys.argv[1:]
 with joined("cpu", 30) as world:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metarl.cli import evaluate, train
-from metarl.evaluation import half_width
-from metarl.metrics import read_metrics
-from metarl.rl.protocol import PolicyEvaluation, PolicyEvaluationConfig
+from metarl.commands.main import evaluate, train
+from metarl.rl.evaluate import PolicyEvaluation, PolicyEvaluationConfig
+from metarl.runtime.scores import half_width
+from metarl.runtime.sinks import read_metrics
 
 
 @pytest.fixture(scope="module")

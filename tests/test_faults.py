@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl.cli import train
-from metarl.core.outer import TaskMap
+from metarl.commands.main import train
 from metarl.core.params import Params
-from metarl.metrics import read_metrics
-from metarl.run import RunFolder
+from metarl.core.task_map import TaskMap
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
 
 POINT = ("--checkpoint.every", "2", "--evaluation.every", "0", "--logging.report", "false")
 ENDLESS = str(10**6)

@@ -22,18 +22,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metarl.build import make_learner
-from metarl.checkpoint import CheckpointFolder
-from metarl.cli import train
-from metarl.config import PolicyConfig, RLExperiment
-from metarl.errors import UserError
+from metarl.commands.main import train
+from metarl.experiment.build import make_learner
+from metarl.experiment.evaluations import newest
+from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.experiment.settings import read_config, read_settings
 from metarl.report.tables import scores_table
-from metarl.results import newest
-from metarl.run import RunFolder, is_evaluation
-from metarl.settings import read_config, read_settings
+from metarl.runtime.checkpoint import CheckpointFolder
+from metarl.runtime.errors import UserError
+from metarl.runtime.folder import RunFolder, is_evaluation
+from metarl.runtime.trainer import load_into
 from metarl.supervised.images import ImageFolder
 from metarl.supervised.omniglot import read
-from metarl.trainer import load_into
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 

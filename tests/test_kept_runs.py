@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from metarl import kept_runs
-from metarl.cli import evaluate, keep, report, train
-from metarl.metrics import read_metrics
-from metarl.run import RunFolder
+from metarl.commands.main import evaluate, keep, report, train
+from metarl.experiment import kept_runs
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
 
 
 @pytest.fixture

@@ -19,16 +19,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from metarl.cli import train
-from metarl.metrics import (
+from metarl.commands.main import train
+from metarl.commands.training import COLUMNS
+from metarl.runtime.sinks import (
     ConsoleSink,
     JsonlSink,
     LoggingConfig,
     Sinks,
     read_metrics,
 )
-from metarl.tracking import TensorboardSink, WandbSink
-from metarl.training import COLUMNS
+from metarl.runtime.trackers import TensorboardSink, WandbSink
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def test_the_time_left_is_that_of_the_latest_iterations(monkeypatch, capsys):
     """Compiling takes a minute, then every iteration 2 s, and after a while 3 s."""
     ends = [60.0, 62.0, 64.0, *(64.0 + 3 * i for i in range(1, 31))]
     clock = iter([0.0, *ends])
-    monkeypatch.setattr("metarl.metrics.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("metarl.runtime.sinks.time", SimpleNamespace(monotonic=lambda: next(clock)))
     sink = ConsoleSink(total=47, start=4, columns={})
     for iteration in range(4, 37):
         sink.log(iteration, {})
@@ -156,7 +156,7 @@ def test_the_time_left_is_that_of_the_latest_iterations(monkeypatch, capsys):
 def test_the_first_time_left_is_that_of_the_iteration_shown(monkeypatch, capsys):
     """Of 500 iterations, the first of which was compiled, the metrics are the last one's."""
     clock = iter([0.0, 60.0])
-    monkeypatch.setattr("metarl.metrics.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("metarl.runtime.sinks.time", SimpleNamespace(monotonic=lambda: next(clock)))
     ConsoleSink(total=5000, start=0, columns={}).log(499, {"seconds/iteration": 0.002})
     assert capsys.readouterr().out.endswith("left 0:00:09\n")
 

@@ -16,16 +16,16 @@ import pytest
 import torch
 import yaml
 
-from envs import FAMILIES
-from metarl.build import SOURCES
-from metarl.checkpoint import from_bytes
-from metarl.cli import evaluate, report, train
-from metarl.config import SCHEMAS, plain
-from metarl.errors import UserError
-from metarl.history import CHANGES, Added, Removed, Renamed, upgraded
-from metarl.run import RunFolder
-from metarl.settings import read_config
+from metarl.commands.main import evaluate, report, train
+from metarl.experiment.build import SOURCES
+from metarl.experiment.schema import SCHEMAS, plain
+from metarl.experiment.settings import read_config
+from metarl.runtime.checkpoint import from_bytes
+from metarl.runtime.errors import UserError
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.history import CHANGES, Added, Removed, Renamed, upgraded
 from metarl.supervised.fewshot import FewShotConfig
+from metarl_envs import FAMILIES
 
 OLD = Path(__file__).parent / "old_runs"
 NAMES = sorted(path.name for path in OLD.iterdir() if path.is_dir())
@@ -180,7 +180,7 @@ def gone() -> set[str]:
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_every_new_setting_says_what_the_code_did_before(kind: str):
-    """Add a row to metarl.history.CHANGES for what this test names."""
+    """Add a row to metarl.runtime.history.CHANGES for what this test names."""
     first, today = paths(SETTINGS["settings"][kind]), paths(plain(SCHEMAS[kind]()))
     assert today - first <= known("env" if kind.startswith("reinforcement") else "data")
     assert first - today <= gone()

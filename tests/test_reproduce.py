@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl.cli import COMMANDS
+from metarl.commands.main import COMMANDS
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "reproduce"
 NAMES = sorted(path.name for path in SCRIPTS.iterdir())

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl import kept_runs, results
-from metarl.cli import evaluate
-from metarl.run import RunFolder
-from metarl.settings import read_config
+from metarl.commands.main import evaluate
+from metarl.experiment import evaluations, kept_runs
+from metarl.experiment.settings import read_config
+from metarl.runtime.folder import RunFolder
 
 RESULTS = Path(__file__).parents[1] / "results"
 NAMES = sorted(path.name for path in RESULTS.glob("*") if path.is_dir())
@@ -24,7 +24,7 @@ def size(run: Path) -> int:
 def test_a_kept_run_loads(name: str):
     run = RunFolder.open(RESULTS / name)
     (checkpoint,) = run.checkpoints().all()
-    trained = results.load(run, read_config(run))
+    trained = evaluations.load(run, read_config(run))
     assert trained.iteration == checkpoint.iteration
     assert size(run.path) <= kept_runs.LIMIT
     assert not [word for word in run.info()["command"] if word.startswith("/")]

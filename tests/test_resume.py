@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl.cli import train
-from metarl.core.programs import compiler_fault
-from metarl.metrics import read_metrics
-from metarl.run import RunFolder
+from metarl.commands.main import train
+from metarl.core.compile import compiler_fault
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
 
 POINT = ("--checkpoint.every", "3", "--evaluation.every", "2", "--inner.algorithm", "meta-sgd")
 CHEETAH = (
@@ -94,7 +94,7 @@ def test_a_supervised_run_killed_at_a_random_moment_ends_as_if_nothing_had_happe
 
 CRASH = """
 import os, signal, sys
-from metarl.cli import train
+from metarl.commands.main import train
 
 def crash(frame, event, function):
     global left

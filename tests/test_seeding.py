@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs import FAMILIES
-from envs.point import PointNavigation
-from metarl.build import make_learner
-from metarl.config import PolicyConfig, RLExperiment
-from metarl.rl.protocol import PolicyEvaluationConfig
-from metarl.seeding import Purpose, generator, torch_seed
+from metarl.experiment.build import make_learner
+from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.rl.evaluate import PolicyEvaluationConfig
+from metarl.runtime.seeding import Purpose, generator, torch_seed
+from metarl_envs import FAMILIES
+from metarl_envs.point import PointNavigation
 
 
 def test_old_runs_can_be_repeated():

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from metarl.checkpoint import CheckpointFolder
-from metarl.errors import UserError
-from metarl.metrics import JsonlSink, Media, Sinks, Table, read_metrics
-from metarl.trainer import StopRequest, Trainer, first_difference
+from metarl.runtime.checkpoint import CheckpointFolder
+from metarl.runtime.errors import UserError
+from metarl.runtime.sinks import JsonlSink, Media, Sinks, Table, read_metrics
+from metarl.runtime.trainer import StopRequest, Trainer, first_difference
 
 SETTINGS = {"seed": 0, "outer": {"max_kl": 0.01}, "rates": [0.1], "name": None}
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.core.outer import gradients_of, leaves_of
 from metarl.core.params import Params
+from metarl.core.task_map import gradients_of, leaves_of
 
 
 class Entry(NamedTuple):

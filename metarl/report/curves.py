@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metarl.evaluation import half_width, t_quantile
 from metarl.report.style import (
     COLOURS,
     INK,
@@ -20,6 +19,7 @@ from metarl.report.style import (
 )
 from metarl.report.tables import published_of
 from metarl.report.view import Array, Curve, RunView, after, by_test, groups
+from metarl.runtime.scores import half_width, t_quantile
 
 SMOOTHED_FROM = 60  # points of a training curve; it is a running mean then
 WINDOWS = 30  # as wide as a part of so many

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from metarl.report.style import COLOURS, INK, legend_below, wrapped
 from metarl.report.tables import number
 from metarl.report.view import Array, RunView, after, groups
-from metarl.supervised.protocol import Examples
+from metarl.supervised.evaluate import Examples
 
 CLASSES, SUPPORT, QUERIES = 20, 5, 4  # at most so many classes, and images of each
 ACROSS, DOWN = 1.12, 1.45  # from image to image, whose sides are 1

@@ -1,4 +1,4 @@
-"""Videos of adaptation, drawn by ``envs.video`` in processes of their own."""
+"""Videos of adaptation, drawn by ``metarl_envs.video`` in processes of their own."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl.errors import warn
-from metarl.files import write_atomically
 from metarl.report.view import RunView, after
-from metarl.rl.protocol import Episodes
+from metarl.rl.evaluate import Episodes
+from metarl.runtime.errors import warn
+from metarl.runtime.files import write_atomically
 
 PACKAGES = "libegl1 and libgl1-mesa-dri, or libosmesa6"
 TIMEOUT = 120  # seconds per video; it takes a few
@@ -66,7 +66,7 @@ def _caption(view: RunView, episodes: Episodes, m: int) -> str:
 
 
 def _save_clip(view: RunView, episodes: Episodes, m: int, path: Path) -> None:
-    """What ``envs.video.Clip.load`` reads."""
+    """What ``metarl_envs.video.Clip.load`` reads."""
     env = view.evaluation["protocol"]["problem"]
     constants = {key: value for key, value in env.items() if key != "family"}
     captions = [after(k) for k in range(len(episodes.qpos))]
@@ -104,7 +104,7 @@ def _try(clip: Path, library: str) -> str | None:
         subprocess.run(
             # -P: not the envs/ of whatever folder this is. A session of its own: Ctrl-C asks
             # training to stop after the iteration, and its pictures are part of that.
-            [sys.executable, "-P", "-m", "envs.video", str(clip), str(_video(clip))],
+            [sys.executable, "-P", "-m", "metarl_envs.video", str(clip), str(_video(clip))],
             start_new_session=True,
             env={**os.environ, "MUJOCO_GL": library},
             stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.report.style import ARROW, COLOURS, INK, legend_below, step_colour
 from metarl.report.view import Array, Family, RunView, Target, after
-from metarl.rl.protocol import Episodes
+from metarl.rl.evaluate import Episodes
 
 SPEED_WINDOW = 10  # env steps
 HEADING_WINDOW = 20  # env steps

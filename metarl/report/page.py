@@ -11,14 +11,14 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from metarl.files import write_atomically
-from metarl.metrics import Media
 from metarl.report import tables
 from metarl.report.film import Film, film
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
-from metarl.rl.protocol import Episodes
-from metarl.run import FIXED
+from metarl.rl.evaluate import Episodes
+from metarl.runtime.files import write_atomically
+from metarl.runtime.folder import FIXED
+from metarl.runtime.sinks import Media
 
 CAPTIONS = {
     "training": "Return in training, before and after adaptation; band: 95 % interval over the "

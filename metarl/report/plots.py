@@ -20,7 +20,7 @@ from metarl.report.examples import examples
 from metarl.report.motion import motion
 from metarl.report.style import INK, STYLE
 from metarl.report.view import RunView
-from metarl.rl.protocol import Episodes
+from metarl.rl.evaluate import Episodes
 
 __all__ = ["DIAGNOSTICS", "INK", "figures", "to_png", "to_svg"]
 

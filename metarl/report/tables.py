@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from metarl import metrics
-from metarl.evaluation import paired_differences
 from metarl.report.view import RunView
+from metarl.runtime import sinks
+from metarl.runtime.scores import paired_differences
 
 TASKS = 100  # at most so many are listed one by one
 
@@ -202,7 +202,7 @@ def print_whole(table: Table) -> None:
     Console(width=max(console.width, needed)).print(table)
 
 
-def tracker_tables(view: RunView) -> dict[str, metrics.Table]:
+def tracker_tables(view: RunView) -> dict[str, sinks.Table]:
     """The scores of every test, by what they are: ``returns``; ``MSE/10-shot``."""
     return {
         "/".join(filter(None, (view.measures, test))): _tracker_table(seen.evaluation)
@@ -210,10 +210,10 @@ def tracker_tables(view: RunView) -> dict[str, metrics.Table]:
     }
 
 
-def _tracker_table(evaluation: Mapping[str, Any]) -> metrics.Table:
+def _tracker_table(evaluation: Mapping[str, Any]) -> sinks.Table:
     """Scores per inner step as numbers."""
     columns = list(evaluation["rows"][0])
-    return metrics.Table(columns, [[row[c] for c in columns] for row in evaluation["rows"]])
+    return sinks.Table(columns, [[row[c] for c in columns] for row in evaluation["rows"]])
 
 
 def _table(title: str) -> Table:

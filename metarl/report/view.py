@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.errors import UserError
-from metarl.rl.protocol import Episodes
-from metarl.run import FIXED
-from metarl.supervised.protocol import Examples
-from metarl.trainer import first_difference
+from metarl.rl.evaluate import Episodes
+from metarl.runtime.errors import UserError
+from metarl.runtime.folder import FIXED
+from metarl.runtime.trainer import first_difference
+from metarl.supervised.evaluate import Examples
 
 Array = NDArray[np.floating]
 Recorded = Episodes | Examples

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from metarl.core.params import Params
-from metarl.evaluation import half_width
 from metarl.rl.losses import Batch
 from metarl.rl.returns import masked_mean
 from metarl.rl.rollout import Trajectories
+from metarl.runtime.scores import half_width
 
 
 class Sampled(NamedTuple):

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
-from metarl.core.outer import TaskMap
+from metarl.core.outer.trust_region import Problem, trust_region_step
 from metarl.core.params import Params, flatten, require_like, unflatten
-from metarl.core.trust_region import Problem, trust_region_step
-from metarl.core.world import World
+from metarl.core.processes import World
+from metarl.core.task_map import TaskMap
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
-from metarl.rl.losses import INNER_LOSSES, Batch, Policy
-from metarl.rl.outer import OuterConfig, OuterObjective
-from metarl.rl.protocol import (
+from metarl.rl.evaluate import (
     EvaluationProtocol,
     PolicyEvaluation,
     PolicyEvaluationConfig,
     Tasks,
 )
+from metarl.rl.losses import INNER_LOSSES, Batch, Policy
+from metarl.rl.objective import OuterConfig, OuterObjective
 from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch, pad_to_bucket
 from metarl.rl.sampler import Sampler, Stream, Watch
-from metarl.seeding import Purpose, generator
+from metarl.runtime.seeding import Purpose, generator
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -9,9 +9,9 @@ import torch
 from annotated_types import Gt, Interval
 from torch import Tensor
 
-from metarl.core.outer import TaskMap
 from metarl.core.params import tree_map
-from metarl.rl import baseline
+from metarl.core.task_map import TaskMap
+from metarl.rl import baselines
 from metarl.rl.distributions import Gaussian
 from metarl.rl.losses import Batch
 from metarl.rl.returns import (
@@ -145,8 +145,8 @@ def fitted_values(
     """
     steps = torch.arange(task.mask.shape[-1], device=task.mask.device)
     known = 0.0 if config.bootstrap else 1.0  # with a value that goes on there is no time to go
-    x = baseline.features(task.observations, known * steps)
-    final = baseline.features(task.final_observations, known * task.lengths)
+    x = baselines.features(task.observations, known * steps)
+    final = baselines.features(task.final_observations, known * task.lengths)
     rows = x - tails[..., None] * final[:, None]
-    weights = baseline.fit(rows, targets, task.mask, config.baseline_ridge)
+    weights = baselines.fit(rows, targets, task.mask, config.baseline_ridge)
     return (x @ weights).to(targets.dtype) * task.mask, (final @ weights).to(targets.dtype)

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core.outer import thread_pool
+from metarl.core.compile import Compiled, Traced
 from metarl.core.params import Params, tree_map
-from metarl.core.programs import Compiled, Traced
+from metarl.core.task_map import thread_pool
 from metarl.rl.distributions import Gaussian
 from metarl.rl.losses import Policy
 from metarl.rl.rollout import Trajectories
-from metarl.seeding import Purpose, generator
+from metarl.runtime.seeding import Purpose, generator
 
 
 class Step(Protocol):

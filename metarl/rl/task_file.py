@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.errors import UserError
+from metarl.runtime.errors import UserError
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from metarl.errors import UserError
+from metarl.runtime.errors import UserError
 
 TIMEOUT = 30.0  # s without a byte
 

@@ -10,9 +10,9 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.errors import UserError
-from metarl.seeding import Purpose, generator
-from metarl.supervised.episodes import Batch, Draw, Drawn, Episode
+from metarl.runtime.errors import UserError
+from metarl.runtime.seeding import Purpose, generator
+from metarl.supervised.task_data import Batch, Draw, Drawn, Episode
 
 SPLIT_OF = {
     Purpose.TRAIN_TASKS: "train",

@@ -10,8 +10,8 @@ from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from metarl.errors import UserError
-from metarl.seeding import Purpose, generator
+from metarl.runtime.errors import UserError
+from metarl.runtime.seeding import Purpose, generator
 from metarl.supervised.images import SPLITS, LabelledImages, require_disjoint
 
 Array = NDArray[np.floating]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from metarl.errors import UserError
+from metarl.runtime.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 

@@ -12,19 +12,19 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core.adam import AdamConfig, AdamState, adam_step
 from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import InnerAlgorithm, InnerConfig, inner_rates, split_rates
-from metarl.core.outer import TaskMap, sum_of_products
+from metarl.core.compile import Compiled, Traced
+from metarl.core.outer.adam import AdamConfig, AdamState, adam_step
 from metarl.core.params import Params, flatten, require_like, tree_map, unflatten
-from metarl.core.programs import Compiled, Traced
-from metarl.core.world import World
-from metarl.errors import UserError
-from metarl.evaluation import Evaluation
-from metarl.seeding import Purpose
-from metarl.supervised.episodes import Batch, Draw, Episode, Source
+from metarl.core.processes import World
+from metarl.core.task_map import TaskMap, sum_of_products
+from metarl.runtime.errors import UserError
+from metarl.runtime.scores import Evaluation
+from metarl.runtime.seeding import Purpose
+from metarl.supervised.evaluate import Judged, SupervisedEvaluationConfig, SupervisedProtocol
 from metarl.supervised.losses import Criterion, Model, apart_from_each_other
-from metarl.supervised.protocol import Judged, SupervisedEvaluationConfig, SupervisedProtocol
+from metarl.supervised.task_data import Batch, Draw, Episode, Source
 
 Array = NDArray[np.floating]
 

@@ -12,8 +12,8 @@ from annotated_types import Gt, MinLen
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metarl.core.networks import hidden_layers, initialise
 from metarl.core.params import Functional, Params, parameters_of
-from metarl.networks import hidden_layers, initialise
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 
-from metarl.errors import UserError, warn
-from metarl.files import write_atomically
-from metarl.seeding import Purpose, generator
+from metarl.runtime.errors import UserError, warn
+from metarl.runtime.files import write_atomically
+from metarl.runtime.seeding import Purpose, generator
 from metarl.supervised.download import cache_folder, fetch
 from metarl.supervised.images import LabelledImages, decode, reading, require_disjoint
 

@@ -11,8 +11,8 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from metarl.core.params import tree_map
-from metarl.seeding import Purpose, generator
-from metarl.supervised.episodes import Batch, Draw, Drawn, Episode
+from metarl.runtime.seeding import Purpose, generator
+from metarl.supervised.task_data import Batch, Draw, Drawn, Episode
 
 Array = NDArray[np.float32]
 Interval = tuple[float, float]

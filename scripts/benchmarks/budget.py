@@ -15,14 +15,14 @@ from benchmarks.cases import Settings
 from benchmarks.limits import synchronize
 from benchmarks.outer import Function, watch
 from benchmarks.results import Numbers
-from envs import BatchedEnv
-from envs.point import PointSimulator
-from envs.simulator import MujocoSimulator
-from metarl.build import make_rl_learner
-from metarl.config import RLExperiment
-from metarl.metrics import JsonlSink
+from metarl.experiment.build import make_rl_learner
+from metarl.experiment.schema import RLExperiment
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.sampler import Sampler
+from metarl.runtime.sinks import JsonlSink
+from metarl_envs import BatchedEnv
+from metarl_envs.point import PointSimulator
+from metarl_envs.simulator import MujocoSimulator
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("physics", MujocoSimulator, "step"),

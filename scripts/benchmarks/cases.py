@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from metarl.build import make_family
-from metarl.config import PolicyConfig, RLExperiment, SupervisedExperiment
-from metarl.core.outer import cores
-from metarl.rl.outer import OuterConfig
-from metarl.rl.protocol import PolicyEvaluationConfig
+from metarl.core.task_map import cores
+from metarl.experiment.build import make_family
+from metarl.experiment.schema import PolicyConfig, RLExperiment, SupervisedExperiment
+from metarl.rl.evaluate import PolicyEvaluationConfig
+from metarl.rl.objective import OuterConfig
 from metarl.supervised.models import ModelConfig
 
 RELU = PolicyConfig(activation="relu")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs import BatchedEnv
-from envs.simulator import MujocoSimulator
-from metarl.build import make_family
-from metarl.config import RLExperiment
+from metarl.experiment.build import make_family
+from metarl.experiment.schema import RLExperiment
+from metarl_envs import BatchedEnv
+from metarl_envs.simulator import MujocoSimulator
 
 
 class Physics:

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarl.build import make_rl_learner
-from metarl.config import RLExperiment
+from metarl.core.outer.trust_region import Problem, finite_difference_hvp, trust_region_step
 from metarl.core.params import flatten, tree_map
-from metarl.core.trust_region import Problem, finite_difference_hvp, trust_region_step
+from metarl.experiment.build import make_rl_learner
+from metarl.experiment.schema import RLExperiment
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.losses import Batch
-from metarl.rl.outer import OuterConfig
+from metarl.rl.objective import OuterConfig
 
 Function = Callable[..., Any]
 

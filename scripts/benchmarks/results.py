@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.errors import UserError
-from metarl.files import read_json
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import read_json
 
 
 class Limit(NamedTuple):

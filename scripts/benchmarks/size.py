@@ -10,9 +10,9 @@ from rich.table import Table
 from benchmarks.cases import Settings, experiment
 from benchmarks.results import Result, digits, spread
 from benchmarks.tables import table_with
-from metarl.build import make_family
-from metarl.config import RLExperiment
-from metarl.core.outer import cores
+from metarl.core.task_map import cores
+from metarl.experiment.build import make_family
+from metarl.experiment.schema import RLExperiment
 
 SIZES: dict[str, Sequence[int]] = {
     "tasks": (10, 20, 40, 80),

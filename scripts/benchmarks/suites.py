@@ -19,12 +19,12 @@ from benchmarks.cases import Settings, described, experiment
 from benchmarks.limits import Physics, matrix_peak, timed
 from benchmarks.outer import FlopMeter, parts
 from benchmarks.results import Limit, Numbers, Result, peak_memory
-from metarl.build import make_family, make_rl_learner, make_supervised_learner
-from metarl.config import RLExperiment, SupervisedExperiment
-from metarl.core.outer import TaskMap
 from metarl.core.params import flatten, tree_map
+from metarl.core.task_map import TaskMap
+from metarl.experiment.build import make_family, make_rl_learner, make_supervised_learner
+from metarl.experiment.schema import RLExperiment, SupervisedExperiment
 from metarl.rl.sampler import Stream
-from metarl.seeding import Purpose
+from metarl.runtime.seeding import Purpose
 from metarl.supervised.learner import SupervisedLearner
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)

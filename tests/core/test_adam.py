@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.core.adam import AdamConfig, AdamState, adam_step
+from metarl.core.outer.adam import AdamConfig, AdamState, adam_step
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from metarl.core.adapt import adapt
-from metarl.core.outer import TaskMap, sum_of_products, thread_pool
 from metarl.core.params import Functional, Params, flatten, parameters_of, tree_map, unflatten
+from metarl.core.task_map import TaskMap, sum_of_products, thread_pool
 from metarl.rl.sampler import Sampler
 
 TASKS = 7

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metarl.core.adapt import adapt
-from metarl.core.outer import TaskMap
+from metarl.core.compile import Compiled, Traced, compiler_fault
 from metarl.core.params import Functional, Params, parameters_of
-from metarl.core.programs import Compiled, Traced, compiler_fault
+from metarl.core.task_map import TaskMap
 
 
 @pytest.mark.needs_compiler

@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from metarl.core.trust_region import (
+from metarl.core.outer.trust_region import (
     Problem,
     TrustRegionConfig,
     conjugate_gradient,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import envs
-from envs import FAMILIES
+import metarl_envs
+from metarl_envs import FAMILIES
 
-ROOT = Path(envs.__file__).parents[1]
+ROOT = Path(metarl_envs.__file__).parents[1]
 
 
 @pytest.fixture(params=list(FAMILIES))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from envs import FAMILIES, BatchedEnv, State
+from metarl_envs import FAMILIES, BatchedEnv, State
 
 DIRECTIONS = ("half-cheetah-direction", "ant-forward-backward")
 RANGES = {

@@ -4,9 +4,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs import FAMILIES, BatchedEnv
-from envs.simulator import load_model
-from envs.single import TaskEnv
+from metarl_envs import FAMILIES, BatchedEnv
+from metarl_envs.simulator import load_model
+from metarl_envs.single import TaskEnv
 
 BODIES = ["half-cheetah-velocity", "ant-goal"]
 
@@ -169,7 +169,7 @@ def test_bodies_are_silent(run_python, tmp_path):
     """Loading, simulating and breaking them prints nothing and writes nothing."""
     result = run_python(
         "import numpy as np\n"
-        "from envs import FAMILIES, BatchedEnv\n"
+        "from metarl_envs import FAMILIES, BatchedEnv\n"
         "for family in (cls() for cls in FAMILIES.values()):\n"
         "    batch = BatchedEnv(family, 1, 2, threads=2)\n"
         "    batch.reset(np.zeros((1, family.task_dim)), [np.random.default_rng(0)])\n"
@@ -188,12 +188,12 @@ def test_a_missing_body_says_who_should_ship_it():
 
 def test_importing_envs_imports_neither_torch_nor_metarl(run_python):
     result = run_python(
-        "import sys, envs, envs.single, envs.vector\n"
+        "import sys, metarl_envs, metarl_envs.single, metarl_envs.vector\n"
         "print({'torch', 'metarl', 'OpenGL'} & {m.split('.')[0] for m in sys.modules})\n"
     )
     assert (result.stdout, result.stderr) == ("set()\n", "")
 
 
 def test_training_does_not_import_rendering(run_python):
-    result = run_python("import sys, envs\nprint('envs.rendering' in sys.modules)\n")
+    result = run_python("import sys, metarl_envs\nprint('metarl_envs.rendering' in sys.modules)\n")
     assert (result.stdout, result.stderr) == ("False\n", "")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from envs import BatchedEnv
-from envs.point import PointNavigation
+from metarl_envs import BatchedEnv
+from metarl_envs.point import PointNavigation
 
 
 def start(tasks, num_envs=1, **constants):

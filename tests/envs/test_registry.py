@@ -2,14 +2,15 @@
 
 import itertools
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import FAMILIES, BatchedEnv, State
-from envs.single import TaskEnv
+from metarl_envs import FAMILIES, BatchedEnv, State
+from metarl_envs.single import TaskEnv
 
 
 def make_batch(name, num_tasks=2, num_envs=3, threads=1, seed=0, **constants):
@@ -230,3 +231,14 @@ def test_bad_constants_are_refused_by_name(name, constants):
     (key,) = constants
     with pytest.raises(ValueError, match=key):
         FAMILIES[name](**constants)
+
+
+def test_a_folder_with_an_envs_package_of_its_own_is_no_obstacle(tmp_path: Path, run_python):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("raise SystemExit('not this one')")
+    result = run_python(
+        "import gymnasium, metarl.commands.main\n"
+        "env = gymnasium.make('metarl_envs:metarl/HalfCheetahVelocity-v0')\n"
+        "print(env.reset(seed=0)[0].shape)\n",
+    )
+    assert (result.stdout, result.stderr) == ("(17,)\n", "")

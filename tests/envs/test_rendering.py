@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.passive_env_checker import env_render_passive_checker
 
-from envs.rendering import GOAL, GRID, PATH, POINT
-from envs.single import TaskEnv
-from envs.vector import TaskVectorEnv
+from metarl_envs.rendering import GOAL, GRID, PATH, POINT
+from metarl_envs.single import TaskEnv
+from metarl_envs.vector import TaskVectorEnv
 
 
 def make_point(task, **kwargs):
@@ -107,8 +107,8 @@ def test_frames_per_second_are_those_of_real_time():
 DRAW_BODIES = """
 import numpy as np
 from gymnasium.utils.passive_env_checker import env_render_passive_checker
-from envs.single import TaskEnv
-from envs.vector import TaskVectorEnv
+from metarl_envs.single import TaskEnv
+from metarl_envs.vector import TaskVectorEnv
 
 frames = {}
 for name in ("half-cheetah-velocity", "ant-goal"):
@@ -159,7 +159,7 @@ def test_bodies_are_drawn_as_they_stand(run_with_opengl, tmp_path):
 
 def test_without_opengl_the_error_says_what_to_set(run_python):
     program = (
-        "from envs.single import TaskEnv\n"
+        "from metarl_envs.single import TaskEnv\n"
         "env = TaskEnv('ant-goal', render_mode='rgb_array')\n"
         "env.reset()\n"
         "env.render()\n"

@@ -4,9 +4,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs import FAMILIES, BatchedEnv
-from envs.planar import PlanarChain
-from envs.simulator import TORSO, load_model
+from metarl_envs import FAMILIES, BatchedEnv
+from metarl_envs.planar import PlanarChain
+from metarl_envs.simulator import TORSO, load_model
 
 BODY = {
     "frame_skip": 1,

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
-from envs import FAMILIES
-from envs.half_cheetah import HalfCheetahVelocity
-from envs.single import TaskEnv
+from metarl_envs import FAMILIES
+from metarl_envs.half_cheetah import HalfCheetahVelocity
+from metarl_envs.single import TaskEnv
 
 
 def make(cls="HalfCheetahVelocity", **kwargs):

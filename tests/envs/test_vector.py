@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from envs import FAMILIES
+from metarl_envs import FAMILIES
 
 # Episodes of some families terminate before the horizon, at different times.
 EARLY_ENDS = {

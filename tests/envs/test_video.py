@@ -11,11 +11,19 @@ import av
 import numpy as np
 import pytest
 
-from envs import FAMILIES, State
-from envs.family import TaskFamily
-from envs.point import PointNavigation
-from envs.rendering import GOAL, PAPER, PATH, POINT
-from envs.video import TEXT_HEIGHT, Clip, PointPainter, frame, make_painter, status, write_video
+from metarl_envs import FAMILIES, State
+from metarl_envs.family import TaskFamily
+from metarl_envs.point import PointNavigation
+from metarl_envs.rendering import GOAL, PAPER, PATH, POINT
+from metarl_envs.video import (
+    TEXT_HEIGHT,
+    Clip,
+    PointPainter,
+    frame,
+    make_painter,
+    status,
+    write_video,
+)
 
 GARBAGE = 99.0  # what follows an episode's end in a clip, to be seen nowhere
 
@@ -83,7 +91,7 @@ def decode(path):
 def test_a_clip_is_what_reports_save(tmp_path):
     from metarl.report.film import _save_clip  # here, as environments else know no PyTorch
     from metarl.report.view import RunView
-    from metarl.rl.protocol import Episodes
+    from metarl.rl.evaluate import Episodes
 
     rng = np.random.default_rng(0)
     episodes = Episodes(  # 2 inner steps, 2 tasks, 2 trajectories each, 4 env steps
@@ -325,7 +333,7 @@ def test_a_video_can_be_played_before_it_has_arrived_whole(tmp_path):
 
 def test_the_program_needs_no_opengl_for_points(tmp_path, start):
     save("clip.npz", point_clip(panels=3), "point-navigation", horizon=8)
-    arguments = ("-m", "envs.video", "clip.npz", "video.mp4")
+    arguments = ("-m", "metarl_envs.video", "clip.npz", "video.mp4")
     process: subprocess.Popen[str] = start(*arguments, MUJOCO_GL="disabled")
     assert process.communicate() == ("", "")
     assert process.returncode == 0
@@ -339,8 +347,8 @@ def test_the_program_needs_no_opengl_for_points(tmp_path, start):
 
 DRAW_BODIES = """
 import numpy as np
-from envs import FAMILIES
-from envs.video import Clip, make_painter
+from metarl_envs import FAMILIES
+from metarl_envs.video import Clip, make_painter
 
 pictures = {}
 
@@ -425,7 +433,7 @@ MAKE_VIDEO = """
 import os
 import sys
 
-os.execv(sys.executable, [sys.executable, "-m", "envs.video", "clip.npz", "video.mp4"])
+os.execv(sys.executable, [sys.executable, "-m", "metarl_envs.video", "clip.npz", "video.mp4"])
 """
 
 

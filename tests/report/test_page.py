@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from metarl.cli import evaluate, report, train
+from metarl.commands.main import evaluate, report, train
+from metarl.experiment.evaluations import newest
+from metarl.experiment.settings import read_config
 from metarl.report.film import film
 from metarl.report.view import RunView
-from metarl.results import newest
-from metarl.run import RunFolder
-from metarl.settings import read_config
+from metarl.runtime.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

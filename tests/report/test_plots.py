@@ -19,15 +19,15 @@ from matplotlib.text import Annotation
 from PIL import Image
 from scipy import stats
 
-from envs import FAMILIES
-from metarl.build import make_learner
-from metarl.config import PolicyConfig, RLExperiment
-from metarl.files import to_json
+from metarl.experiment.build import make_learner
+from metarl.experiment.schema import PolicyConfig, RLExperiment
 from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
 from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
-from metarl.rl.outer import OuterConfig
-from metarl.rl.protocol import Episodes, PolicyEvaluation
+from metarl.rl.evaluate import Episodes, PolicyEvaluation
+from metarl.rl.objective import OuterConfig
+from metarl.runtime.files import to_json
+from metarl_envs import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 

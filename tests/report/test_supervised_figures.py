@@ -15,13 +15,13 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from scipy import stats
 
-from metarl.cli import report, train
+from metarl.commands.main import report, train
+from metarl.experiment.evaluations import newest, open_runs
+from metarl.experiment.settings import read_config
 from metarl.report.plots import figures, to_png, to_svg
 from metarl.report.style import COLOURS
 from metarl.report.view import RunView
-from metarl.results import newest, open_runs
-from metarl.settings import read_config
-from metarl.supervised.protocol import Examples
+from metarl.supervised.evaluate import Examples
 
 ROOT = Path(__file__).parents[2]
 TESTS = ["10-shot", "5-shot", "20-shot", "5-shot half-range"]
@@ -472,8 +472,8 @@ def test_equal_figures_give_equal_files_in_every_process(folder, views):
     program = (
         "import hashlib, sys\n"
         "from metarl.report.plots import figures, to_svg\n"
-        "from metarl.results import newest, open_runs\n"
-        "from metarl.settings import read_config\n"
+        "from metarl.experiment.evaluations import newest, open_runs\n"
+        "from metarl.experiment.settings import read_config\n"
         "for run in open_runs(sys.argv[1:]):\n"
         "    for name, figure in figures([newest(run, read_config(run))]).items():\n"
         "        print(name, hashlib.sha256(to_svg(figure, name)).hexdigest())\n"

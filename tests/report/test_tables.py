@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from envs import FAMILIES
 from metarl.report import tables
 from metarl.report.view import RunView
+from metarl_envs import FAMILIES
 
 
 @pytest.fixture

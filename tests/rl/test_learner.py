@@ -11,20 +11,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from envs import FAMILIES, BatchedEnv
-from metarl.build import make_learner
-from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
-from metarl.core.outer import TaskMap
-from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.programs import Program, Traced
-from metarl.core.trust_region import (
+from metarl.core.compile import Program, Traced
+from metarl.core.networks import ACTIVATIONS
+from metarl.core.outer.trust_region import (
     TrustRegionConfig,
     finite_difference_hvp,
     relative_difference,
 )
-from metarl.networks import ACTIVATIONS
+from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.task_map import TaskMap
+from metarl.experiment.build import make_learner
+from metarl.experiment.schema import PolicyConfig, RLExperiment
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics
 from metarl.rl.distributions import Gaussian
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
@@ -36,7 +35,7 @@ from metarl.rl.losses import (
     reinforce_loss,
     surrogate_and_kl,
 )
-from metarl.rl.outer import OuterConfig
+from metarl.rl.objective import OuterConfig
 from metarl.rl.rollout import (
     AdvantageConfig,
     Trajectories,
@@ -45,7 +44,8 @@ from metarl.rl.rollout import (
     pad_to_bucket,
 )
 from metarl.rl.sampler import Sampler, Stream
-from metarl.seeding import Purpose, generator
+from metarl.runtime.seeding import Purpose, generator
+from metarl_envs import FAMILIES, BatchedEnv
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 

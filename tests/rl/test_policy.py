@@ -7,7 +7,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from metarl.core.params import Functional, parameters_of
 from metarl.rl.distributions import Gaussian
-from metarl.rl.policy import GaussianMLP
+from metarl.rl.policies import GaussianMLP
 
 
 def reference(gaussian: Gaussian) -> Independent:

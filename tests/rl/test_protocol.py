@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from envs import FAMILIES, BatchedEnv
-from metarl.build import make_family, make_learner
-from metarl.config import PolicyConfig, RLExperiment
 from metarl.core.params import flatten
-from metarl.evaluation import from_npz, paired_differences, to_npz
+from metarl.experiment.build import make_family, make_learner
+from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.rl.evaluate import Episodes, PolicyEvaluationConfig
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import surrogate_and_kl
-from metarl.rl.outer import OuterConfig
-from metarl.rl.protocol import Episodes, PolicyEvaluationConfig
+from metarl.rl.objective import OuterConfig
 from metarl.rl.sampler import Stream
-from metarl.seeding import Purpose, generator
+from metarl.runtime.scores import from_npz, paired_differences, to_npz
+from metarl.runtime.seeding import Purpose, generator
+from metarl_envs import FAMILIES, BatchedEnv
 
 
 def toy(family: str = "point-navigation", horizon: int = 10, **settings) -> MetaRLLearner:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarl.cli import evaluate, train
-from metarl.errors import UserError
-from metarl.evaluation import paired_differences
+from metarl.commands.main import evaluate, train
+from metarl.experiment.evaluations import newest
+from metarl.experiment.settings import read_config, read_settings
 from metarl.report.tables import paired_with_published
-from metarl.results import newest
 from metarl.rl.task_file import read_task_file
-from metarl.run import RunFolder
-from metarl.settings import read_config, read_settings
+from metarl.runtime.errors import UserError
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.scores import paired_differences
 
 TASKS = Path(__file__).parents[2] / "configs" / "tasks"
 GOALS = {"goal_x": [0.1, -0.2, 0.3], "goal_y": [0.0, 0.4, -0.1]}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from metarl.cli import evaluate, report, train
-from metarl.metrics import read_metrics
-from metarl.settings import read_settings
+from metarl.commands.main import evaluate, report, train
+from metarl.experiment.settings import read_settings
+from metarl.runtime.sinks import read_metrics
 
 GLYPHS = ("--data.source", "glyphs", "--model.name", "dense", "--data.ways", "3")
 MODULE = """
@@ -119,7 +119,7 @@ def test_a_diverging_run_stops_in_one_line_and_keeps_its_last_good_checkpoint(
 def test_without_a_compiler_training_goes_on_and_says_so_once(
     toy_supervised, runs: Path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("metarl.build.compiler_fault", lambda: "No C++ compiler found")
+    monkeypatch.setattr("metarl.experiment.build.compiler_fault", lambda: "No C++ compiler found")
     assert train(toy_supervised("run", "--compile", "true")) == 0
     assert capsys.readouterr().err == (
         "metarl: warning: nothing is compiled, which is slower: No C++ compiler found\n"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.errors import UserError
-from metarl.seeding import Purpose
-from metarl.supervised.episodes import Draw
+from metarl.runtime.errors import UserError
+from metarl.runtime.seeding import Purpose
 from metarl.supervised.fewshot import FewShot, FewShotConfig, LabelledTensors
+from metarl.supervised.task_data import Draw
 
 TRAIN = Draw(seed=0, purpose=Purpose.TRAIN_TASKS, iteration=3, tasks=50, shots=2, queries=3)
 TEST = TRAIN._replace(purpose=Purpose.EVALUATION_TASKS)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from metarl.errors import UserError
+from metarl.runtime.errors import UserError
 from metarl.supervised import download, omniglot
 from metarl.supervised.glyphs import Glyphs
 from metarl.supervised.images import (

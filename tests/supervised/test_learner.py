@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.build import make_supervised_learner
-from metarl.config import SupervisedExperiment
-from metarl.core.adam import AdamConfig
 from metarl.core.algorithms import ALGORITHMS
+from metarl.core.compile import Traced
 from metarl.core.gradcheck import check_gradient
-from metarl.core.outer import TaskMap
+from metarl.core.outer.adam import AdamConfig
 from metarl.core.params import Params, flatten, tree_map, unflatten
-from metarl.core.programs import Traced
-from metarl.errors import UserError
-from metarl.supervised.episodes import Batch, Episode
+from metarl.core.task_map import TaskMap
+from metarl.experiment.build import make_supervised_learner
+from metarl.experiment.schema import SupervisedExperiment
+from metarl.runtime.errors import UserError
+from metarl.supervised.evaluate import SupervisedEvaluationConfig
 from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
 from metarl.supervised.models import ModelConfig
-from metarl.supervised.protocol import SupervisedEvaluationConfig
+from metarl.supervised.task_data import Batch, Episode
 
 GLYPHS = {"source": "glyphs", "ways": 3}
 CONV = ModelConfig(name="conv", filters=4)

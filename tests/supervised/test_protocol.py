@@ -8,21 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from metarl.build import make_source, make_supervised_learner
-from metarl.config import SupervisedExperiment
-from metarl.errors import UserError
-from metarl.evaluation import from_npz, to_npz
-from metarl.seeding import Purpose
-from metarl.supervised.episodes import Draw
-from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
-from metarl.supervised.models import ModelConfig, make_model
-from metarl.supervised.protocol import (
+from metarl.experiment.build import make_source, make_supervised_learner
+from metarl.experiment.schema import SupervisedExperiment
+from metarl.runtime.errors import UserError
+from metarl.runtime.scores import from_npz, to_npz
+from metarl.runtime.seeding import Purpose
+from metarl.supervised.evaluate import (
     Examples,
     HeldOutTest,
     SupervisedEvaluationConfig,
     mark_diverged,
     parse_test,
 )
+from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
+from metarl.supervised.models import ModelConfig, make_model
+from metarl.supervised.task_data import Draw
 
 GLYPHS = {"source": "glyphs", "ways": 3}
 

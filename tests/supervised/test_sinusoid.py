@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.build import parse_source
-from metarl.errors import UserError
-from metarl.seeding import Purpose
-from metarl.supervised.episodes import Draw
+from metarl.experiment.build import parse_source
+from metarl.runtime.errors import UserError
+from metarl.runtime.seeding import Purpose
 from metarl.supervised.sinusoid import BLOCK, Sinusoid
+from metarl.supervised.task_data import Draw
 
 TRAIN = Draw(seed=0, purpose=Purpose.TRAIN_TASKS, iteration=3, tasks=400, shots=10, queries=7)
 TEST = TRAIN._replace(purpose=Purpose.EVALUATION_TASKS, iteration=0)

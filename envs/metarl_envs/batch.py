@@ -1,0 +1,132 @@
+"""M tasks x N environments of one family in lock-step."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from metarl_envs.family import Array, Mask, TaskFamily
+
+
+class EnvStep(NamedTuple):
+    """What one env step of M x N environments gave; entries of finished episodes are 0 or False."""
+
+    observation: Array  # [M, N, O], after the env step; the last one of a finished episode
+    reward: Array  # [M, N]
+    terminated: Mask  # [M, N], the family ended the episode
+    truncated: Mask  # [M, N], the horizon ended the episode
+    diverged: Mask  # [M, N], the simulation broke: the episode is over, this step does not count
+
+
+class BatchedEnv:
+    """M tasks x N environments, one episode each at a time; finished episodes leave the physics.
+
+    Args:
+        family: what to simulate.
+        num_tasks: M.
+        num_envs: N, environments per task.
+        threads: physics threads, 0 for all cores; results do not depend on it.
+        observe_task: append the task's row to every observation, for policies that are told it.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        num_tasks: int,
+        num_envs: int,
+        threads: int = 1,
+        observe_task: bool = False,
+    ):
+        self.family = family
+        self._observe_task = observe_task
+        self.shape = (num_tasks, num_envs)
+        self.simulator = family.simulator(num_tasks * num_envs, threads)
+        self._tasks = np.zeros((num_tasks * num_envs, family.task_dim))
+        self._elapsed = np.zeros(num_tasks * num_envs, dtype=np.int64)
+        self._alive = np.zeros(num_tasks * num_envs, dtype=bool)
+
+    @property
+    def alive(self) -> Mask:
+        """Which episodes are still running, [M, N]."""
+        return self._alive.reshape(self.shape).copy()
+
+    @property
+    def tasks(self) -> Array:
+        """The M tasks of the current episodes, [M, task_dim]."""
+        return self._tasks[:: self.shape[1]].copy()
+
+    @property
+    def qpos(self) -> Array:
+        """Generalised coordinates, [M, N, nq]; a live view."""
+        return self.simulator.state.qpos.reshape(*self.shape, -1)
+
+    def reset(
+        self, tasks: Array, rngs: Sequence[np.random.Generator], mask: Mask | None = None
+    ) -> Array:
+        """Start new episodes.
+
+        Args:
+            tasks: the M tasks, [M, task_dim].
+            rngs: one generator per task; it draws the initial states of that task's N environments.
+            mask: the tasks to reset, [M]; None for all. The others go on untouched.
+
+        Returns:
+            Observations of all environments, [M, N, O].
+
+        Raises:
+            ValueError: ``tasks`` has the wrong shape or is not finite, or ``rngs`` is not M long.
+        """
+        num_tasks, num_envs = self.shape
+        expected = (num_tasks, self.family.task_dim)
+        if tasks.shape != expected or not np.isfinite(tasks).all():
+            raise ValueError(
+                f"tasks must be finite with shape {expected} "
+                f"({', '.join(self.family.task_fields)}), got shape {tasks.shape}"
+            )
+        if len(rngs) != num_tasks:
+            raise ValueError(f"expected one generator per task, {num_tasks}, got {len(rngs)}")
+        resetting = np.arange(num_tasks) if mask is None else np.flatnonzero(mask)
+        for m in resetting.tolist():
+            ids = np.arange(m * num_envs, (m + 1) * num_envs)
+            self.simulator.reset(ids, self.family.initial_state(rngs[m], num_envs))
+            self._tasks[ids] = tasks[m]
+            self._elapsed[ids] = 0
+            self._alive[ids] = True
+        return self._observe()
+
+    def step(self, action: Array) -> EnvStep:
+        """One env step of the running episodes under the policy's ``action`` [M, N, A].
+
+        Raises:
+            ValueError: ``action`` has the wrong shape.
+        """
+        expected = (*self.shape, self.family.action_dim)
+        if action.shape != expected:
+            raise ValueError(f"action must have shape {expected}, got {action.shape}")
+        alive = self._alive.copy()
+        ids = None if alive.all() else np.flatnonzero(alive)
+        # As float64 first, so that an action has one control and one cost whatever its dtype.
+        control = self.family.control(action.astype(np.float64).reshape(len(alive), -1))
+        before = self.simulator.state.copy()
+        diverged = self.simulator.step(control, ids)
+        after = self.simulator.state
+        self._elapsed[alive] += 1
+
+        counts = alive & ~diverged
+        reward = np.where(counts, self.family.reward(before, after, control, self._tasks), 0.0)
+        terminated = counts & self.family.terminated(after, self._tasks)
+        truncated = counts & (self._elapsed >= self.family.horizon)
+        self._alive = counts & ~terminated & ~truncated
+        return EnvStep(
+            self._observe(),
+            reward.reshape(self.shape),
+            terminated.reshape(self.shape),
+            truncated.reshape(self.shape),
+            diverged.reshape(self.shape),
+        )
+
+    def _observe(self) -> Array:
+        observation = self.family.observe(self.simulator.state, self._tasks)
+        if self._observe_task:
+            observation = np.concatenate([observation, self._tasks], axis=1)
+        return observation.reshape(*self.shape, -1)

@@ -1,0 +1,101 @@
+"""Point navigation in the plane (Finn et al. 2017, section 5.3 and appendix A.2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.family import Array, Mask, State, Target, TaskFamily, require, require_range
+
+
+class PointSimulator:
+    """Points that move by their control: s' = s + u."""
+
+    def __init__(self, num_sims: int):
+        self.state = State(np.zeros((num_sims, 2)), np.zeros((num_sims, 0)))
+
+    def reset(self, ids: NDArray[np.integer], state: State) -> None:
+        self.state.qpos[ids] = state.qpos
+
+    def step(self, control: Array, ids: NDArray[np.integer] | None = None) -> Mask:
+        moving = slice(None) if ids is None else ids
+        diverged = np.zeros(len(self.state.qpos), dtype=bool)
+        diverged[moving] = ~np.isfinite(control[moving]).all(axis=1)
+        self.state.qpos[moving] += np.where(diverged[moving, None], 0.0, control[moving])
+        return diverged
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointNavigation(TaskFamily):
+    """Walk from the origin to a goal: reward -norm(s' - goal).
+
+    Observation [2]: the position. Terminates when both its distances, along x and along y, are
+    below ``goal_tolerance``.
+
+    Args:
+        goal_range: lowest and highest goal coordinate, drawn uniformly.
+        max_step: largest move per env step and coordinate.
+        goal_tolerance: distance per coordinate at which the goal counts as reached; 0: never.
+        squared: square the distance, as the paper's text says; its numbers fit the plain distance.
+    """
+
+    horizon: int = 100
+    action_scale: float = 0.1
+    goal_range: tuple[float, float] = (-0.5, 0.5)
+    max_step: float = 0.1
+    goal_tolerance: float = 0.01
+    squared: bool = False
+    task_fields = ("goal_x", "goal_y")
+    threaded = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("goal_range", self.goal_range)
+        require(self.max_step > 0, f"max_step must be positive, got {self.max_step}")
+        require(
+            self.goal_tolerance >= 0,
+            f"goal_tolerance must not be negative, got {self.goal_tolerance}",
+        )
+
+    @property
+    def dt(self) -> float:
+        return 1.0
+
+    @property
+    def render_fps(self) -> int:
+        return 20  # the world has no clock: as fast as an eye can follow
+
+    @property
+    def observation_dim(self) -> int:
+        return 2
+
+    @property
+    def control_range(self) -> tuple[Array, Array]:
+        high = np.full(2, self.max_step)
+        return -high, high
+
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        return rng.uniform(*self.goal_range, (n, 2))
+
+    def initial_state(self, rng: np.random.Generator, n: int) -> State:
+        return State(np.zeros((n, 2)), np.zeros((n, 0)))
+
+    def observe(self, state: State, tasks: Array) -> Array:
+        return state.qpos.copy()
+
+    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
+        squared_distance = np.square(after.qpos - tasks).sum(axis=1)
+        return -squared_distance if self.squared else -np.sqrt(squared_distance)
+
+    def terminated(self, state: State, tasks: Array) -> Mask:
+        close: Mask = np.abs(state.qpos - tasks) < self.goal_tolerance
+        return np.asarray(close.all(axis=1))
+
+    def position(self, qpos: Array) -> Array:
+        return qpos
+
+    def target(self, task: Array) -> Target:
+        return Target("position", task)
+
+    def simulator(self, num_sims: int, threads: int = 1) -> PointSimulator:
+        return PointSimulator(num_sims)

@@ -1,0 +1,55 @@
+"""``metarl evaluate``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from metarl.commands.command import command, runs_and_options, with_short_names
+from metarl.experiment import evaluations
+from metarl.experiment.overrides import EvaluateOptions, with_options
+from metarl.experiment.settings import read_config
+from metarl.report import tables
+from metarl.report.view import RunView, by_test
+from metarl.runtime.files import require_writable
+
+
+@command
+def evaluate(argv: Sequence[str]) -> int:
+    """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
+    runs, options = runs_and_options(evaluate, EvaluateOptions, with_short_names(argv))
+    configs = [read_config(run) for run in runs]
+    evaluations.require_same_problem(runs, configs)
+    trained = [
+        evaluations.load(run, with_options(config, options, configs), options.checkpoint)
+        for run, config in zip(runs, configs, strict=True)
+    ]
+    output = Path(options.output) if options.output else None
+    for file in [output] if output else [run.evaluation_file for run in runs]:
+        require_writable(file)
+    views = []
+    for one in trained:
+        print(f"{one.run.path} after {one.iteration} iterations", flush=True)
+        own = evaluations.is_own(one)
+        views.append(evaluations.evaluated(one, keep=own and output is None))
+        tables.print_scores(views[-1])
+        if output is None:
+            kept = f"written to {one.run.evaluation_file}"
+            print(kept if own else "not kept, as it is not the run's own protocol; see --output")
+    if len(views) > 1:
+        _print_comparison(views)
+    if output is not None:
+        evaluations.write(output, views)
+        print(f"written to {output}")
+    return 0
+
+
+def _print_comparison(views: Sequence[RunView]) -> None:
+    for test, seen in by_test(views).items():
+        title = f"side by side{test and f', {test}'}"
+        tables.print_whole(tables.terminal_table(title, *tables.comparison(seen)))
+        if len(seen) < 2:
+            continue
+        title = (
+            f"minus {seen[0].name}, paired by task, with their own 95 % intervals\n"
+            "(a model that does not adapt is the same after every inner step)"
+        )
+        tables.print_whole(tables.terminal_table(title, *tables.differences(seen)))

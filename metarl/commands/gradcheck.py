@@ -1,0 +1,55 @@
+"""``metarl gradcheck``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from metarl.commands import model_check
+from metarl.commands.command import command, with_short_names
+from metarl.experiment.parsing import Parser
+from metarl.report import tables
+
+
+@dataclass(frozen=True)
+class GradcheckOptions:
+    """Options of ``metarl gradcheck``.
+
+    Args:
+        rate: inner rate alpha.
+        inner_steps: adaptation steps; --steps is short for it.
+        tolerance: largest difference allowed, as a part of the gradient's largest entry.
+        entries: entries of every parameter to compare.
+    """
+
+    rate: Annotated[float, Gt(0)] = 0.01
+    inner_steps: Annotated[int, Ge(0)] = 1
+    tolerance: Annotated[float, Gt(0)] = 1e-4
+    entries: Annotated[int, Gt(0)] = 20
+
+
+@command
+def gradcheck(argv: Sequence[str]) -> int:
+    """Compare the meta-gradient of your own model and loss with finite differences, in float64."""
+    parser = Parser(prog="metarl gradcheck", description=gradcheck.__doc__, allow_abbrev=False)
+    defines = "; ".join(f"{name}, {meaning}" for name, meaning in model_check.NAMES.items())
+    parser.add_argument("file", help=f"Python file that defines {defines}.")
+    parser.add_class_arguments(GradcheckOptions)
+    values = vars(parser.instantiate(parser.parse_settings(with_short_names(argv))))
+    path = Path(values.pop("file"))
+    options = GradcheckOptions(**values)
+    found = model_check.check_file(path, options.rate, options.inner_steps, options.entries)
+    header = ["parameter", "entry", "gradient", "finite difference", "error", ""]
+    rows = [
+        [
+            *(entry.name, str(list(entry.where)), f"{entry.gradient:.6g}"),
+            *(f"{entry.finite_difference:.6g}", f"{entry.error:.1e}"),
+            "ok" if entry.error <= options.tolerance else "DIFFERS",
+        ]
+        for entry in found
+    ]
+    title = "the entry of every parameter where the two differ most"
+    tables.print_whole(tables.terminal_table(title, header, rows))
+    return int(any(entry.error > options.tolerance for entry in found))

@@ -1,0 +1,37 @@
+"""``metarl keep``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metarl.commands.command import command, runs_and_options
+from metarl.experiment.kept_runs import keep_run, newest_checkpoint
+from metarl.experiment.settings import read_config
+from metarl.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class KeepOptions:
+    """Options of ``metarl keep``.
+
+    Args:
+        folder: kept runs are in here.
+        name: folder of the kept run; null: the run's name.
+    """
+
+    folder: str = "results"
+    name: str | None = None
+
+
+@command
+def keep(argv: Sequence[str]) -> int:
+    """Copy runs to small folders that evaluate, report and resume like any run."""
+    runs, options = runs_and_options(keep, KeepOptions, argv)
+    if options.name is not None and len(runs) > 1:
+        raise UserError(f"--name needs exactly one run, got {len(runs)}")
+    for run in runs:  # all are whole before the first is kept
+        newest_checkpoint(run, read_config(run))
+    for run in runs:
+        kept = keep_run(run, Path(options.folder), options.name or run.name)
+        print(f"kept in {kept.path}: {kept.iterations} iterations, {kept.size / 1000:,.0f} kB")
+    return 0

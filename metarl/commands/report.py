@@ -1,0 +1,70 @@
+"""``metarl report``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
+
+from metarl.commands.command import command, runs_and_options
+from metarl.experiment import evaluations
+from metarl.experiment.overrides import EvaluateOptions, with_options
+from metarl.experiment.schema import Experiment
+from metarl.experiment.settings import read_config
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import require_writable
+from metarl.runtime.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of ``metarl report``.
+
+    Args:
+        videos: held-out tasks whose adaptation is filmed; of several runs, one each.
+        output: the HTML file; null: report.html in the run's folder, or comparison.html in the
+            first of several. Runs of different tasks then have a page for each task.
+    """
+
+    videos: Annotated[int, Interval(ge=0, le=3)] = 3
+    output: str | None = None
+
+
+@command
+def report(argv: Sequence[str]) -> int:
+    """Write figures, videos and a page about a run, or about several side by side."""
+    runs, options = runs_and_options(report, ReportOptions, argv)
+    if options.output and Path(options.output).suffix != ".html":
+        raise UserError(f"the output should be a file named .html, got {options.output}")
+    configs = [read_config(run) for run in runs]
+    if options.output:
+        evaluations.require_same_problem(runs, configs)
+    pages = {}
+    for compared, theirs in evaluations.by_problem(runs, configs):
+        first, alone = compared[0], len(compared) == 1
+        page = first.report_file if alone else first.path / "comparison.html"
+        pages[Path(options.output) if options.output else page] = compared, theirs
+    for page in pages:
+        require_writable(page)
+    for page, (compared, theirs) in pages.items():
+        _write_page(page, compared, theirs, options.videos)
+        print(f"report: {page}")
+    return 0
+
+
+def _write_page(
+    page: Path, runs: Sequence[RunFolder], configs: Sequence[Experiment], videos: int
+) -> None:
+    """Evaluate the runs alike, where that is still to do, and write their page."""
+    alike = [with_options(config, EvaluateOptions(), configs) for config in configs]
+    filmed = videos > 0
+    views = [
+        evaluations.newest(run, config, filmed) for run, config in zip(runs, alike, strict=True)
+    ]
+    from metarl.report.page import write_report
+
+    try:
+        write_report(views, page, videos)
+    except OSError as error:
+        raise UserError(f"cannot write {page}: {error.strerror}") from error

@@ -1,0 +1,193 @@
+"""A run in its folder: the trainer, and what is written and said of it."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from metarl.core.processes import Disconnected, StoppedElsewhere, World
+from metarl.experiment import build, evaluations
+from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
+from metarl.report import tables
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import write_atomically
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.launch import launched
+from metarl.runtime.scores import Evaluation
+from metarl.runtime.sinks import ConsoleSink, JsonlSink, Media, Sink, Sinks
+from metarl.runtime.trackers import TensorboardSink, WandbSink
+from metarl.runtime.trainer import Trainer, first_difference
+
+COLUMNS = {
+    "return/before": ("before", ".1f"),
+    "return/after": ("after", ".1f"),
+    "return/after_ci95": ("±", ".1f"),
+    "loss/after": ("loss", ".4f"),
+    "accuracy/after": ("accuracy", ".3f"),
+    "outer/kl": ("KL", ".4f"),
+    "env_steps_per_second": ("env steps/s", ",.0f"),
+    "seconds/iteration": ("s", ".2g"),
+}
+"""Metrics that the console shows: heading and format."""
+
+
+class Fault(Exception):
+    """What stopped a run, in one line."""
+
+
+def require_same_settings(config: Experiment, world: World) -> None:
+    """Raises UserError where this process would train something else than the first one."""
+    if world.size == 1:
+        return
+    mine = {**plain(config), "threads": None}
+    first = json.loads(world.leading_bytes(json.dumps(mine).encode()))
+    if difference := first_difference(mine, first):
+        raise UserError(f"the settings are not those of the first process: {difference}")
+
+
+class Training:
+    """A run that is about to begin, or to go on.
+
+    Args:
+        config: its settings.
+        folder: the run's, which is there only if it goes on.
+        learner: what is trained.
+        world: the processes that share it; the first one writes and speaks.
+    """
+
+    def __init__(
+        self, config: Experiment, folder: RunFolder, learner: build.Learner, world: World
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._learner = learner
+        self._world = world
+        self._reported: int | None = None  # iterations that the report is of
+
+    def run(self, go_on: bool) -> int:
+        """Train and evaluate; returns the exit code: 1 if the last checkpoint is not on disk.
+
+        Raises:
+            UserError: the run cannot go on.
+            Fault: what nobody foresaw.
+        """
+        # Everything that can be refused has been; only now is something written.
+        self._world.by_leader(lambda: None if go_on else self._create())
+        trainer = self._trainer()
+        if go_on or self._world.size > 1:  # of several, the first one knows
+            trainer.resume()
+        if self._world.leads:
+            self._begin(trainer, go_on)
+        try:
+            evaluation = trainer.run(self._open_sinks)
+        except (UserError, Disconnected, StoppedElsewhere, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a family or a model of the user's own, or a fault of ours
+            raise Fault(_described(error, self._folder)) from error
+        if not self._world.leads:
+            return 0
+        self._end(evaluation)
+        return 0 if trainer.saved else 1
+
+    def _create(self) -> None:
+        RunFolder.create(self._folder.path, to_yaml(self._config))
+        self._keep_task_file()
+
+    def _keep_task_file(self) -> None:
+        if path := build.task_file_path(self._config):
+            try:
+                self._folder.keep_task_file(path)
+            except OSError as error:
+                raise UserError(f"cannot copy {path}: {error.strerror}") from error
+
+    def _trainer(self) -> Trainer[Evaluation]:
+        config = self._config
+        return Trainer(
+            self._learner,
+            fixed_settings(config),
+            self._folder.checkpoints(config.checkpoint.keep),
+            config.iterations,
+            config.checkpoint.every,
+            config.evaluation.every,
+            self._illustrate,
+            config.logging.every,
+            self._world,
+        )
+
+    def _begin(self, trainer: Trainer[Evaluation], go_on: bool) -> None:
+        if go_on:
+            self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
+            self._folder.update_config(to_yaml(self._config))
+            self._keep_task_file()
+        since = f", from iteration {trainer.start}" if go_on else ""
+        print(f"run folder: {self._folder.path}{since}")
+        if build.compiles(self._config):
+            print("compiling: the first iteration can take a minute longer", flush=True)
+
+    def _open_sinks(self, start: int) -> Sinks:
+        """Of what is logged from iteration ``start`` on."""
+        if not self._world.leads:
+            return Sinks({})
+        config, run = self._config, self._folder
+        factories: dict[str, Callable[[], Sink]] = {
+            "metrics.jsonl": lambda: JsonlSink(run.metrics_file, start),
+            "console": lambda: ConsoleSink(config.iterations, start, COLUMNS),
+        }
+        if config.logging.wandb != "disabled":
+            tracking_id = run.info().get("tracking_id", run.path.name)
+            factories["wandb"] = lambda: WandbSink(
+                run.path, tracking_id, run.path.name, plain(config), config.logging, start
+            )
+        if config.logging.tensorboard:
+            factories["tensorboard"] = lambda: TensorboardSink(run.path / "tensorboard", start)
+        return Sinks(factories)
+
+    def _illustrate(self, iteration: int, evaluation: Evaluation) -> Media:
+        """Keep an evaluation and, if that is asked for, draw the report."""
+        self._reported = None
+        view = evaluations.keep_in(self._folder, self._config, iteration, evaluation)
+        if not self._config.logging.report:
+            return Media(tables=tables.tracker_tables(view))
+        from metarl.report.page import write_report  # slow to import, and writes font caches
+
+        media = write_report([view], self._folder.report_file, self._config.logging.videos)
+        self._reported = iteration
+        return media
+
+    def _end(self, evaluation: Evaluation | None) -> None:
+        """Say how it went."""
+        run, iterations = self._folder, self._config.iterations
+        if evaluation is None:
+            print(
+                f"stopped; to go on: metarl train --resume {run.path} "
+                f'(or make train ARGS="--resume {run.path}")'
+            )
+            return
+        try:
+            view = evaluations.keep_in(run, self._config, iterations, evaluation)
+        except UserError as error:  # the disk is full, say: the run itself is done
+            raise Fault(f"{error}; metarl evaluate {run.path} evaluates it again") from error
+        tables.print_scores(view)
+        print(f"written to {run.evaluation_file}")
+        if self._reported == iterations:
+            print(f"report: {run.report_file}")
+
+
+def _described(error: Exception, run: RunFolder) -> str:
+    """One line on an error that nobody foresaw; its traceback is kept in the run's folder."""
+    text = "".join(traceback.format_exception(error))
+    file = run.path / f"error{launched().rank or ''}.txt"
+    try:
+        write_atomically(file, text.encode())
+        kept = f"the traceback is in {file}"
+    except OSError:
+        print(text, file=sys.stderr)
+        kept = "the traceback is above"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{reason} ({place.filename}, line {place.lineno}); {kept}; "
+        f"--resume {run.path} goes on from the last checkpoint"
+    )

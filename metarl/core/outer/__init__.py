@@ -1,0 +1,1 @@
+"""Outer steps: how meta-parameters move along a meta-gradient."""

@@ -1,0 +1,257 @@
+"""Evaluations of trained runs: made, kept in their folders, and read back."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl.experiment import build
+from metarl.experiment.schema import (
+    Experiment,
+    RLExperiment,
+    SupervisedExperiment,
+    fixed_settings,
+    kind_of,
+    plain,
+)
+from metarl.experiment.settings import read_config
+from metarl.report.view import Recorded, RunView, by_test
+from metarl.rl.evaluate import Episodes
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import to_json, write_atomically
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.history import upgraded
+from metarl.runtime.scores import Evaluation, from_npz, paired_differences, to_npz
+from metarl.runtime.sinks import read_metrics
+from metarl.runtime.trainer import first_difference, load_into
+from metarl.supervised.evaluate import Examples
+
+
+class Trained(NamedTuple):
+    """A run with its policy, to be evaluated with the settings of ``config``.
+
+    Those differ from its own settings where a command was asked for other tasks, say.
+    """
+
+    run: RunFolder
+    config: Experiment
+    iteration: int
+    learner: build.Learner
+
+
+def open_runs(paths: Sequence[str]) -> list[RunFolder]:
+    """Existing runs.
+
+    Raises:
+        UserError: there is no run in one of the folders, or two have the same name.
+    """
+    runs = [RunFolder.open(Path(path)) for path in paths]
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            raise UserError(f"{run.path} is named twice, or another run has its name")
+    return runs
+
+
+def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
+    """A run with the policy of a checkpoint: ``last``, ``best`` or a number of iterations.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is not of this run's settings.
+    """
+    config = replace(config, compile=False)  # evaluations never are
+    learner = build.make_learner(config)
+    checkpoint, state = run.checkpoints().load(which)
+    load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
+    return Trained(run, config, checkpoint.iteration, learner)
+
+
+def require_same_problem(runs: Sequence[RunFolder], configs: Sequence[Experiment]) -> None:
+    """Raises UserError unless all runs are of one distribution over tasks."""
+    first = configs[0]
+    for run, config in zip(runs, configs, strict=True):
+        if kind_of(config) != kind_of(first):
+            raise UserError(
+                f"{run.path} and {runs[0].path} cannot be compared: "
+                f"{kind_of(config)} and {kind_of(first)}"
+            )
+        name = first.problem
+        if difference := first_difference(plain(config)[name], plain(first)[name], name):
+            raise UserError(f"{run.path} and {runs[0].path} cannot be compared: {difference}")
+
+
+def by_problem(
+    runs: Sequence[RunFolder], configs: Sequence[Experiment]
+) -> list[tuple[list[RunFolder], list[Experiment]]]:
+    """The runs of every distribution over tasks, in order, which can be compared."""
+    groups: list[tuple[Any, list[RunFolder], list[Experiment]]] = []
+    for run, config in zip(runs, configs, strict=True):
+        problem = kind_of(config), plain(config)[config.problem]
+        group = next((group for group in groups if group[0] == problem), None)
+        if group is None:
+            groups.append((problem, [run], [config]))
+        else:
+            group[1].append(run)
+            group[2].append(config)
+    return [(group_runs, group_configs) for _, group_runs, group_configs in groups]
+
+
+def is_own(trained: Trained) -> bool:
+    """Whether the evaluation is to be that of the run's own settings and newest checkpoint."""
+    newest = trained.run.checkpoints().all()[0].iteration
+    own = protocol(read_config(trained.run))
+    return trained.iteration == newest and protocol(trained.config) == own
+
+
+def evaluated(trained: Trained, keep: bool) -> RunView:
+    """Evaluate a model, and keep the result in the run's folder if asked to."""
+    run, config, iteration, learner = trained
+    evaluation = learner.evaluate(iteration)
+    return (keep_in if keep else view_of)(run, config, iteration, evaluation)
+
+
+def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView:
+    """The evaluation of the newest checkpoint; made now, unless the run's own is kept and fits.
+
+    Args:
+        episodes: whether recorded episodes are needed, which a kept run has not. If they alone are
+            missing, the evaluation is made again, and the run's own stays as it is.
+    """
+    saved, checkpoints = run.load_evaluation(), run.checkpoints().all()
+    fits = False
+    if saved and checkpoints:
+        result, recorded = _as_of_today(saved[0]), _read_episodes(saved[1])
+        is_newest = result["iteration"] == checkpoints[0].iteration
+        fits = is_newest and result["protocol"] == protocol(config)
+        if fits and (recorded or not episodes):
+            return _view(run, read_config(run), result, recorded)
+    trained = load(run, config)
+    print(f"evaluating {run.path} after {trained.iteration} iterations", flush=True)
+    return evaluated(trained, keep=is_own(trained) and not fits)
+
+
+def _as_of_today(result: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation that an earlier version may have written."""
+    where, taken = result["problem"], result["protocol"]
+    problem = upgraded({where: taken.get("problem")})[where]
+    return {**result, "protocol": {**taken, "problem": problem}}
+
+
+def protocol(config: Experiment) -> dict[str, Any]:
+    """How an evaluation is taken, as a config asks for it."""
+    assert isinstance(config, RLExperiment | SupervisedExperiment)
+    evaluation = config.evaluation
+    chosen = evaluation.candidate_rates if evaluation.inner_steps else None
+    if isinstance(config, RLExperiment):
+        special: dict[str, Any] = {
+            "trajectories": config.evaluation.trajectories or config.trajectories,
+            "actions": "mean" if config.evaluation.mean_actions else "sampled",
+        }
+        if file := build.held_out_tasks(config):
+            special["tasks_sha256"] = file.digest
+    else:
+        special = {
+            "tests": config.evaluation.tests or [f"{config.shots}-shot"],
+            "queries": config.evaluation.queries or config.queries,
+        }
+    return {
+        "problem": plain(config)[config.problem],
+        "tasks": evaluation.tasks,
+        "seed": evaluation.seed,
+        **special,
+        "inner_rates": None if chosen else evaluation.rates(config.inner.alpha),
+        "candidates": chosen or [],
+    }
+
+
+def _read_episodes(data: bytes | None) -> Recorded | None:
+    try:
+        return from_npz(data, [Episodes, Examples]) if data else None
+    except ValueError:
+        return None
+
+
+def keep_in(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
+    """Write an evaluation to the run's folder; returns what reports see of it."""
+    result, episodes = _result(config, iteration, evaluation)
+    run.save_evaluation(result, episodes)
+    return _view(run, read_config(run), result, evaluation.episodes)
+
+
+def view_of(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
+    """What reports see of an evaluation."""
+    result, _ = _result(config, iteration, evaluation)
+    return _view(run, read_config(run), result, evaluation.episodes)
+
+
+def write(output: Path, views: Sequence[RunView]) -> None:
+    """Write one run's evaluation, or several and their paired differences, as JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content: Any = views[0].evaluation
+    if len(views) > 1:
+        content = {
+            "runs": {view.name: view.evaluation for view in views},
+            "differences": {
+                f"{other.name} - {first.name}{test and f', {test}'}": paired_differences(
+                    first.scores, other.scores
+                )
+                for test, (first, *others) in by_test(views).items()
+                for other in others
+            },
+        }
+    try:
+        write_atomically(output, to_json(content, indent=2).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _view(run: RunFolder, config: Experiment, result: dict[str, Any], episodes: Any) -> RunView:
+    is_rl = isinstance(config, RLExperiment)
+    return RunView(
+        name=run.name,
+        config=plain(config),
+        info=run.info(),
+        metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
+        evaluation=result,
+        episodes=episodes,
+        family=build.make_family(result["protocol"]["problem"]) if is_rl else None,
+    )
+
+
+def _published(config: Experiment) -> dict[str, Any]:
+    """The published row beside an evaluation, with every task's return where that is known."""
+    published = dict(plain(config)["evaluation"]["published"])
+    method = published.pop("method")
+    file = build.held_out_tasks(config) if isinstance(config, RLExperiment) else None
+    if file is None or method not in file.published:
+        return published
+    source, returns = file.published[method]
+    scores = returns.mean(axis=1).tolist()
+    return published | {"source": source, "scores": scores, "per_task": returns.tolist()}
+
+
+def _result(
+    config: Experiment, iteration: int, evaluation: Evaluation
+) -> tuple[dict[str, Any], bytes]:
+    """All of an evaluation, and the file of its episodes.
+
+    The same for the same checkpoint and settings, byte for byte.
+    """
+    episodes = to_npz(evaluation.episodes)
+    result = {
+        **evaluation.to_json(),
+        "main_test": evaluation.test,
+        "problem": config.problem,
+        "protocol": protocol(config),
+        "iteration": iteration,
+        "seed": config.seed,
+        "task_file": plain(config)["evaluation"].get("task_file"),
+        "published": _published(config),
+        "episodes_sha256": hashlib.sha256(episodes).hexdigest(),
+    }
+    return json.loads(to_json(result)), episodes

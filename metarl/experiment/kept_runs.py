@@ -1,0 +1,208 @@
+"""Trained runs to keep: small copies that evaluate, report and resume like any run.
+
+results/<name>/
+    config.yaml      every setting
+    run.json         versions, git commit, command line
+    metrics.jsonl    a few hundred iterations, first and last and evaluated ones among them
+    evaluation.json  scores on held-out tasks, without the recorded episodes
+    tasks/           the file of held-out tasks, if there is one
+    checkpoints/     the last one
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl.experiment import build, evaluations
+from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment, to_yaml
+from metarl.experiment.settings import checked, read_config
+from metarl.runtime.checkpoint import Checkpoint
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import to_json
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
+
+ROWS = 200  # of metrics.jsonl, about
+DIGITS = 6  # of its numbers
+LIMIT = 1_500_000  # bytes of a kept run, which is made to go into a repository
+OWN = {
+    *("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "tasks", "checkpoints"),
+    *("episodes.npz", "report.html", "report_files", "comparison.html", "comparison_files"),
+    *("error.txt", "wandb", "tensorboard"),
+}
+"""What a run's folder has; a kept run's folder may have other files of the user's."""
+
+
+class KeptRun(NamedTuple):
+    """A run that was kept."""
+
+    path: Path
+    iterations: int  # done so far
+    size: int  # bytes
+
+
+def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
+    """Copy a run's settings, metrics, evaluation and last checkpoint to ``folder/name``.
+
+    The copy replaces an older one of the same run atomically. A kept run that was resumed may be
+    tidied in place.
+
+    Raises:
+        UserError: the run is damaged, half-written or too large, another run is there, or the
+            folder cannot be written.
+    """
+    config = read_config(run)
+    checkpoint = newest_checkpoint(run, config)
+    target = folder / name
+    kept_config = checked(lambda: _portable_config(config, folder, name))
+    _require_free(target, run, checkpoint)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _replacing(target) as new:
+            _write(new, run, kept_config, checkpoint)
+            if path := build.task_file_path(config):
+                RunFolder(new).keep_task_file(path)
+            size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
+            if size > LIMIT:
+                raise UserError(
+                    f"{run.path} would take {size:,} bytes, more than the {LIMIT:,} of a kept run"
+                )
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    return KeptRun(target, checkpoint.iteration, size)
+
+
+def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint) -> None:
+    (new / "config.yaml").write_text(to_yaml(config))
+    (new / "run.json").write_text(json.dumps(_portable_info(run), indent=2) + "\n")
+    rows = _thin(read_metrics(run.metrics_file))
+    (new / "metrics.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
+    if saved := run.load_evaluation():
+        evaluation = {**saved[0], "task_file": _file_name(saved[0].get("task_file"))}
+        (new / "evaluation.json").write_text(to_json(evaluation, indent=1) + "\n")
+    (new / "checkpoints").mkdir()
+    for path in (checkpoint.path, checkpoint.path.with_suffix(".json")):
+        shutil.copyfile(path, new / "checkpoints" / path.name)
+
+
+def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
+    """The newest checkpoint of a run that was stopped cleanly.
+
+    Raises:
+        UserError: it was not, or something is damaged or missing.
+    """
+    if not run.info():
+        raise UserError(f"{run.path} has no readable run.json, which says where it is from")
+    checkpoints = run.checkpoints().all()
+    if not checkpoints or not run.metrics_file.is_file():
+        raise UserError(f"{run.path} is half-written: it has no checkpoint or no metrics.jsonl")
+    newest = checkpoints[0]
+    evaluations.load(run, config, str(newest.iteration))
+    rows = read_metrics(run.metrics_file)
+    logged = max((row["iteration"] + 1 for row in rows), default=0)
+    if logged > max(newest.iteration, 1):  # iteration 0 is logged where there is none to do
+        raise UserError(
+            f"{run.path} is half-written: it has logged {logged} iterations, but its newest "
+            f"checkpoint is after {newest.iteration}; resume it, and stop it with one Ctrl-C"
+        )
+    saved = run.load_evaluation()
+    evaluated = saved[0]["iteration"] if saved else None
+    if newest.iteration == config.iterations and evaluated != newest.iteration:
+        raise UserError(
+            f"{run.path} has no evaluation of its last checkpoint: metarl evaluate {run.path}"
+        )
+    return newest
+
+
+def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
+    """Raises UserError where something else than an earlier state of the same run is kept."""
+    if not target.exists():
+        return
+    there = RunFolder(target)
+    if not there.info().get("kept") and target.resolve() == run.path.resolve():
+        raise UserError(f"{target} is the run itself; choose another --folder")
+    one, other = (
+        [folder.info().get(key) for key in ("created", "tracking_id")] for folder in (run, there)
+    )
+    same = one == other and None not in one
+    ahead = max((c.iteration for c in there.checkpoints().all()), default=0)
+    if not same or ahead > checkpoint.iteration:
+        what = "the same run, further on" if same else "something else"
+        raise UserError(f"{target} holds {what}; choose another --name")
+
+
+def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
+    """The settings without folders of the machine, which mean nothing elsewhere."""
+    config = replace(config, folder=str(folder), name=name)
+    if isinstance(config, SupervisedExperiment):
+        return replace(config, data_folder=None)
+    assert isinstance(config, RLExperiment)
+    task_file = _file_name(config.evaluation.task_file)
+    return replace(config, evaluation=replace(config.evaluation, task_file=task_file))
+
+
+def _portable_info(run: RunFolder) -> dict[str, Any]:
+    """``run.json`` without folders of the machine, marked as of a kept run."""
+    info = run.info()
+    command = info.get("command")
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    return info | {"command": [_without_folder(word) for word in words], "kept": True}
+
+
+def _without_folder(word: str) -> str:
+    """``--config=x.yaml`` for ``--config=/home/me/x.yaml``."""
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if value.startswith(("/", "~")) else word
+
+
+def _file_name(path: str | None) -> str | None:
+    return None if path is None else Path(path).name
+
+
+def _thin(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """About ``ROWS`` rows, and the same ones again where they were thinned before."""
+    if len(rows) > ROWS:
+        span = math.ceil((rows[-1]["iteration"] + 1) / ROWS)
+        last_of_span = {row["iteration"] // span: i for i, row in enumerate(rows)}
+        chosen = {0, *last_of_span.values()}
+        rows = [
+            row
+            for i, row in enumerate(rows)
+            if i in chosen or any(key.startswith("evaluation/") for key in row)
+        ]
+    return [{key: _rounded(value) for key, value in row.items()} for row in rows]
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, float) or not math.isfinite(value) or value.is_integer():
+        return value
+    return float(f"{value:.{DIGITS}g}")
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``target`` once it is complete.
+
+    Files in ``target`` that are not of a run move to the new folder.
+    """
+    new, old = (target.with_name(f".{target.name}.{os.getpid()}.{x}") for x in ("new", "old"))
+    new.mkdir()
+    try:
+        yield new
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+        for path in old.iterdir() if old.exists() else ():
+            if path.name not in OWN:
+                path.rename(target / path.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,204 @@
+"""Command lines and files as typed settings; what is wrong with them in one line."""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from metarl.runtime.errors import UserError, leads
+
+Schema = TypeVar("Schema")
+
+
+class Parser(ArgumentParser):
+    """An argument parser whose errors are one line that says what is allowed, with exit code 2."""
+
+    origin = ""
+    """What the errors should name as their place, a file for example."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        said = f"{self.origin}{one_line(message)[:LONGEST_LINE]}{self._did_you_mean(message)}"
+        self.exit(2, f"{self.prog}: error: {said}\n" if leads() else None)
+        raise AssertionError("exit() does not return")
+
+    def parse_settings(self, arguments: Sequence[str]) -> Namespace:
+        """``parse_args`` that also refuses null, and a value in the place of a group."""
+        try:
+            namespace = self.parse_args(list(arguments))
+        except Exception as error:  # whatever nonsense in a file leads jsonargparse to
+            self.error(str(error) or type(error).__name__)
+        self._require_groups(self.get_defaults(), namespace)
+        try:
+            self.validate(namespace, skip_unset=False)
+        except TypeError as error:
+            self.error(str(error))
+        return namespace
+
+    def _require_groups(self, default: Namespace, found: Namespace, where: str = "") -> None:
+        for key, value in vars(default).items():
+            if isinstance(value, Namespace):
+                if not isinstance(found[key], Namespace):
+                    self.error(f"{where}{key} should be a mapping, got {found[key]}")
+                self._require_groups(value, found[key], f"{where}{key}.")
+
+    def _did_you_mean(self, message: str) -> str:
+        """For an unknown option of the command line, or an unknown key of a file."""
+        known = [o for action in self._actions for o in action.option_strings]
+        if option := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
+            return suggestion(option[1], known)
+        if key := re.search(r"(?:Group '([\w.]+)' .*)?[Oo]ption '([\w.-]+)'", message):
+            return suggestion(".".join(filter(None, key.groups())), [o.lstrip("-") for o in known])
+        return ""
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """`` (did you mean ...?)`` or nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+}
+
+LONGEST_LINE = 1000  # characters of what is said of bad input
+LARGEST_FILE = 100_000  # characters of a config file; ours have a thousand
+DEEPEST = 20  # levels of settings; ours have four
+
+MESSAGES = (
+    (r"\s+", " "),
+    (r"\d+ validation errors? for \S+ (\d+ )?", ""),
+    (r"(than|to)( \[type=.*Given value: (\S+))$", r"\1 \3\2"),  # a bound equal to the value is cut
+    (r" \[type=.*?/v/\w+", ""),
+    (r"Does not validate against .*? Errors: - ", ""),  # of "... | None" only the first is wanted
+    (r"(\. Got value: .*?)? - Expected a <class 'NoneType'>.*Given value: ", ". Got value: "),
+    (r'Parser key "([\w.]+)":', r"\1"),
+    (r"Unable to load config .* Unable to load config \"(.*)\"", r"should be a mapping, got \1"),
+    (r"(Input|List) should", "should"),
+    (r", unable to parse string as an? \w+| after validation, not 0", ""),
+    (r"Expected a typing\.Literal\[(.*?)\]", r"should be one of \1"),
+    (r"Expected a <class '(\w+)'>", lambda found: f"should be {TYPES.get(found[1], found[1])}"),
+    (r"Expected a tuple", "should be a list"),
+    (r"\. Got value:", ", got"),
+)
+"""What jsonargparse and pydantic say, and how to say it without their internals."""
+
+
+def one_line(message: str) -> str:
+    """A parser's message as one line."""
+    for pattern, replacement in MESSAGES:
+        message = re.sub(pattern, replacement, message)
+    return message.strip(" .")
+
+
+def parse_object(schema: type[Schema], values: dict[str, Any], where: str) -> Schema:
+    """Make a dataclass from a dictionary.
+
+    Raises:
+        UserError: a key is unknown, or a value has the wrong type or is out of range.
+    """
+    known = [f.name for f in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise UserError(
+                f"{where}.{key} is not a setting{suggestion(str(key), known)}; "
+                f"there are {', '.join(known)}"
+            )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(schema)
+    try:
+        namespace = parser.parse_object(values)
+        parser.validate(namespace, skip_unset=False)  # parse_object lets null pass
+        return schema(**vars(parser.instantiate(namespace)))
+    except Exception as error:
+        raise UserError(f"{where}: {one_line(str(error))}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for more than memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+# A name such as 2024-01-01 is text.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _require_bounded(value: Any, depth: int = 0) -> None:
+    """Raises RecursionError for settings that nest too deep, ValueError for aliases in text, which
+    is read as YAML where a list is wanted.
+    """
+    if depth > DEEPEST:
+        raise RecursionError
+    if isinstance(value, str) and "*" in value:
+        with suppress(yaml.YAMLError):
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(value)):
+                raise ValueError(f"aliases are not allowed, as in {value[:40]!r}")
+    children = value.values() if isinstance(value, dict) else value
+    for child in children if isinstance(value, dict | list) else ():
+        _require_bounded(child, depth + 1)
+
+
+def require_mappings(values: dict[str, Any], like: dict[str, Any], where: str = "") -> None:
+    """Refuse text in the place of a group of settings, which would be the name of another file.
+
+    Args:
+        values: contents of a file; a key may be a path, as in ``evaluation.tasks``.
+        like: all settings.
+
+    Raises:
+        UserError: there is such text.
+    """
+    for key, value in values.items():
+        first, _, rest = str(key).partition(".")
+        known, path = like.get(first), f"{where}{first}"
+        inner = {rest: value} if rest else value
+        if isinstance(known, dict) and isinstance(inner, str):
+            raise UserError(f"{path} should be a mapping, got {inner[:LONGEST_LINE]}")
+        if isinstance(known, dict) and isinstance(inner, dict):
+            require_mappings(inner, known, f"{path}.")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The YAML mapping that ``path`` holds.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE} characters")
+        values = _Loader(text).get_single_data()
+        _require_bounded(values)
+    except RecursionError as error:
+        raise UserError(f"cannot read {path}: it nests too deep") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {one_line(str(error))}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold settings, one `key: value` per line")
+    try:
+        json.dumps(values)
+    except TypeError as error:
+        raise UserError(f"{path} should hold text, numbers, lists and mappings only") from error
+    return values

@@ -1,0 +1,232 @@
+"""The papers' protocol of evaluation: adapt to held-out tasks, score fresh trajectories."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from annotated_types import Gt
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.core.processes import World
+from metarl.rl.diagnostics import Sampled
+from metarl.rl.rollout import Trajectories
+from metarl.rl.sampler import Stream, Watch
+from metarl.runtime.scores import Evaluation, EvaluationConfig
+from metarl.runtime.seeding import Purpose, generator
+
+RECORDED_TASKS = 3
+RECORDED_TRAJECTORIES = 8
+
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class PolicyEvaluationConfig(EvaluationConfig):
+    """How a policy is evaluated.
+
+    Args:
+        task_file: JSON or CSV file of held-out tasks; a path, or a name from configs/tasks/. It
+            takes the place of ``tasks`` drawn ones. null: draw them.
+        trajectories: trajectories per task and inner step; null: as many as in training.
+        mean_actions: adapt on sampled actions, but score episodes of the policy's mean actions.
+    """
+
+    task_file: str | None = None
+    trajectories: Annotated[int, Gt(0)] | None = None
+    mean_actions: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task_file == "":
+            raise ValueError("evaluation.task_file should name a file, or be null")
+
+    def rates_from(self, alpha: float) -> list[float]:
+        """alpha, then alpha / 2 (Finn et al. 2017, appendix A.2)."""
+        return [alpha if k == 0 else alpha / 2 for k in range(self.inner_steps)]
+
+
+class Episodes(NamedTuple):
+    """Recorded episodes: the first N' of the first M' held-out tasks after 0, 1, ... inner steps.
+
+    They are those that the scores count, not episodes of their own.
+    """
+
+    qpos: Array  # [steps + 1, M', N', T + 1, nq], generalised coordinates, initial state first
+    rewards: Array  # [steps + 1, M', N', T]
+    lengths: NDArray[np.integer]  # [steps + 1, M', N'], env steps; what follows them is padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyEvaluation(Evaluation):
+    """Mean undiscounted returns of one policy; NaN where all of a task's episodes diverged.
+
+    Args:
+        lengths: mean episode length, [steps + 1, M].
+        trajectories: per task and inner step.
+        mean_actions: whether the scored actions are the policy's mean ones.
+    """
+
+    lengths: Array
+    trajectories: int
+    mean_actions: bool = False
+
+    def rows(self) -> list[dict[str, float]]:
+        lengths = self.lengths.mean(1)
+        return [
+            row | {"length": float(length)}
+            for row, length in zip(super().rows(), lengths, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **super().to_json(),
+            "trajectories": self.trajectories,
+            "actions": "mean" if self.mean_actions else "sampled",
+            "lengths": self.lengths.tolist(),
+        }
+
+
+class Tasks(Protocol):
+    """What a learner needs of a task family."""
+
+    @property
+    def task_fields(self) -> Sequence[str]: ...
+    @property
+    def horizon(self) -> int: ...
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]: ...
+
+
+class Adapter(Protocol):
+    """What is evaluated."""
+
+    def adapt_and_sample(
+        self,
+        tasks: NDArray[np.float64],
+        alphas: Sequence[float],
+        trajectories: int,
+        stream: Stream,
+        watch: Watch | None = None,
+    ) -> list[Sampled]: ...
+
+    def mean_action_trajectories(
+        self,
+        rounds: Sequence[Sampled],
+        tasks: NDArray[np.float64],
+        stream: Stream,
+        watch: Watch | None = None,
+    ) -> list[Trajectories]: ...
+
+
+@dataclass
+class Recorder:
+    """Keeps where the first few simulations of every round were; a ``Watch``."""
+
+    tasks: int = RECORDED_TASKS
+    frames: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
+
+    def __call__(self, inner_step: int, qpos: NDArray[np.float64]) -> None:
+        kept = qpos[: self.tasks, :RECORDED_TRAJECTORIES].copy()
+        self.frames.setdefault(inner_step, []).append(kept)
+
+    def episodes(self, rounds: Sequence[Trajectories]) -> Episodes:
+        """What was seen, beside what ``rounds``, which it was seen in, say of it."""
+        horizon = rounds[0].rewards.shape[-1]
+        first = slice(self.tasks), slice(RECORDED_TRAJECTORIES)
+        padded = [
+            np.stack(frames + [frames[-1]] * (horizon + 1 - len(frames)), axis=2)
+            for _, frames in sorted(self.frames.items())
+        ]
+        return Episodes(
+            qpos=np.stack(padded).astype(np.float32),
+            rewards=torch.stack([r.rewards[first] for r in rounds]).float().cpu().numpy(),
+            lengths=torch.stack([r.lengths[first] for r in rounds]).long().cpu().numpy(),
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """Scores after 0, 1, ... inner steps on seeded held-out tasks (Finn et al. 2017, appendix A.2).
+
+    Every inner step adapts on fresh trajectories, and those after the last one are fresh too.
+
+    Args:
+        config: its settings.
+        family: the distribution that held-out tasks are drawn from.
+        alpha: the trained inner rate.
+        trajectories: per task and inner step, where the config does not say.
+        world: the processes that share the tasks.
+        held_out: the held-out tasks, [M, task_dim]; None: ``config.tasks`` drawn ones.
+    """
+
+    config: PolicyEvaluationConfig
+    family: Tasks
+    alpha: float
+    trajectories: int
+    world: World
+    held_out: NDArray[np.float64] | None = None
+
+    def run(self, adapter: Adapter) -> PolicyEvaluation:
+        """The scores; the adapter stays as it is."""
+        config = self.config
+        alpha, validation = config.choose_rate(self.alpha, partial(self._validate, adapter))
+        tasks = self.held_out
+        if tasks is None:
+            tasks = self._draw_tasks(Purpose.EVALUATION_TASKS)
+        mine, stream = self._share_of(tasks, Purpose.EVALUATION_ROLLOUT)
+        trajectories = config.trajectories or self.trajectories
+        recorder = Recorder(max(0, RECORDED_TASKS - stream.first_task))
+        watch = None if config.mean_actions else recorder
+        sampled = adapter.adapt_and_sample(mine, config.rates(alpha), trajectories, stream, watch)
+        rounds = [s.trajectories for s in sampled]
+        if config.mean_actions:
+            stream = stream._replace(purpose=Purpose.MEAN_ACTION_ROLLOUT)
+            rounds = adapter.mean_action_trajectories(sampled, mine, stream, recorder)
+        return PolicyEvaluation(
+            measure="return",
+            tasks=tasks,
+            task_fields=self.family.task_fields,
+            scores=self._of_all([r.returns.nanmean(1) for r in rounds]),
+            lengths=self._of_all([r.lengths.mean(1) for r in rounds]),
+            diverged=self._of_all([r.diverged.sum(1) for r in rounds]).sum(1),
+            inner_rates=config.rates(alpha),
+            trajectories=trajectories,
+            mean_actions=config.mean_actions,
+            validation=validation,
+            episodes=self._recorded(recorder, rounds),
+        )
+
+    def _validate(self, adapter: Adapter, alpha: float) -> float:
+        """Mean return over validation tasks and inner steps from the first on."""
+        tasks = self._draw_tasks(Purpose.VALIDATION_TASKS)
+        mine, stream = self._share_of(tasks, Purpose.VALIDATION_ROLLOUT)
+        trajectories = self.config.trajectories or self.trajectories
+        rounds = adapter.adapt_and_sample(mine, self.config.rates(alpha), trajectories, stream)
+        return float(self._of_all([r.trajectories.returns.mean(1) for r in rounds[1:]]).mean())
+
+    def _draw_tasks(self, purpose: Purpose) -> NDArray[np.float64]:
+        """As many tasks of the family as the config says, [M, task_dim]."""
+        return self.family.sample_tasks(generator(self.config.seed, purpose), self.config.tasks)
+
+    def _share_of(
+        self, tasks: NDArray[np.float64], rollout: Purpose
+    ) -> tuple[NDArray[np.float64], Stream]:
+        """The tasks of this process, and the random numbers to sample them with."""
+        share = self.world.share(len(tasks))
+        stream = Stream(self.config.seed, rollout, first_task=share.start)
+        return tasks[share.start : share.stop], stream
+
+    def _of_all(self, per_task: Sequence[Tensor]) -> Array:
+        """Values [m] of this process's tasks after every inner step, as [steps + 1, M] of all."""
+        columns: Array = self.world.gather(torch.stack([*per_task], 1).double()).cpu().numpy()
+        return columns.T
+
+    def _recorded(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> Episodes:
+        """Of the first tasks of all, wherever those were sampled."""
+        by_task = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in recorder.episodes(rounds)]
+        of_all = self.world.gather([torch.from_numpy(x) for x in by_task])
+        return Episodes(*(x.numpy().swapaxes(0, 1) for x in of_all))

@@ -1,0 +1,1 @@
+"""A run, whatever is learnt: its folder, checkpoints, metrics and training loop."""

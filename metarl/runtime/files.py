@@ -1,0 +1,75 @@
+"""Files that are whole or absent, and JSON that every reader accepts."""
+
+import io
+import json
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from metarl.runtime.errors import UserError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``: after a crash at any moment it holds the old or the new."""
+    # Named after the process: two that write the same file do not meddle with each other.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:  # also when interrupted: no half file is left behind
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself
+    finally:
+        os.close(directory)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON of nested dictionaries, lists and numbers; null for what is not finite."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else, or nests deeper than any of ours.
+    """
+    try:
+        return json.loads(path.read_text(errors="replace"))
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def require_unpacked(data: bytes, limit: int) -> None:
+    """Raises ValueError unless ``data`` are a zip archive of at most ``limit`` bytes unpacked."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > limit:
+        raise ValueError(f"it would unpack to {size} bytes, more than {limit}")
+
+
+def require_writable(path: Path) -> None:
+    """Raises UserError when ``path`` cannot be written; better before the work than after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}")

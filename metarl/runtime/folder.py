@@ -1,0 +1,268 @@
+"""The folder of a run: settings, versions, metrics, checkpoints.
+
+runs/<name>/
+    config.yaml      every setting, resolved
+    run.json         versions, git commit, command line, wandb run id
+    metrics.jsonl    one line per iteration
+    checkpoints/     the newest few and the best
+    evaluation.json  scores after every inner step on held-out tasks
+    episodes.npz     some of the episodes that it scored
+    tasks/           a copy of the file of held-out tasks, if there is one
+    report.html      all of it to look at; report_files/ has its figures and videos
+    wandb/ tensorboard/   if switched on
+"""
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from metarl.runtime.checkpoint import CheckpointFolder
+from metarl.runtime.errors import UserError
+from metarl.runtime.files import read_json, to_json, write_atomically
+from metarl.runtime.launch import launch_id
+from metarl.runtime.sinks import read_metrics
+
+FIXED = (
+    *("env", "data", "observe_task", "policy", "model"),
+    *("tasks", "trajectories", "shots", "queries", "distinct_tasks"),
+    *("inner", "advantage", "outer", "seed"),
+)
+"""Settings that make a run what it is: a resumed run keeps them."""
+PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
+
+
+class _Row(TypedDict):
+    inner_steps: int
+    mean: float | None
+    ci95: float | None
+    median: float | None
+    diverged: float
+
+
+class _Candidate(TypedDict):
+    rate: float
+    score: float | None
+
+
+class _Test(TypedDict):
+    test: str
+    measure: str
+    rows: list[_Row]
+    inner_rates: list[float]
+    validation: list[_Candidate]
+    task_fields: list[str]
+    tasks: list[list[float]]
+    scores: list[list[float | None]]
+
+
+class _Published(TypedDict):
+    source: str
+    test: str
+    scores: list[float | None]
+    per_task: NotRequired[list[list[float]]]
+
+
+class _Evaluation(_Test):
+    others: list[_Test]
+    main_test: str
+    problem: Literal["env", "data"]
+    protocol: dict[str, Any]
+    iteration: int
+    published: _Published
+    task_file: NotRequired[str | None]
+    episodes_sha256: str
+
+
+def is_evaluation(result: Any) -> bool:
+    """Whether this is what ``evaluation.json`` holds, and not what somebody has made of it."""
+    try:
+        TypeAdapter(_Evaluation).validate_python(result, strict=True)
+    except ValidationError:
+        return False
+    return all(
+        len(test["rows"]) == len(test["scores"]) == len(test["inner_rates"]) + 1
+        and [row["inner_steps"] for row in test["rows"]] == [*range(len(test["rows"]))]
+        and all(len(scores) == len(test["tasks"]) for scores in test["scores"])
+        and all(len(task) == len(test["task_fields"]) for task in test["tasks"])
+        for test in (result, *result["others"])
+    ) and all(len(x) == len(result["tasks"]) for x in result["published"].get("per_task", []))
+
+
+class RunFolder:
+    """An existing run; see ``create`` and ``open``."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = path.resolve().name
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.evaluation_file = path / "evaluation.json"
+        self.episodes_file = path / "episodes.npz"
+        self.report_file = path / "report.html"
+
+    @classmethod
+    def create(cls, path: Path, config_yaml: str) -> "RunFolder":
+        """Make the folder of a new run.
+
+        Raises:
+            UserError: it already holds a run, or cannot be written.
+        """
+        run = cls(path)
+        if (
+            run.config_file.exists()
+            or run.metrics_file.is_file()
+            or not run.checkpoints().is_empty()
+        ):
+            raise UserError(
+                f"{path} already holds a run; choose another --name, or go on with --resume {path}"
+            )
+        info = {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "git_commit": _git_commit(),
+            "tracking_id": secrets.token_hex(4),
+            "launch": launch_id(),
+        }
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "run.json", json.dumps(info, indent=2).encode())
+            # Last: it is what makes the folder a run.
+            write_atomically(run.config_file, config_yaml.encode())
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run.
+
+        Raises:
+            UserError: there is no run in ``path``.
+        """
+        if not path.is_dir():
+            raise UserError(f"there is no run folder {path}")
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise UserError(f"{path} holds no run: config.yaml is missing")
+        return run
+
+    def own_task_file(self, name: str) -> Path | None:
+        """The run's copy of the task file of this name; None if it has none."""
+        stem = Path(name).name.removesuffix(".json").removesuffix(".csv")
+        found = [self.path / "tasks" / f"{stem}{suffix}" for suffix in (".json", ".csv")]
+        return next((path for path in found if path.is_file()), None)
+
+    def keep_task_file(self, path: Path) -> None:
+        """Copy a task file to the run: its tasks stay as they are when the file is moved.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        own = self.path / "tasks" / path.name
+        if path.resolve() != own.resolve():
+            own.parent.mkdir(exist_ok=True)
+            write_atomically(own, path.read_bytes())
+
+    def is_of_this_launch(self) -> bool:
+        """Whether torchrun has started these processes again, after they had begun this run."""
+        launch = launch_id()
+        begun = self.config_file.is_file()
+        return launch is not None and begun and self.info().get("launch") == launch
+
+    def checkpoints(self, keep: int = 3) -> CheckpointFolder:
+        return CheckpointFolder(self.path / "checkpoints", keep)
+
+    def require_not_ahead_of(self, start: int, checkpoint_every: int) -> None:
+        """Raises UserError when a resume from ``start`` = 0 would throw away a run without need.
+
+        A run that was stopped before its first checkpoint starts again; one that has done more has
+        lost its checkpoints, and its metrics should not go the same way unasked.
+        """
+        if start > 0 or not self.metrics_file.is_file():
+            return
+        done = max((row["iteration"] + 1 for row in read_metrics(self.metrics_file)), default=0)
+        if done > checkpoint_every:
+            raise UserError(
+                f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
+            )
+
+    def save_evaluation(self, result: dict[str, Any], episodes: bytes) -> None:
+        """Keep an evaluation and its recorded episodes.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        try:
+            write_atomically(self.episodes_file, episodes)
+            write_atomically(self.evaluation_file, to_json(result, indent=2).encode())
+        except OSError as error:
+            raise UserError(f"cannot write {self.evaluation_file}: {error.strerror}") from error
+
+    def load_evaluation(self) -> tuple[dict[str, Any], bytes | None] | None:
+        """The evaluation that was kept, and the file of its episodes; None for what is damaged."""
+        try:
+            result = read_json(self.evaluation_file)
+        except (OSError, ValueError):
+            return None
+        if not is_evaluation(result):
+            return None
+        try:
+            data = self.episodes_file.read_bytes()
+            intact = hashlib.sha256(data).hexdigest() == result["episodes_sha256"]
+            return result, data if intact else None
+        except OSError:
+            return result, None
+
+    def info(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty when it is missing or damaged."""
+        try:
+            info = read_json(self.path / "run.json")
+        except (OSError, ValueError):
+            return {}
+        return info if isinstance(info, dict) else {}
+
+    def update_config(self, config_yaml: str) -> None:
+        """Write the settings that a resumed run goes on with."""
+        write_atomically(self.config_file, config_yaml.encode())
+
+    def require_writable(self) -> None:
+        """Raises UserError unless files can be written here."""
+        if not os.access(self.path, os.W_OK):
+            raise UserError(f"cannot write the run folder {self.path}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree, with ``-dirty`` when it differs; None outside a repository."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

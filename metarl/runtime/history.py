@@ -1,0 +1,138 @@
+"""Translate settings and checkpoints of earlier versions to today's, so that old runs still load.
+
+A run's folder holds every setting that its version knew. Whoever adds a setting says here which
+value the code had before; whoever renames, moves or removes one says what becomes of the old name.
+The changes are applied in order, oldest first, to whatever a run's folder holds; a run of today
+passes through unchanged.
+"""
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from metarl.core.params import flatten
+from metarl.runtime.errors import UserError
+from metarl.runtime.folder import FIXED
+
+BODIES = (
+    *("half-cheetah-velocity", "half-cheetah-direction"),
+    *("ant-direction", "ant-forward-backward", "ant-velocity", "ant-goal"),
+)
+ANTS = tuple(name for name in BODIES if name.startswith("ant-"))
+
+
+class Added(NamedTuple):
+    """A new setting: before it, the code did as if it had ``value``."""
+
+    path: str
+    value: Any
+    kind: str = ""  # "env" or "data": of policies or of supervised models only
+    families: Collection[str] = ()  # of these task families only; empty: of all
+
+    def apply(self, settings: dict[str, Any]) -> None:
+        group, key = _group(settings, self.path)
+        env, _ = _group(settings, "env.family")
+        of_kind = not self.kind or self.kind in settings
+        of_family = not self.families or (env or {}).get("family") in self.families
+        if group is not None and of_kind and of_family:
+            group.setdefault(key, copy.deepcopy(self.value))
+
+
+class Renamed(NamedTuple):
+    """A setting with a new path."""
+
+    old: str
+    new: str
+
+    def apply(self, settings: dict[str, Any]) -> None:
+        before, key = _group(settings, self.old)
+        after, new_key = _group(settings, self.new)
+        if before is not None and after is not None and key in before:
+            after[new_key] = before.pop(key)
+
+
+class Removed(NamedTuple):
+    """A setting that is gone: a run may go on only if it had the value ``unused``."""
+
+    path: str
+    unused: Any
+
+    def apply(self, settings: dict[str, Any]) -> None:
+        group, key = _group(settings, self.path)
+        if group is None or key not in group:
+            return
+        value = group.pop(key)
+        if value != self.unused:
+            raise UserError(
+                f"the run was made with {self.path} {value!r}, which metarl no longer has; "
+                "an earlier version can evaluate and resume it"
+            )
+
+
+Change = Added | Renamed | Removed
+
+CHANGES: tuple[Change, ...] = (
+    Added("observe_task", False),
+    Added("evaluation.candidate_rates", None),
+    Added("evaluation.mean_actions", False, kind="env"),
+    Renamed("evaluation.published.returns", "evaluation.published.scores"),
+    Added("evaluation.published.test", ""),
+    Removed("outer.half_life", unused=None),
+    Renamed("data.distinct", "distinct_tasks"),
+    Added("distinct_tasks", None, kind="data"),
+    Added("timeout", 300.0),
+    Added("compile", False),
+    Added("outer.inner_hessian", "exact", kind="env"),
+    Renamed("outer.average", "outer.average_decay"),
+    Added("outer.average_decay", 0.0, kind="data"),
+    Added("outer.hvp_length", "fixed", kind="env"),
+    Added("evaluation.published.method", ""),
+    Added("evaluation.task_file", None, kind="env"),
+    Added("env.position_noise", None, families=BODIES),
+    Added("env.velocity_of", "torso", families=BODIES),
+    Added("env.observation", "gymnasium", families=BODIES),
+    Added("env.contact_cost", 0.0, families=ANTS),
+    Added("env.crouched", False, families=ANTS),
+    Added("env.solimp", None, families=ANTS),
+)
+
+
+def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run of any earlier version (all, or some groups of them) as those of today.
+
+    Raises:
+        UserError: the run depends on a setting that was removed.
+    """
+    today = copy.deepcopy(dict(settings))
+    for change in CHANGES:
+        change.apply(today)
+    return today
+
+
+def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state in a checkpoint of any earlier version as one of today; other things unchanged.
+
+    Raises:
+        UserError: see ``upgraded``.
+    """
+    today = dict(state)
+    settings = today.get("settings")
+    if isinstance(settings, dict) and {"env", "data"} & settings.keys():
+        known = {*FIXED, *settings}  # a checkpoint has no other settings
+        found = upgraded(settings)
+        today["settings"] = {key: found[key] for key in found if key in known}
+    learner = today.get("learner")
+    if isinstance(learner, dict) and isinstance(adam := learner.get("adam"), dict):
+        # Before there was an average, theta itself was evaluated.
+        adam = adam if "average" in adam else {**adam, "average": flatten(learner["meta"])}
+        today["learner"] = {**learner, "adam": adam}
+    return today
+
+
+def _group(settings: dict[str, Any], path: str) -> tuple[dict[str, Any] | None, str]:
+    """The mapping that holds ``path``, if there is one, and the path's last word."""
+    *groups, key = path.split(".")
+    found: Any = settings
+    for group in groups:
+        found = found.get(group) if isinstance(found, dict) else None
+    return (found if isinstance(found, dict) else None), key

@@ -1,0 +1,133 @@
+"""Several processes as one run: what torchrun starts finds each other, restarts included."""
+
+import ctypes
+import importlib
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from metarl.core.processes import ALONE, World, connected
+from metarl.runtime.errors import UserError, under_torchrun
+
+
+def launched() -> World:
+    """What torchrun's environment variables say of this process; no other is talked to yet."""
+    if not under_torchrun():
+        return ALONE
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return World(*(int(os.environ[name]) for name in names))
+
+
+def launch_id() -> str | None:
+    """What names the command that torchrun was given, the same after a restart; None without one.
+
+    Raises:
+        UserError: torchrun was given no name.
+    """
+    if not under_torchrun():
+        return None
+    found = os.environ["TORCHELASTIC_RUN_ID"]
+    if found == "none":
+        raise UserError("give torchrun an --rdzv-id, by which restarted processes find their run")
+    return found
+
+
+@contextmanager
+def joined(device: str, timeout: float) -> Iterator[World]:
+    """This process together with the others.
+
+    Args:
+        device: cpu, or cuda for one GPU per process.
+        timeout: seconds until a process that does not answer counts as lost.
+
+    Raises:
+        Disconnected: the others are not there in time.
+    """
+    world = launched()
+    if world.size == 1:
+        yield world
+        return
+    # Imported later, by what needs it, it keeps the group alive and with it gloo's threads, which
+    # make Python abort at its end when they still hold a tensor.
+    importlib.import_module("torch._dynamo")
+    _die_with_parent()
+    if device == "cuda":
+        if world.local_rank >= (gpus := torch.cuda.device_count()):
+            raise UserError(f"there are {gpus} GPUs for the {world.local_size} processes here")
+        torch.cuda.set_device(world.local_rank)
+    with connected():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            store=_store_of_this_attempt(world, timeout),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout),
+        )
+    try:
+        yield world
+    except UserError as error:
+        if not world.leads:  # which speaks for itself
+            print(f"process {world.rank}: {error}", file=sys.stderr, flush=True)
+        raise
+    dist.destroy_process_group()
+
+
+def _die_with_parent() -> None:
+    """A torchrun that is killed would leave processes behind that go on, and write, for ever."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _store_of_this_attempt(world: World, timeout: float) -> dist.Store:
+    """Where the processes find each other's addresses.
+
+    Torchrun's store outlives a restart, and what the dead left in it would be read again: every
+    attempt has a prefix of its own. The count of restarts is none, as machines count on their own.
+    """
+    port, limit = int(os.environ["MASTER_PORT"]), timedelta(seconds=timeout)
+    host = os.environ["MASTER_ADDR"]
+    store = dist.TCPStore(host, port, world.size, is_master=False, timeout=limit)
+    deadline = time.monotonic() + timeout
+    meet = _call_together if world.leads else _answer
+    for attempt in meet(store, world, secrets.token_hex(8)):
+        if attempt:
+            return dist.PrefixStore(f"metarl/{attempt}", store)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all of {world.size} processes came within {timeout:g} s")
+        time.sleep(0.02)
+    raise AssertionError("they try until they are told to stop")
+
+
+def _call_together(store: dist.Store, world: World, me: str) -> Iterator[str]:
+    """The first process lists who is there, again until all on the list have said that they are."""
+    ranks = range(1, world.size)
+    while True:
+        present = store.check([f"metarl/rank{r}" for r in ranks])
+        names = [store.get(f"metarl/rank{r}").decode() for r in ranks] if present else []
+        attempt = "-".join([me, *names])
+        store.set("metarl/attempt", attempt)
+        if present and store.check([f"metarl/{attempt}/{name}" for name in names]):
+            store.set(f"metarl/{attempt}/begin", "")
+            yield attempt
+        yield ""
+
+
+def _answer(store: dist.Store, world: World, me: str) -> Iterator[str]:
+    """Another says that it is there, and begins with the list that it and all others are on."""
+    store.set(f"metarl/rank{world.rank}", me)
+    while True:
+        attempt = store.get("metarl/attempt").decode()
+        if me in attempt.split("-"):
+            store.set(f"metarl/{attempt}/{me}", "")
+            if store.check([f"metarl/{attempt}/begin"]):
+                yield attempt
+        yield ""

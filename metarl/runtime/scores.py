@@ -1,0 +1,252 @@
+"""How well a model adapts: scores after every inner step on held-out tasks, with intervals."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, TypeVar
+
+import numpy as np
+from annotated_types import Ge, Gt
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from metarl.runtime.errors import warn
+from metarl.runtime.files import require_unpacked
+
+Array = NDArray[np.floating]
+
+EPISODES_LIMIT = 2**28  # bytes of recorded episodes, many times those of any evaluation
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """A published row to print beside one's own.
+
+    Args:
+        source: paper and table.
+        test: the test that they are of, where a model is put to several; empty: the first one.
+        scores: mean score after 0, 1, 2, ... inner steps; null where none was published.
+        method: method in the task file whose returns are shown; empty: show ``scores``.
+    """
+
+    source: str = ""
+    test: str = ""
+    scores: list[float | None] = field(default_factory=list)
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a model is evaluated.
+
+    Args:
+        tasks: number of held-out tasks.
+        inner_steps: adaptation steps.
+        inner_rates: inner rate of every inner step; null: alpha, the first one of training
+            (reinforcement learning: alpha first, alpha / 2 after it).
+        candidate_rates: choose alpha from these, as the one with the best score on validation
+            tasks, which are others than the held-out ones; null: the trained alpha.
+        seed: of the held-out tasks and their data; equal seeds give identical tasks to all runs.
+        every: also evaluate after every so many iterations; 0: only at the end.
+        published: published numbers of the same setting.
+    """
+
+    tasks: Annotated[int, Gt(0)] = 40
+    inner_steps: Annotated[int, Ge(0)] = 3
+    inner_rates: list[Annotated[float, Gt(0)]] | None = None
+    candidate_rates: list[Annotated[float, Gt(0)]] | None = None
+    seed: Annotated[int, Ge(0)] = 0
+    every: Annotated[int, Ge(0)] = 0
+    published: PublishedConfig = field(default_factory=PublishedConfig)
+
+    def __post_init__(self) -> None:
+        if self.inner_rates is not None and len(self.inner_rates) < self.inner_steps:
+            raise ValueError(
+                f"evaluation.inner_rates has {len(self.inner_rates)} entries "
+                f"for {self.inner_steps} inner steps"
+            )
+        if self.inner_rates is not None and self.candidate_rates is not None:
+            raise ValueError(
+                "evaluation.inner_rates are given, so evaluation.candidate_rates must be null"
+            )
+        if self.candidate_rates == []:
+            raise ValueError(
+                "evaluation.candidate_rates should have at least one entry, or be null"
+            )
+
+    def rates(self, alpha: float) -> list[float]:
+        """Inner rate of every inner step, from that of the first."""
+        if self.inner_rates is not None:
+            return self.inner_rates[: self.inner_steps]
+        return self.rates_from(alpha)
+
+    def rates_from(self, alpha: float) -> list[float]:
+        """What ``inner_rates: null`` means."""
+        return [alpha] * self.inner_steps
+
+    def choose_rate(
+        self, alpha: float, score: Callable[[float], float]
+    ) -> tuple[float, dict[float, float]]:
+        """The inner rate to evaluate with, and the scores of the candidates, if there are any.
+
+        Args:
+            alpha: the trained rate, taken when there are no candidates.
+            score: of a candidate on validation tasks, higher is better.
+        """
+        if not self.candidate_rates or not self.inner_steps:
+            return alpha, {}
+        # A rate that breaks a simulation or a model is none to choose.
+        found = {rate: score(rate) for rate in self.candidate_rates}
+        scores = {rate: x if np.isfinite(x) else float("-inf") for rate, x in found.items()}
+        best = max(scores, key=lambda rate: (scores[rate], -rate))
+        if not np.isfinite(scores[best]):
+            warn(f"no candidate rate has a finite score; the smallest, {best:g}, is used")
+        return best, scores
+
+
+class Recorded(Protocol):
+    """Named arrays of some of the scored episodes, to look at: a NamedTuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+Recording = TypeVar("Recording", bound=Recorded)
+
+
+def to_npz(recorded: Recorded | None) -> bytes:
+    """As an npz file; no bytes for nothing."""
+    if recorded is None:
+        return b""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **recorded._asdict())
+    return buffer.getvalue()
+
+
+def from_npz(data: bytes, kinds: Sequence[type[Recording]]) -> Recording:
+    """The inverse of ``to_npz``, as the one of ``kinds`` that has these arrays.
+
+    Raises:
+        ValueError: the data are damaged.
+    """
+    try:
+        require_unpacked(data, EPISODES_LIMIT)
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = dict(file)
+        (kind,) = (kind for kind in kinds if set(kind._fields) == set(arrays))  # type: ignore[attr-defined]
+        return kind(**arrays)
+    except Exception as error:  # whatever damaged data lead to
+        raise ValueError(f"damaged episodes: {error}") from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on held-out tasks.
+
+    Args:
+        measure: what the scores are: return, MSE, accuracy.
+        tasks: [M, task_dim], named by ``task_fields``.
+        scores: of every task after 0, 1, ... inner steps, [steps + 1, M]; NaN where it diverged.
+        diverged: how many did (reinforcement learning: episodes), [steps + 1].
+        inner_rates: [steps].
+        validation: score on validation tasks by candidate rate, if alpha was chosen so.
+        episodes: some of the scored episodes, to look at.
+        test: its name, where a model is put to several.
+        others: the same model in other tests.
+    """
+
+    measure: str
+    tasks: Array
+    task_fields: Sequence[str]
+    scores: Array
+    diverged: Array
+    inner_rates: Sequence[float]
+    validation: Mapping[float, float] = field(default_factory=dict)
+    episodes: Recorded | None = None
+    test: str = ""
+    others: Sequence["Evaluation"] = ()
+
+    def rows(self) -> list[dict[str, float]]:
+        """One row per inner step: mean, 95 % interval (half-width over tasks), median."""
+        return [
+            {
+                "inner_steps": k,
+                **_mean_with_interval(per_task),
+                "median": _median(per_task[np.isfinite(per_task)]),
+                "diverged": float(self.diverged[k]),
+            }
+            for k, per_task in enumerate(self.scores)
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        """The rows as flat metrics, ``evaluation/return_k`` and so on; those of a test by name."""
+        start = f"evaluation/{self.test}/" if self.test else "evaluation/"
+        found = {
+            f"{start}{self.measure if name == 'mean' else name}_{row['inner_steps']}": value
+            for row in self.rows()
+            for name, value in row.items()
+            if name != "inner_steps"
+        }
+        for other in self.others:
+            found |= other.metrics()
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the episodes, as plain lists and numbers."""
+        return {
+            "test": self.test,
+            "measure": self.measure,
+            "rows": self.rows(),
+            "interval": "95 %, Student's t over tasks, half-width",
+            "inner_rates": list(self.inner_rates),
+            "validation": [{"rate": r, "score": x} for r, x in self.validation.items()],
+            "task_fields": list(self.task_fields),
+            "tasks": self.tasks.tolist(),
+            "scores": self.scores.tolist(),
+            "others": [other.to_json() for other in self.others],
+        }
+
+
+def paired_differences(one: Array, other: Array) -> list[dict[str, float]]:
+    """Mean of other - one over tasks with its 95 % interval, after every inner step both have.
+
+    A task that diverged entirely in one of them is left out; ``tasks`` counts the others.
+
+    Args:
+        one, other: scores [steps + 1, M] of two models on the same tasks and random numbers; the
+            interval is narrower than those of the scores as the tasks' difficulty cancels. A model
+            that does not adapt, [1, M], is the same after every inner step.
+    """
+    steps = max(len(one), len(other)) if 1 in (len(one), len(other)) else min(len(one), len(other))
+    one, other = (np.repeat(x, steps, axis=0) if len(x) == 1 else x for x in (one, other))
+    return [
+        {
+            "inner_steps": k,
+            **_mean_with_interval(other[k] - one[k]),
+            "tasks": int(np.isfinite(other[k] - one[k]).sum()),
+        }
+        for k in range(steps)
+    ]
+
+
+def _mean_with_interval(per_task: Array) -> dict[str, float]:
+    """Mean over the tasks [M] that have a finite value, and the half-width of its interval."""
+    finite = per_task[np.isfinite(per_task)]
+    mean = float(finite.mean()) if len(finite) else float("nan")
+    return {"mean": mean, "ci95": half_width(finite)}
+
+
+def _median(samples: Array) -> float:
+    return float(np.median(samples)) if len(samples) else float("nan")
+
+
+def t_quantile(samples: int) -> float:
+    """Half-widths of 95 % intervals of a mean are so many of its standard errors (Student's t)."""
+    return float(stdtrit(samples - 1, 0.975))
+
+
+def half_width(samples: Array) -> float:
+    """Half-width of the 95 % confidence interval of the mean, Student's t; 0 for one sample."""
+    n = len(samples)
+    if n < 2:
+        return 0.0
+    return float(t_quantile(n) * np.std(samples, ddof=1) / np.sqrt(n))

@@ -1,0 +1,228 @@
+"""Where metrics go: one dictionary per iteration, several sinks.
+
+A sink that fails says so once and is left out from then on; it never stops training.
+"""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+from annotated_types import Gt, Interval
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from metarl.runtime.errors import warn
+from metarl.runtime.files import to_json, write_atomically
+
+Metrics = Mapping[str, float]
+
+
+class Table(NamedTuple):
+    """Rows of numbers under named columns; None for what is not finite."""
+
+    columns: list[str]
+    rows: list[list[float | None]]
+
+
+class Media(NamedTuple):
+    """Pictures of an evaluation, by name."""
+
+    figures: Mapping[str, Path] = MappingProxyType({})  # PNG
+    videos: Mapping[str, Path] = MappingProxyType({})  # MP4
+    tables: Mapping[str, Table] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Sinks beside ``metrics.jsonl`` and the console.
+
+    Args:
+        every: iterations between those whose metrics are logged; the last one's always are.
+        report: draw figures, videos and the report page at every evaluation.
+        videos: held-out tasks whose adaptation is filmed for it.
+        wandb: Weights & Biases: auto is online when WANDB_MODE or an API key says so, else offline.
+        wandb_project: project name there.
+        tensorboard: write TensorBoard event files (needs the extra ``tensorboard``).
+    """
+
+    every: Annotated[int, Gt(0)] = 1
+    report: bool = True
+    videos: Annotated[int, Interval(ge=0, le=3)] = 3
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    wandb_project: str = "metarl"
+    tensorboard: bool = False
+
+
+class Sink(Protocol):
+    """Somewhere that metrics go."""
+
+    def log(self, iteration: int, metrics: Metrics) -> None: ...
+    def show(self, iteration: int, media: Media) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sinks:
+    """Several sinks as one; each is opened, used and closed on its own risk."""
+
+    def __init__(self, factories: Mapping[str, Callable[[], Sink]]):
+        self._sinks: dict[str, Sink] = {}
+        for name, factory in factories.items():
+            with self._guard(name):
+                self._sinks[name] = factory()
+
+    def log(self, iteration: int, metrics: Metrics) -> None:
+        for name, sink in list(self._sinks.items()):
+            with self._guard(name):
+                sink.log(iteration, metrics)
+
+    def show(self, iteration: int, make: Callable[[], Media]) -> None:
+        """Hand on the pictures that ``make`` draws, if it can."""
+        try:
+            media = make()
+        except Exception as error:
+            warn(f"drawing pictures failed: {_one_line(error)}")
+            return
+        for name, sink in list(self._sinks.items()):
+            with self._guard(name):
+                sink.show(iteration, media)
+
+    def close(self) -> None:
+        for name, sink in list(self._sinks.items()):
+            with self._guard(name):
+                sink.close()
+
+    @contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._sinks.pop(name, None)
+            warn(f"{name} failed and is switched off: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class JsonlSink:
+    """One JSON object per line and iteration, written at once; null for what is not finite.
+
+    What cannot be written, on a full disk for example, is kept until it can.
+
+    Args:
+        path: the file.
+        start: first iteration of this session; later lines of an interrupted one are dropped.
+    """
+
+    def __init__(self, path: Path, start: int = 0):
+        if path.exists():
+            kept = [row for row in read_metrics(path) if row["iteration"] < start]
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+        self._warned = False
+
+    def log(self, iteration: int, metrics: Metrics) -> None:
+        self._waiting += to_json({"iteration": iteration, **metrics}).encode() + b"\n"
+        reason = self._write()
+        if reason and not self._warned:
+            warn(f"{self._file.name} cannot be written, and is once it can: {reason}")
+        self._warned = bool(reason)
+
+    def _write(self) -> str:
+        """Write what waits; why it cannot be, if so."""
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            return str(error.strerror)
+        return ""
+
+    def show(self, iteration: int, media: Media) -> None:
+        pass
+
+    def close(self) -> None:
+        if reason := self._write():
+            lost = self._waiting.count(b"\n")
+            warn(f"{self._file.name} lacks the last {lost} lines: {reason}")
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``; a line that a crash cut off is left out."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+            rows.append(row)
+    return rows
+
+
+PACE_OF = 20  # lines, from which the time left is told
+
+
+class ConsoleSink:
+    """A progress bar on a terminal, one plain line per iteration elsewhere.
+
+    Args:
+        total: iterations of the whole run.
+        start: first iteration of this session.
+        columns: (label, format) by metric name; metrics that are absent are left out.
+    """
+
+    def __init__(self, total: int, start: int, columns: Mapping[str, tuple[str, str]]):
+        self._total, self._start, self._columns = total, start, columns
+        self._began = time.monotonic()
+        self._recent: deque[tuple[float, int]] = deque(maxlen=PACE_OF + 1)  # when so many were done
+        self._live: Live | None = None
+        console = Console(file=sys.stdout)
+        if console.is_terminal:
+            self._progress = Progress(
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+            )
+            self._task = self._progress.add_task("", total=total, completed=start)
+            self._live = Live(self._progress, console=console)
+            self._live.start()
+
+    def log(self, iteration: int, metrics: Metrics) -> None:
+        text = "  ".join(
+            f"{label} {format(metrics[name], spec)}"
+            for name, (label, spec) in self._columns.items()
+            if name in metrics
+        )
+        done = iteration + 1
+        seconds = self._pace(done, metrics) * (self._total - done)
+        left = f"left {timedelta(seconds=round(seconds))}"
+        if self._live is None:
+            print(f"{done}/{self._total}  {text}  {left}", flush=True)
+            return
+        self._progress.update(self._task, completed=done, description=left)
+        self._live.update(Group(self._progress, Text(text, no_wrap=True, overflow="ellipsis")))
+
+    def _pace(self, done: int, metrics: Metrics) -> float:
+        """Seconds per iteration of late: a compiler makes some take far longer than the rest."""
+        self._recent.append((time.monotonic(), done))
+        (since, before), (now, _) = self._recent[0], self._recent[-1]
+        if done > before:
+            return (now - since) / (done - before)
+        return metrics.get("seconds/iteration", (now - self._began) / (done - self._start))
+
+    def show(self, iteration: int, media: Media) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()

@@ -1,0 +1,227 @@
+"""Evaluation of supervised models: adapt to held-out tasks, score the query data."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Gt
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.core.processes import World
+from metarl.core.task_map import TaskMap
+from metarl.runtime.errors import UserError, warn
+from metarl.runtime.scores import Evaluation, EvaluationConfig
+from metarl.runtime.seeding import Purpose
+from metarl.supervised.losses import Criterion
+from metarl.supervised.task_data import Draw, Episode, Source
+
+Array = NDArray[np.floating]
+
+RECORDED_TASKS = 3
+DIVERGED = 100.0  # times the worst loss before adaptation
+
+
+@dataclass(frozen=True)
+class SupervisedEvaluationConfig(EvaluationConfig):
+    """How a supervised model is evaluated.
+
+    Args:
+        tests: K-shot for K support examples (of every class), as in 5-shot; the first one is the
+            main one. Sinusoids also have K-shot half-range, with support points in the upper half
+            of the range. null: as many shots as in training.
+        queries: query examples (of every class) of a held-out task; null: as many as in training.
+    """
+
+    tasks: Annotated[int, Gt(0)] = 600
+    tests: list[str] | None = None
+    queries: Annotated[int, Gt(0)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tests is not None and (not self.tests or len({*self.tests}) < len(self.tests)):
+            raise ValueError("evaluation.tests should have at least one test, and each once")
+
+
+class HeldOutTest(NamedTuple):
+    """How the support data of held-out tasks are drawn."""
+
+    shots: int
+    variant: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.shots}-shot {self.variant}".strip()
+
+
+def parse_test(name: str, variants: Sequence[str]) -> HeldOutTest:
+    """``5-shot``, or ``5-shot half-range`` where the source has such a variant.
+
+    Raises:
+        UserError: it is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})-shot(?: (.+))?", name)
+    if match is None or (match[2] or "") not in ("", *variants):
+        allowed = " or ".join(["K-shot", *(f"K-shot {variant}" for variant in variants)])
+        raise UserError(f"evaluation.tests should have {allowed}, as 5-shot, got {name!r}")
+    return HeldOutTest(int(match[1]), match[2] or "")
+
+
+class Examples(NamedTuple):
+    """The first M' held-out tasks and what the model says of their query data."""
+
+    support_inputs: Array  # [M', S, ...]
+    support_targets: Array  # [M', S, ...]
+    query_inputs: Array  # [M', Q, ...]
+    query_targets: Array  # [M', Q, ...]
+    outputs: Array  # [steps + 1, M', Q, ...], after 0, 1, ... inner steps
+
+
+class Judged(NamedTuple):
+    """One task after 0, 1, ... inner steps; of all tasks with M in front."""
+
+    scores: dict[str, Tensor]  # [steps + 1] by kind; the first one counts
+    outputs: Tensor  # [steps + 1, Q, ...]
+
+
+Judge = Callable[[Episode, Sequence[float]], Judged]
+"""Adapts to one task with the given inner rates, and judges after every inner step."""
+
+
+@dataclass(frozen=True)
+class SupervisedProtocol:
+    """Scores after 0, 1, ... inner steps on seeded held-out tasks.
+
+    Args:
+        config: its settings.
+        source: what held-out tasks are drawn from.
+        criterion: of the problem.
+        alpha: the trained inner rate.
+        shots, queries: as in training.
+        chance: accuracy of a guess; None in regression.
+        prepare: what is done to data that were drawn, (tasks, episodes) -> episodes.
+        task_map: maps over tasks.
+        world: the processes that share the tasks.
+    """
+
+    config: SupervisedEvaluationConfig
+    source: Source
+    criterion: Criterion
+    alpha: float
+    shots: int
+    queries: int
+    chance: float | None
+    prepare: Callable[[Array, Episode], Episode]
+    task_map: TaskMap
+    world: World
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a test cannot be drawn."""
+        for test in self.tests:
+            self.source.require(self._draw(test, Purpose.EVALUATION_TASKS))
+        if self.config.candidate_rates and self.config.inner_steps:
+            self.source.require(self._draw(self.tests[0], Purpose.VALIDATION_TASKS))
+
+    @property
+    def tests(self) -> list[HeldOutTest]:
+        if self.config.tests is None:
+            return [HeldOutTest(self.shots, "")]
+        return [parse_test(name, self.source.variants) for name in self.config.tests]
+
+    def run(self, judge: Judge) -> Evaluation:
+        """The scores of all tests: the first one's, which has the others."""
+        alpha, validation = self.config.choose_rate(self.alpha, lambda a: self._validate(judge, a))
+        found = [e for test in self.tests for e in self._run(judge, test, alpha)]
+        main = replace(found[0], validation=validation, others=found[1:])
+        if self.chance is not None:
+            _warn_of_leaks(main, self.chance)
+        return main
+
+    def _run(self, judge: Judge, test: HeldOutTest, alpha: float) -> list[Evaluation]:
+        rates = self.config.rates(alpha)
+        tasks, episodes, judged = self._judge(judge, test, Purpose.EVALUATION_TASKS, rates)
+        kinds = [
+            self._evaluation(f"{test.name}, {kind}" if kind else test.name, tasks, scores, rates)
+            for kind, scores in judged.scores.items()
+        ]
+        recorded = self._recorded(episodes, judged.outputs)
+        return [replace(kinds[0], episodes=recorded), *kinds[1:]]
+
+    def _evaluation(
+        self, name: str, tasks: Array, scores: Tensor, rates: Sequence[float]
+    ) -> Evaluation:
+        of_steps = scores.double().cpu().numpy().T  # [steps + 1, M]
+        of_steps, diverged = mark_diverged(of_steps, self.criterion.higher_is_better)
+        return Evaluation(
+            measure=self.criterion.measure,
+            tasks=tasks,
+            task_fields=self.source.task_fields,
+            scores=of_steps,
+            diverged=diverged,
+            inner_rates=rates,
+            test=name,
+        )
+
+    def _validate(self, judge: Judge, alpha: float) -> float:
+        """Mean score over validation tasks and inner steps from the first on; higher is better."""
+        rates = self.config.rates(alpha)
+        *_, judged = self._judge(judge, self.tests[0], Purpose.VALIDATION_TASKS, rates)
+        score = float(next(iter(judged.scores.values()))[:, 1:].double().mean())
+        return score if self.criterion.higher_is_better else -score
+
+    def _judge(
+        self, judge: Judge, test: HeldOutTest, purpose: Purpose, rates: Sequence[float]
+    ) -> tuple[Array, Episode, Judged]:
+        share = self.world.share(self.config.tasks)
+        tasks, episodes = self.source.draw(self._draw(test, purpose)._replace(share=share))
+        prepared = self.prepare(tasks, episodes)
+        judged = self.task_map.map(lambda task: judge(task, rates), prepared)
+        tasks = self.world.gather(torch.from_numpy(tasks)).numpy()
+        return tasks, episodes, judged._replace(scores=self.world.gather(judged.scores))
+
+    def _recorded(self, episodes: Episode, outputs: Tensor) -> Examples:
+        """Of the first tasks of all, wherever those were judged."""
+        left = max(0, RECORDED_TASKS - self.world.share(self.config.tasks).start)
+
+        def first(x: Tensor) -> Any:
+            return self.world.gather(x[:left]).cpu().numpy()
+
+        return Examples(
+            support_inputs=first(episodes.support.inputs),
+            support_targets=first(episodes.support.targets),
+            query_inputs=first(episodes.query.inputs),
+            query_targets=first(episodes.query.targets),
+            outputs=np.swapaxes(first(outputs), 0, 1),
+        )
+
+    def _draw(self, test: HeldOutTest, purpose: Purpose) -> Draw:
+        config = self.config
+        queries = config.queries or self.queries
+        return Draw(config.seed, purpose, 0, config.tasks, test.shots, queries, test.variant)
+
+
+def mark_diverged(scores: Array, higher_is_better: bool) -> tuple[Array, Array]:
+    """Scores [steps + 1, M] with NaN for tasks that diverged, and how many did, [steps + 1].
+
+    A score has diverged when it is not finite or, if it is a loss, more than a hundred times the
+    worst before adaptation.
+    """
+    worst = np.max(scores[0], initial=0, where=np.isfinite(scores[0]))
+    limit = np.inf if higher_is_better else DIVERGED * worst
+    diverged = ~np.isfinite(scores) | (scores > limit)
+    return np.where(diverged, np.nan, scores), diverged.sum(1)
+
+
+def _warn_of_leaks(evaluation: Evaluation, chance: float) -> None:
+    """Before adaptation nobody can know which class has which number."""
+    noise = np.sqrt(chance * (1 - chance) / len(evaluation.tasks))
+    for each in (evaluation, *evaluation.others):
+        row = each.rows()[0]
+        if row["mean"] - chance > max(0.05, 5 * noise):
+            warn(
+                f"{each.test}: accuracy before adaptation is {row['mean']:.3f}, and {chance:.3f} "
+                "is all that a guess gives: labels leak into the inputs"
+            )

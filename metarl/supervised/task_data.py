@@ -1,0 +1,66 @@
+"""What a supervised learner learns from: episodes, that is support and query data of tasks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.runtime.seeding import Purpose
+
+
+class Batch(NamedTuple):
+    """S examples of one task; of all tasks with M in front."""
+
+    inputs: Tensor  # [S, ...]
+    targets: Tensor  # [S, ...], or [S] class numbers
+
+
+class Episode(NamedTuple):
+    """Support data to adapt on, query data to judge on."""
+
+    support: Batch
+    query: Batch
+
+
+class Drawn(NamedTuple):
+    """M tasks and an episode of each."""
+
+    tasks: NDArray[np.floating]  # [M, task_dim]
+    episodes: Episode
+
+
+class Draw(NamedTuple):
+    """What to draw. Equal ones give equal data."""
+
+    seed: int
+    purpose: Purpose
+    iteration: int
+    tasks: int  # M
+    shots: int  # K, support examples (of every class)
+    queries: int  # query examples (of every class)
+    variant: str = ""  # one of the source's
+    share: range | None = None  # which of the tasks; all
+
+    @property
+    def rows(self) -> range:
+        """Numbers of the tasks to draw."""
+        return range(self.tasks) if self.share is None else self.share
+
+
+class Source(Protocol):
+    """A distribution over tasks with data.
+
+    ``variants`` name other ways to draw a task's data; ``require`` raises UserError where nothing
+    can be drawn.
+    """
+
+    @property
+    def task_fields(self) -> Sequence[str]: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...  # of one example
+    @property
+    def variants(self) -> Sequence[str]: ...
+    def require(self, what: Draw) -> None: ...
+    def draw(self, what: Draw) -> Drawn: ...
