@@ -33,10 +33,9 @@ from rich.table import Table
 
 from benchmarks.results import peak_memory
 from metarl.core.params import leaves_of_tree
-from metarl.core.processes import World
+from metarl.core.processes import Processes
 from metarl.experiment.build import make_rl_learner
-from metarl.experiment.schema import PolicyConfig, RLExperiment
-from metarl.rl.objective import OuterConfig
+from metarl.experiment.schema import RLExperiment
 from metarl.runtime.launch import joined
 
 Tree = TypeVar("Tree")
@@ -46,11 +45,11 @@ PARTS = ("sampling", "adaptation", "update")
 BARELY = 1.5  # twice the processes should be faster by this
 
 
-class Counting(World):
+class Counting(Processes):
     """Counts what is said: the bytes of every message."""
 
-    def __init__(self, world: World):
-        super().__init__(world.rank, world.size, world.local_rank, world.local_size)
+    def __init__(self, processes: Processes):
+        super().__init__(processes.rank, processes.size, processes.local_rank, processes.local_size)
         self.messages: list[int] = []
 
     def sum(self, tree: Tree) -> Tree:
@@ -102,12 +101,14 @@ def main() -> int:
 
 
 def measure(args: argparse.Namespace) -> None:
-    with joined("cpu", 600) as world:
+    with joined("cpu", 600) as processes:
         sizes = [args.measured_tasks // 8, args.measured_tasks // 4, args.measured_tasks // 2]
-        alone = {m: seconds(args, m, World(local_size=2), world) for m in sizes}
-        sums = {size: time_of_sums(size, world) for size in (1, 1_000, 30_000, 100_000, 300_000)}
-        counting = Counting(world)
-        together = seconds(args, args.measured_tasks, counting, world)
+        alone = {m: seconds(args, m, Processes(local_size=2), processes) for m in sizes}
+        sums = {
+            size: time_of_sums(size, processes) for size in (1, 1_000, 30_000, 100_000, 300_000)
+        }
+        counting = Counting(processes)
+        together = seconds(args, args.measured_tasks, counting, processes)
         found = {
             "alone": alone,
             "sums": sums,
@@ -115,22 +116,22 @@ def measure(args: argparse.Namespace) -> None:
             "messages": counting.messages[: len(counting.messages) // (args.repeats + 1)],
             "peak memory, MB": peak_memory(),
         }
-        if world.leads:
+        if processes.leads:
             Path(args.worker).write_text(json.dumps(found))
 
 
 def seconds(
-    args: argparse.Namespace, tasks: int, world: World, both: World
+    args: argparse.Namespace, tasks: int, processes: Processes, both: Processes
 ) -> dict[str, list[float]]:
     """Of the parts of an iteration and of the whole, in every repeat after the first."""
     config = RLExperiment(
         env={"family": args.family},
-        policy=PolicyConfig(activation="relu"),
+        policy={"name": "gaussian-mlp", "activation": "relu"},
         tasks=tasks,
         trajectories=args.trajectories,
-        outer=OuterConfig(hvp_check_every=0, hvp_epsilon=0.02),
+        outer={"name": "trpo", "hvp_check_every": 0, "hvp_epsilon": 0.02},
     )
-    learner = make_rl_learner(config, world)
+    learner = make_rl_learner(config, processes)
     found: dict[str, list[float]] = {part: [] for part in (*PARTS, "iteration")}
     for iteration in range(args.repeats + 1):
         both.any(False)  # both begin together
@@ -140,15 +141,15 @@ def seconds(
     return {part: values[1:] for part, values in found.items()}
 
 
-def time_of_sums(size: int, world: World, times: int = 50) -> float:
+def time_of_sums(size: int, processes: Processes, times: int = 50) -> float:
     """Seconds of one sum of so many float64 numbers."""
     x = torch.zeros(size, dtype=torch.float64)
     for _ in range(5):
-        world.sum(x)
+        processes.sum(x)
     dist.barrier()
     began = time.perf_counter()
     for _ in range(times):
-        world.sum(x)
+        processes.sum(x)
     return (time.perf_counter() - began) / times
 
 

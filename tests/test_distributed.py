@@ -16,7 +16,7 @@ import torch
 from metarl.commands.main import train
 from metarl.commands.training import require_same_settings
 from metarl.core.compile import compiler_fault
-from metarl.core.processes import World
+from metarl.core.processes import Processes
 from metarl.experiment.build import make_learner
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.evaluate import PolicyEvaluationConfig
@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(("tasks", "size"), [(1, 1), (7, 2), (40, 3), (5, 5), (4096, 512)])
 def test_shares_are_all_tasks_in_order_and_even(tasks: int, size: int):
-    shares = [World(rank, size).share(tasks) for rank in range(size)]
+    shares = [Processes(rank, size).share(tasks) for rank in range(size)]
     assert [task for share in shares for task in share] == list(range(tasks))
     assert {len(share) for share in shares} <= {tasks // size, tasks // size + 1}
 
@@ -53,16 +53,16 @@ from metarl.commands.main import train
 from metarl.runtime.launch import joined
 
 collectives, *commands = sys.argv[1:]
-with joined("cpu", 30) as world:
-    rank = world.rank
+with joined("cpu", 30) as processes:
+    rank = processes.rank
     rows = torch.arange(2 * rank, dtype=torch.float64)[:, None] + rank
-    total, (count,) = world.sum((torch.full((2, 2), 1.0 + rank), (torch.tensor(rank),)))
-    said = world.leading_bytes(b"from 0" if world.leads else b"")
+    total, (count,) = processes.sum((torch.full((2, 2), 1.0 + rank), (torch.tensor(rank),)))
+    said = processes.leading_bytes(b"from 0" if processes.leads else b"")
     torch.save(
         {
-            "sum": total, "count": count, "gathered": world.gather({"rows": rows})["rows"],
-            "leading": world.leading(torch.tensor(7 + rank)), "bytes": said,
-            "any": [world.any(False), world.any(rank == 1)],
+            "sum": total, "count": count, "gathered": processes.gather({"rows": rows})["rows"],
+            "leading": processes.leading(torch.tensor(7 + rank)), "bytes": said,
+            "any": [processes.any(False), processes.any(rank == 1)],
         },
         f"{collectives}/{rank}.pt",
     )
@@ -154,7 +154,7 @@ def test_what_all_processes_refuse_the_first_one_says(
 def test_fewer_tasks_than_processes_are_refused(where: str):
     settings = {"tasks": {"tasks": 2}, "evaluation": {"evaluation": PolicyEvaluationConfig(2)}}
     with pytest.raises(UserError, match="tasks is 2, fewer than the 3 processes"):
-        make_learner(RLExperiment(**settings[where]), World(0, 3))
+        make_learner(RLExperiment(**settings[where]), Processes(0, 3))
 
 
 def test_a_run_belongs_to_the_launch_that_began_it(
@@ -179,7 +179,7 @@ def test_a_run_belongs_to_the_launch_that_began_it(
 
 
 def test_processes_with_other_settings_are_refused():
-    class Second(World):
+    class Second(Processes):
         def leading_bytes(self, data: bytes) -> bytes:
             return json.dumps({**json.loads(data), "seed": 3}).encode()
 

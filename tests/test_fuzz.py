@@ -25,7 +25,7 @@ from PIL import Image
 from metarl.commands.main import train
 from metarl.experiment.build import make_learner
 from metarl.experiment.evaluations import newest
-from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.experiment.schema import RLExperiment
 from metarl.experiment.settings import read_config, read_settings
 from metarl.report.tables import scores_table
 from metarl.runtime.checkpoint import CheckpointFolder
@@ -192,7 +192,9 @@ def test_hostile_configs_are_refused_at_once(refused, workplace: Path, content: 
 
 @pytest.fixture(scope="module")
 def policy() -> Any:
-    config = RLExperiment(policy=PolicyConfig([4]), tasks=2, trajectories=1)
+    config = RLExperiment(
+        policy={"name": "gaussian-mlp", "hidden_sizes": [4]}, tasks=2, trajectories=1
+    )
     return make_learner(config)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metarl.experiment.build import make_learner
-from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.experiment.schema import RLExperiment
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.runtime.seeding import Purpose, generator, torch_seed
 from metarl_envs import FAMILIES
@@ -75,7 +75,7 @@ def test_every_iteration_has_tasks_of_its_own_and_evaluation_always_the_same(mon
     monkeypatch.setitem(FAMILIES, "recorded", Recorded)
     config = RLExperiment(
         env={"family": "recorded", "horizon": 3},
-        policy=PolicyConfig(hidden_sizes=[4]),
+        policy={"name": "gaussian-mlp", "hidden_sizes": [4]},
         tasks=5,
         trajectories=2,
         evaluation=PolicyEvaluationConfig(tasks=5),

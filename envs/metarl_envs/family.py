@@ -12,10 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from metarl_envs.batch import BatchedEnv
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -116,6 +120,24 @@ class TaskFamily(ABC):
     def action_dim(self) -> int:
         return len(self.control_range[0])
 
+    @property
+    def observation_space(self) -> "spaces.Box[np.float64]":
+        """Space of what a policy sees."""
+        return spaces.Box(-np.inf, np.inf, (self.observation_dim,), np.float64)
+
+    @property
+    def observation_space_with_task(self) -> "spaces.Box[np.float64]":
+        """Space of what a policy sees that is told the task: its row follows the observation."""
+        dim = self.observation_dim + self.task_dim
+        return spaces.Box(-np.inf, np.inf, (dim,), np.float64)
+
+    @property
+    def action_space(self) -> "spaces.Box[np.float32]":
+        """Space of a policy's actions; ``control`` clips those outside of it."""
+        low, high = (x.astype(np.float32) for x in self.control_range)
+        scale = np.float32(self.action_scale)
+        return spaces.Box(low / scale, high / scale, dtype=np.float32)
+
     def control(self, action: Array) -> Array:
         """Actuator controls clip(action_scale * a, low, high) of the policy's actions [..., A]."""
         low, high = self.control_range
@@ -148,6 +170,14 @@ class TaskFamily(ABC):
     def target(self, task: Array) -> Target | None:
         """What ``task`` [task_dim] asks for, for pictures only; by default nothing is drawn."""
         return None
+
+    def environments(
+        self, num_tasks: int, num_envs: int, threads: int = 1, observe_task: bool = False
+    ) -> "BatchedEnv":
+        """``num_tasks`` x ``num_envs`` environments in lock-step, on ``threads`` threads."""
+        from metarl_envs.batch import BatchedEnv
+
+        return BatchedEnv(self, num_tasks, num_envs, threads, observe_task)
 
     @abstractmethod
     def simulator(self, num_sims: int, threads: int = 1) -> Simulator:

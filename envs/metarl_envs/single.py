@@ -6,7 +6,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 
 from metarl_envs import FAMILIES
@@ -49,8 +48,8 @@ class TaskEnv(gymnasium.Env[Array, NDArray[np.float32]]):
     ):
         self.family = make_family(family, constants)
         self.batch = BatchedEnv(self.family, 1, 1)
-        self.observation_space = observation_space(self.family)
-        self.action_space = action_space(self.family)
+        self.observation_space = self.family.observation_space
+        self.action_space = self.family.action_space
         self.metadata = render_metadata(self.batch)
         self._renderer = make_renderer(self.batch, render_mode, width, height)
         self.render_mode = render_mode
@@ -165,14 +164,3 @@ def check_options(options: dict[str, Any] | None, allowed: set[str]) -> dict[str
     if unknown := options.keys() - allowed:
         raise ValueError(f"reset options must be among {sorted(allowed)}, got {sorted(unknown)}")
     return options
-
-
-def observation_space(family: TaskFamily) -> Box[np.float64]:
-    return Box(-np.inf, np.inf, (family.observation_dim,), np.float64)
-
-
-def action_space(family: TaskFamily) -> Box[np.float32]:
-    """The actions that the actuators do not clip."""
-    low, high = family.control_range
-    scale = np.float32(family.action_scale)
-    return Box(low.astype(np.float32) / scale, high.astype(np.float32) / scale, dtype=np.float32)

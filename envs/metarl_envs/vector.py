@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from metarl_envs.batch import BatchedEnv
 from metarl_envs.family import Array, Mask, TaskFamily
 from metarl_envs.rendering import make_renderer, render_metadata
-from metarl_envs.single import action_space, as_task, check_options, make_family, observation_space
+from metarl_envs.single import as_task, check_options, make_family
 
 
 class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
@@ -60,8 +60,8 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
             self.family = replace(self.family, horizon=horizon)
         self.num_envs = num_envs
         self.batch = BatchedEnv(self.family, num_envs, 1, threads)
-        self.single_observation_space = observation_space(self.family)
-        self.single_action_space = action_space(self.family)
+        self.single_observation_space = self.family.observation_space
+        self.single_action_space = self.family.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)

@@ -15,8 +15,8 @@ from metarl.runtime.launch import joined
 def train(argv: Sequence[str]) -> int:
     """Meta-train a policy or a model, then evaluate it on held-out tasks."""
     config, resumed = read_settings(argv)
-    with joined(config.device, config.timeout) as world:
-        require_same_settings(config, world)
-        learner = world.in_turn(lambda: build.make_learner(config, world))
+    with joined(config.device, config.timeout) as processes:
+        require_same_settings(config, processes)
+        learner = processes.in_turn(lambda: build.make_learner(config, processes))
         run = resumed or RunFolder(Path(config.folder) / str(config.name))
-        return Training(config, run, learner, world).run(go_on=resumed is not None)
+        return Training(config, run, learner, processes).run(go_on=resumed is not None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from metarl.core.processes import Disconnected, StoppedElsewhere, World
+from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
 from metarl.experiment import build, evaluations
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
 from metarl.report import tables
@@ -37,12 +37,12 @@ class Fault(Exception):
     """What stopped a run, in one line."""
 
 
-def require_same_settings(config: Experiment, world: World) -> None:
+def require_same_settings(config: Experiment, processes: Processes) -> None:
     """Raises UserError where this process would train something else than the first one."""
-    if world.size == 1:
+    if processes.size == 1:
         return
     mine = {**plain(config), "threads": None}
-    first = json.loads(world.leading_bytes(json.dumps(mine).encode()))
+    first = json.loads(processes.leading_bytes(json.dumps(mine).encode()))
     if difference := first_difference(mine, first):
         raise UserError(f"the settings are not those of the first process: {difference}")
 
@@ -54,16 +54,16 @@ class Training:
         config: its settings.
         folder: the run's, which is there only if it goes on.
         learner: what is trained.
-        world: the processes that share it; the first one writes and speaks.
+        processes: the processes that share it; the first one writes and speaks.
     """
 
     def __init__(
-        self, config: Experiment, folder: RunFolder, learner: build.Learner, world: World
+        self, config: Experiment, folder: RunFolder, learner: build.Learner, processes: Processes
     ) -> None:
         self._config = config
         self._folder = folder
         self._learner = learner
-        self._world = world
+        self._processes = processes
         self._reported: int | None = None  # iterations that the report is of
 
     def run(self, go_on: bool) -> int:
@@ -74,11 +74,11 @@ class Training:
             Fault: what nobody foresaw.
         """
         # Everything that can be refused has been; only now is something written.
-        self._world.by_leader(lambda: None if go_on else self._create())
+        self._processes.by_leader(lambda: None if go_on else self._create())
         trainer = self._trainer()
-        if go_on or self._world.size > 1:  # of several, the first one knows
+        if go_on or self._processes.size > 1:  # of several, the first one knows
             trainer.resume()
-        if self._world.leads:
+        if self._processes.leads:
             self._begin(trainer, go_on)
         try:
             evaluation = trainer.run(self._open_sinks)
@@ -86,7 +86,7 @@ class Training:
             raise
         except Exception as error:  # a family or a model of the user's own, or a fault of ours
             raise Fault(_described(error, self._folder)) from error
-        if not self._world.leads:
+        if not self._processes.leads:
             return 0
         self._end(evaluation)
         return 0 if trainer.saved else 1
@@ -113,7 +113,7 @@ class Training:
             config.evaluation.every,
             self._illustrate,
             config.logging.every,
-            self._world,
+            self._processes,
         )
 
     def _begin(self, trainer: Trainer[Evaluation], go_on: bool) -> None:
@@ -128,7 +128,7 @@ class Training:
 
     def _open_sinks(self, start: int) -> Sinks:
         """Of what is logged from iteration ``start`` on."""
-        if not self._world.leads:
+        if not self._processes.leads:
             return Sinks({})
         config, run = self._config, self._folder
         factories: dict[str, Callable[[], Sink]] = {

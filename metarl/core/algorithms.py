@@ -51,12 +51,14 @@ class InnerConfig:
     """The inner loop.
 
     Args:
+        algorithm: a row of ``ALGORITHMS``.
         rate: inner rate alpha (initial value of learned rates).
         rates: inner rate of every inner step in training; null: ``rate`` for all.
         steps: inner steps in training; 0 trains one model for all tasks (the papers' pretrained and
             oracle baselines).
     """
 
+    algorithm: str = "maml"
     rate: Annotated[float, Gt(0)] = 0.1
     rates: list[Annotated[float, Gt(0)]] | None = None
     steps: Annotated[int, Ge(0)] = 1

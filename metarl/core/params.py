@@ -107,3 +107,43 @@ def leading_size(tree: Any) -> int:
         if isinstance(child, Tensor) or child:  # an empty tuple has nothing to say
             return leading_size(child)
     raise ValueError("there is no tensor, so no number of tasks")
+
+
+def plain_tree(tree: Any) -> Any:
+    """Nested (named) tuples and dictionaries of tensors as dictionaries and lists on the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.cpu()
+    if isinstance(tree, dict):
+        return {name: plain_tree(child) for name, child in tree.items()}
+    if hasattr(tree, "_asdict"):
+        return {name: plain_tree(child) for name, child in tree._asdict().items()}
+    return [plain_tree(child) for child in tree]
+
+
+def like_tree(found: Any, like: Tree) -> Tree:
+    """The inverse of ``plain_tree``: ``found`` as a tree of the kinds and devices of ``like``.
+
+    Raises:
+        ValueError: the two do not have the same names, shapes and kinds of numbers.
+    """
+    if isinstance(like, Tensor):
+        require_like({"": found}, {"": like})
+        return found.to(like)  # type: ignore[no-any-return]
+    wanted, there = _children(like), _children(found)
+    if wanted.keys() != there.keys():
+        raise ValueError(f"the checkpoint's state has {[*there]}, expected {[*wanted]}")
+    values = [like_tree(there[name], child) for name, child in wanted.items()]
+    if isinstance(like, dict):
+        return type(like)(zip(wanted, values, strict=True))
+    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)  # type: ignore[call-arg]
+
+
+def _children(tree: Any) -> dict[Any, Any]:
+    """Children of a dictionary, a named tuple, a tuple or a list, by name or number."""
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    if isinstance(tree, dict):
+        return tree
+    if not isinstance(tree, list | tuple):
+        raise ValueError(f"the checkpoint's state holds {type(tree).__name__}, expected tensors")
+    return dict(enumerate(tree))

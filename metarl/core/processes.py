@@ -23,7 +23,7 @@ class StoppedElsewhere(Exception):
     """Another process has failed, and says why."""
 
 
-class World:
+class Processes:
     """Process ``rank`` of ``size``, which all call the same methods in the same order.
 
     A process on its own talks to nobody. Of several, each owns a share of every iteration's tasks;
@@ -151,7 +151,7 @@ class World:
         return result
 
 
-ALONE = World()
+ALONE = Processes()
 
 
 @contextmanager

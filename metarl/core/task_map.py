@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metarl.core.compile import Compiled
 from metarl.core.params import Params, leading_size, leaves_of_tree, rebuild, tree_map
-from metarl.core.processes import ALONE, World
+from metarl.core.processes import ALONE, Processes
 
 Objective: TypeAlias = Callable[[Params, Any], Tensor]
 """``objective(meta, task_data) -> [K]`` or a scalar, for ONE task; gradients are of entry 0."""
@@ -58,7 +58,7 @@ class TaskMap:
             functions that ``map`` is told recur. A function is compiled once for every shape of its
             data, and so must not change what it closes over; a method of the same object is the
             same function.
-        world: the processes that share the tasks; data are those of this one's.
+        processes: the processes that share the tasks; data are those of this one's.
 
     Raises:
         ValueError: an argument is out of range.
@@ -69,7 +69,7 @@ class TaskMap:
         chunk_size: int = 1,
         threads: int = 1,
         compiled: bool = False,
-        world: World = ALONE,
+        processes: Processes = ALONE,
     ):
         if chunk_size < 1 or threads < 0:
             raise ValueError(
@@ -79,7 +79,7 @@ class TaskMap:
         self.threads = threads or cores()
         self._pool = thread_pool(self.threads) if self.threads > 1 else None
         self.compiled = compiled
-        self._world = world
+        self.processes = processes
         self._programs: dict[tuple[str, Callable[..., Any]], Callable[..., Any]] = {}
 
     def map(self, fn: Callable[[Any], Any], data: Any, recurring: bool = False) -> Any:
@@ -157,10 +157,10 @@ class TaskMap:
         """Mean over all tasks of what ``sum_of`` sums over those of a chunk."""
         tasks = leading_size(data)
         first, total = self._fitting(lambda: self._total(sum_of, data))
-        if first is total and self._world.size == 1:  # there was nothing to add
+        if first is total and self.processes.size == 1:  # there was nothing to add
             return tree_map(lambda x: x / tasks, first)
         wide = tree_map(lambda x: x.double(), total)
-        total, count = self._world.sum((wide, next(leaves_of_tree(wide)).new_tensor(tasks)))
+        total, count = self.processes.sum((wide, next(leaves_of_tree(wide)).new_tensor(tasks)))
         leaves = zip(leaves_of_tree(total), leaves_of_tree(first), strict=True)
         return rebuild(first, ((x / count).to(like) for x, like in leaves))
 

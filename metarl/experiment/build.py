@@ -1,24 +1,37 @@
 """The one place where names in a config become objects."""
 
 import dataclasses
-import importlib
-import os
-import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from metarl.core.algorithms import ALGORITHMS, adapted_names, with_rates
 from metarl.core.compile import compiler_fault
+from metarl.core.inner_loop import InnerLoop
+from metarl.core.outer.adam import Adam
+from metarl.core.outer.step import OuterStep
+from metarl.core.outer.trust_region import TrustRegion
 from metarl.core.params import Functional, parameters_of
-from metarl.core.processes import ALONE, World
+from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
-from metarl.experiment.parsing import parse_object, suggestion
+from metarl.experiment.parsing import (
+    parse_object,
+    parse_settings,
+    setting_lines,
+    suggestion,
+)
+from metarl.experiment.plugins import Check, call, find, function_of, reason, subclass_of
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment, find_file
+from metarl.rl.adaptation import Adaptation
+from metarl.rl.baselines import Baseline, LinearFeatureBaseline
+from metarl.rl.distributions import require_distribution
+from metarl.rl.evaluate import EvaluationProtocol
 from metarl.rl.learner import MetaRLLearner
-from metarl.rl.policies import GaussianMLP
+from metarl.rl.losses import INNER_LOSSES
+from metarl.rl.policies import gaussian_mlp
 from metarl.rl.sampler import Sampler
 from metarl.rl.task_file import TaskFile, read_task_file
 from metarl.runtime.errors import UserError, warn
@@ -35,10 +48,11 @@ from metarl.supervised.models import (
     require_stateless,
     sees_batches,
 )
+from metarl.supervised.objective import Predictor, TaskObjective
 from metarl.supervised.omniglot import Omniglot
 from metarl.supervised.sinusoid import Sinusoid
 from metarl.supervised.task_data import Source
-from metarl_envs import FAMILIES, BatchedEnv, TaskFamily
+from metarl_envs import FAMILIES, TaskFamily
 
 Settings = TypeVar("Settings", bound=Experiment)
 Learner = MetaRLLearner | SupervisedLearner
@@ -49,12 +63,80 @@ IMAGES: dict[str, type[ImageSet]] = {
     "glyphs": Glyphs,
 }
 SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
+OUTER_STEPS: dict[str, type[OuterStep]] = {"trpo": TrustRegion, "adam": Adam}
+BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline}
+POLICIES: dict[str, Any] = {"gaussian-mlp": gaussian_mlp}
 
-BASELINES = ("pretrained", "random", "oracle")
+UNADAPTED = ("pretrained", "random", "oracle")
 """Methods of configs/baselines, whose returns a task file need not have."""
 
 COMPILE_FROM = {RLExperiment: 50, SupervisedExperiment: 2000}
 """Iterations from which compiling saves more time than it takes."""
+
+
+class _Group:
+    """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``."""
+
+    def __init__(self, where: str, key: str, registry: Mapping[str, Any], check: Check):
+        self.where = where
+        self.key = key
+        self._registry = registry
+        self._check = check
+
+    def find(self, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return what the group names, and its other settings.
+
+        Raises:
+            UserError: the name is unknown, does not import or is of the wrong kind.
+        """
+        where = f"{self.where}.{self.key}"
+        found = find(where, settings.get(self.key), self._registry, self._check)
+        return found, {k: v for k, v in settings.items() if k != self.key}
+
+    def make(self, settings: dict[str, Any]) -> Any:
+        """Return an object of the class that the group names.
+
+        Raises:
+            UserError: see ``find``; or a setting is unknown, or a value is not allowed.
+        """
+        kind, values = self.find(settings)
+        return parse_object(kind, values, self.where)
+
+    def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the group with all settings written out."""
+        return {self.key: settings[self.key], **dataclasses.asdict(self.make(settings))}
+
+
+_FAMILY = _Group("env", "family", FAMILIES, subclass_of(TaskFamily))
+_OUTER = _Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
+_BASELINE = _Group("baseline", "name", BASELINES, subclass_of(Baseline))
+_POLICY = _Group("policy", "name", POLICIES, function_of("observation_space", "action_space"))
+
+
+def _source_fault(found: Any) -> str:
+    missing = [n for n in ("task_fields", "input_shape", "draw") if not hasattr(found, n)]
+    return f"should be a class with {', '.join(missing)}" if missing else ""
+
+
+_SOURCE = _Group("data", "source", SOURCES, _source_fault)
+
+
+GROUPS = {group.where: group for group in (_FAMILY, _SOURCE, _POLICY, _OUTER, _BASELINE)}
+
+
+def settings_help(groups: Mapping[str, dict[str, Any]]) -> str:
+    """The settings of what the groups name, as a command's help shows them."""
+    sections = []
+    for where, settings in groups.items():
+        group = GROUPS[where]
+        try:
+            found, _ = group.find(settings)
+        except UserError:  # said when the settings are used
+            continue
+        skip = 2 if group is _POLICY else 0
+        title = f"{where}: {group.key} {settings[group.key]}"
+        sections.append("\n".join([title, *setting_lines(found, where, skip)]))
+    return "\n\n".join(sections)
 
 
 def make_family(env: dict[str, Any]) -> TaskFamily:
@@ -63,8 +145,8 @@ def make_family(env: dict[str, Any]) -> TaskFamily:
     Raises:
         UserError: the family or a constant is unknown, or a value is not allowed.
     """
-    family, settings = _named("env.family", FAMILIES, env)
-    return parse_object(family, settings, "env")
+    family: TaskFamily = _FAMILY.make(env)
+    return family
 
 
 def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
@@ -73,7 +155,7 @@ def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
     Raises:
         UserError: the source or a setting is unknown, or a value is not allowed.
     """
-    source, settings = _named("data.source", SOURCES, data)
+    source, settings = _SOURCE.find(data)
     if source not in IMAGES.values():
         return parse_object(source, settings, "data"), None
     of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)} & settings.keys()
@@ -97,6 +179,16 @@ def make_source(data: dict[str, Any], folder: str | None) -> Source:
     return FewShot({name: LabelledTensors(*split) for name, split in found.items()}, few_shot)
 
 
+def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings of the policy that ``policy`` names, its name first.
+
+    Raises:
+        UserError: it is unknown, or a setting is, or a value is not allowed.
+    """
+    make, values = _POLICY.find(policy)
+    return {"name": policy["name"], **parse_settings(make, values, "policy", skip=2)}
+
+
 def task_file_path(config: Experiment) -> Path | None:
     """Return where the evaluation's task file is, or None if tasks are drawn.
 
@@ -117,9 +209,9 @@ def held_out_tasks(config: RLExperiment) -> TaskFile | None:
     path = task_file_path(config)
     if path is None:
         return None
-    file = read_task_file(path, FAMILIES[config.env["family"]].task_fields)
+    file = read_task_file(path, _FAMILY.find(config.env)[0].task_fields)
     method = config.evaluation.published.method
-    if file.published and method not in ("", *BASELINES, *file.published):
+    if file.published and method not in ("", *UNADAPTED, *file.published):
         raise UserError(
             f"{path} has no returns of evaluation.published.method {method}"
             f"{suggestion(method, list(file.published))}; it has {', '.join(file.published)}"
@@ -127,37 +219,28 @@ def held_out_tasks(config: RLExperiment) -> TaskFile | None:
     return file
 
 
-def _named(
-    where: str, registry: dict[str, Any], settings: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """The entry that ``settings`` names, and the other settings."""
-    key = where.rpartition(".")[2]
-    name = settings.get(key)
-    if not isinstance(name, str) or name not in registry:
-        raise UserError(
-            f"{where} {name!r} is unknown{suggestion(str(name), list(registry))}; "
-            f"there are {', '.join(registry)}"
-        )
-    return registry[name], {k: v for k, v in settings.items() if k != key}
-
-
 def resolve(config: Settings) -> Settings:
     """The config with everything written out that it leaves open.
 
     Raises:
-        UserError: the settings of its tasks are not allowed.
+        UserError: a name is unknown, or the settings of what it names are not allowed.
     """
     pays = config.device == "cpu" and config.iterations >= COMPILE_FROM[type(config)]
     config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)
+    assert isinstance(config, RLExperiment | SupervisedExperiment)
+    config = dataclasses.replace(config, outer=_OUTER.resolved(config.outer))
     if isinstance(config, RLExperiment):
-        family = make_family(config.env)
-        env = {"family": config.env["family"], **dataclasses.asdict(family)}
-        config = dataclasses.replace(config, env=env)
+        config = dataclasses.replace(
+            config,
+            env=_FAMILY.resolved(config.env),
+            policy=policy_settings(config.policy),
+            baseline=_BASELINE.resolved(config.baseline),
+        )
+        _inner_loss(config)
         if file := held_out_tasks(config):
             evaluation = dataclasses.replace(config.evaluation, tasks=len(file.tasks))
             config = dataclasses.replace(config, evaluation=evaluation)
         return config
-    assert isinstance(config, SupervisedExperiment)
     parts = [part for part in parse_source(config.data) if part is not None]
     data = {"source": config.data["source"]}
     for part in parts:
@@ -165,12 +248,17 @@ def resolve(config: Settings) -> Settings:
     return dataclasses.replace(config, data=data)
 
 
-def make_learner(config: Experiment, world: World = ALONE) -> Learner:
+def _inner_loss(config: RLExperiment) -> Any:
+    check = function_of("policy", "params", "batch")
+    return find("inner.loss", config.inner.loss, INNER_LOSSES, check)
+
+
+def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
     """The learner of an experiment.
 
     Args:
         config: its settings.
-        world: the processes that share its tasks.
+        processes: the processes that share its tasks.
 
     Raises:
         UserError: its tasks or its model cannot be made, there is no such device, or there are
@@ -178,109 +266,149 @@ def make_learner(config: Experiment, world: World = ALONE) -> Learner:
     """
     assert isinstance(config, RLExperiment | SupervisedExperiment)
     for where, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
-        if tasks < world.size:
-            raise UserError(f"{where} is {tasks}, fewer than the {world.size} processes")
+        if tasks < processes.size:
+            raise UserError(f"{where} is {tasks}, fewer than the {processes.size} processes")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
     if config.compile and (fault := compiler_fault()):
         warn(f"nothing is compiled, which is slower: {fault}")
     if isinstance(config, RLExperiment):
-        return make_rl_learner(config, world)
-    return make_supervised_learner(config, world)
+        return make_rl_learner(config, processes)
+    return make_supervised_learner(config, processes)
 
 
-def make_rl_learner(config: RLExperiment, world: World = ALONE) -> MetaRLLearner:
+def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaRLLearner:
     """See ``make_learner``."""
-    threads = _use_threads_for_tasks(config, world)
+    threads = _use_threads_for_tasks(config, processes)
     family = make_family(config.env)
-    module = GaussianMLP(
-        family.observation_dim + config.observe_task * family.task_dim,
-        family.action_dim,
-        seed=torch_seed(config.seed, Purpose.PARAMETERS),
-        **dataclasses.asdict(config.policy),
-    )
+    module = make_policy(config, family)
     policy = Functional(module)
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
-    algorithm = ALGORITHMS[config.inner.algorithm]
-    adapted = adapted_names(algorithm, list(theta), head=("head.", "log_std"))
-    file = held_out_tasks(config)
-    return MetaRLLearner(
-        config=config,
-        evaluation=config.evaluation,
-        family=family,
-        policy=policy,
-        meta=with_rates(algorithm, theta, adapted, config.inner.rate),
-        algorithm=algorithm,
-        adapted=adapted,
-        sampler=Sampler(
-            lambda m, n, threads: BatchedEnv(family, m, n, threads, config.observe_task),
+    inner = _make_inner_loop(
+        config, partial(_inner_loss(config), policy), theta, ("head.", "log_std")
+    )
+
+    def adaptation(compiled: bool) -> Adaptation:
+        sampler = Sampler(
+            partial(family.environments, observe_task=config.observe_task),
             policy,
-            family.action_dim,
             family.horizon,
             threads if family.threaded else 1,
             config.device,
-            compiles(config),
-        ),
-        task_map=TaskMap(
-            config.chunk_size or (1 if config.device == "cpu" else config.tasks),
-            threads,
-            compiles(config),
-            world,
-        ),
-        world=world,
-        seed=config.seed,
-        held_out=None if file is None else file.tasks,
+            compiled,
+        )
+        chunk_size = config.chunk_size or (1 if config.device == "cpu" else config.tasks)
+        task_map = TaskMap(chunk_size, threads, compiled, processes)
+        baseline = _BASELINE.make(config.baseline)
+        return Adaptation(inner, config.advantage, baseline, sampler, task_map)
+
+    file = held_out_tasks(config)
+    evaluation = EvaluationProtocol(
+        config.evaluation,
+        family,
+        adaptation(compiled=False),
+        config.inner.alpha,
+        config.trajectories,
+        None if file is None else file.tasks,
+    )
+    return MetaRLLearner(
+        config,
+        family,
+        adaptation(compiles(config)) if compiles(config) else evaluation.adaptation,
+        _OUTER.make(config.outer),
+        theta,
+        evaluation,
+        config.seed,
     )
 
 
+def make_policy(config: RLExperiment, family: TaskFamily) -> nn.Module:
+    """The policy that the config names, for the spaces of a family.
+
+    Raises:
+        UserError: it cannot be made, or does not give a sound distribution of actions.
+    """
+    make, _ = _POLICY.find(config.policy)
+    name = config.policy["name"]
+    settings = {k: v for k, v in config.policy.items() if k != "name"}
+    observations = family.observation_space
+    if config.observe_task:
+        observations = family.observation_space_with_task
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(config.seed, Purpose.PARAMETERS))
+        module = call("policy.name", name, make, observations, family.action_space, **settings)
+        if not isinstance(module, nn.Module):
+            raise UserError(
+                f"policy.name {name}: it should make a torch.nn.Module, got {type(module).__name__}"
+            )
+        example = torch.zeros(3, *observations.shape)
+        found = call("policy.name", name, module, example)
+    try:
+        require_distribution(found)
+    except Exception as error:  # whatever a user's distribution does
+        said = str(error) if isinstance(error, ValueError) else reason(error)
+        raise UserError(f"policy.name {name}: {said}") from error
+    return module
+
+
 def make_supervised_learner(
-    config: SupervisedExperiment, world: World = ALONE
+    config: SupervisedExperiment, processes: Processes = ALONE
 ) -> SupervisedLearner:
     """See ``make_learner``."""
-    threads = _use_threads_for_tasks(config, world)
+    threads = _use_threads_for_tasks(config, processes)
     source = make_source(config.data, config.data_folder)
     ways = source.ways if isinstance(source, FewShot) else None
     if config.inner.reduction == "class-sum" and not ways:
         raise UserError("inner.reduction class-sum is for classification, and there are no classes")
     if config.observe_task and ways:
         raise UserError("observe_task is for regression: to be told the classes is to be told all")
+    outer: OuterStep = _OUTER.make(config.outer)
+    if outer.needs_kl and config.inner.algorithm == "reptile":
+        raise UserError("inner.algorithm reptile has no loss to bound: use outer.name adam")
     shape = source.input_shape
     if config.observe_task:
         shape = (shape[0] + len(source.task_fields), *shape[1:])
     module, changed = _make_module(config, shape, ways or 1)
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
-    algorithm = ALGORITHMS[config.inner.algorithm]
+    predictor = Predictor(
+        model=Functional(module),
+        criterion=CLASSIFICATION if ways else REGRESSION,
+        ways=ways,
+        sees_batches=sees_batches(module, shape),
+        observe_task=config.observe_task,
+        device=config.device,
+    )
+    by_class = config.inner.reduction == "class-sum"
+    loss = predictor.sum_over_classes if by_class else predictor.loss
     try:
-        adapted = adapted_names(algorithm, list(theta), head=("head.",))
+        inner = _make_inner_loop(config, loss, theta, ("head.",))
     except ValueError as error:
         raise UserError(f"model.name {config.model.name}: {error}") from error
     if changed:
         warn(f"{config.model.name}: batch norm now uses the statistics of the batch at hand")
     return SupervisedLearner(
-        config=config,
-        evaluation=config.evaluation,
-        source=source,
-        criterion=CLASSIFICATION if ways else REGRESSION,
-        ways=ways,
-        model=Functional(module),
-        sees_batches=sees_batches(module, shape),
-        observe_task=config.observe_task,
-        meta=with_rates(algorithm, theta, adapted, config.inner.rate),
-        algorithm=algorithm,
-        adapted=adapted,
-        task_map=TaskMap(config.chunk_size or config.tasks, threads, compiles(config), world),
-        world=world,
-        seed=config.seed,
-        device=config.device,
+        config,
+        source,
+        TaskObjective(predictor, inner, inner.meta_parameters(theta)),
+        outer,
+        TaskMap(config.chunk_size or config.tasks, threads, compiles(config), processes),
+        config.evaluation,
+        config.seed,
     )
 
 
-def _use_threads_for_tasks(config: Experiment, world: World) -> int:
+def _make_inner_loop(
+    config: RLExperiment | SupervisedExperiment, loss: Any, theta: dict[str, Any], head: Any
+) -> InnerLoop:
+    return InnerLoop.of(config.inner, loss, list(theta), head)
+
+
+def _use_threads_for_tasks(config: Experiment, processes: Processes) -> int:
     """And not for pieces of one matrix product: that is faster at these sizes, and the result of
     every task is the same whatever the number of threads. Returns that number.
     """
     torch.set_num_threads(1)
-    return config.threads or max(1, cores() // world.local_size)
+    return config.threads or max(1, cores() // processes.local_size)
 
 
 def compiles(config: Experiment) -> bool:
@@ -297,28 +425,14 @@ def _make_module(
     try:
         if name in MODELS:
             return make_model(config.model, shape, outputs, seed), False
-        module = _import_model(name, shape, outputs, seed)
+        make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = call("model.name", name, make, shape, outputs)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"it should make a torch.nn.Module, got {type(module).__name__}")
         changed = require_stateless(module)
         require_outputs(module, shape, outputs)
     except ValueError as error:
         raise UserError(f"model.name {name}: {error}") from error
     return module, changed
-
-
-def _import_model(name: str, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
-    """What the function ``package.module:NAME`` makes of (shape, outputs)."""
-    package, _, function = name.partition(":")
-    if not function:
-        raise ValueError(f"there are {', '.join(MODELS)}, or package.module:NAME of your own")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where the module of a user may be
-    try:
-        make = getattr(importlib.import_module(package), function)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = make(shape, outputs)
-    except Exception as error:  # whatever a user's code does
-        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from error
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"it should make a torch.nn.Module, got {type(module).__name__}")
-    return module

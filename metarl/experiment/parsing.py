@@ -1,20 +1,28 @@
 """Command lines and files as typed settings; what is wrong with them in one line."""
 
+import argparse
 import dataclasses
 import difflib
+import inspect
 import json
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import docstring_parser
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from metarl.runtime.errors import UserError, leads
 
 Schema = TypeVar("Schema")
+
+
+class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """jsonargparse's, which leaves the lines of an epilog as they are."""
 
 
 class Parser(ArgumentParser):
@@ -110,21 +118,78 @@ def parse_object(schema: type[Schema], values: dict[str, Any], where: str) -> Sc
     Raises:
         UserError: a key is unknown, or a value has the wrong type or is out of range.
     """
-    known = [f.name for f in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    parsed = _parsed(schema, values, where, {f.name for f in dataclasses.fields(schema)})  # type: ignore[arg-type]
+    try:
+        return schema(**parsed)
+    except Exception as error:
+        raise UserError(_placed(one_line(str(error)), where)) from error
+
+
+def parse_settings(
+    function: Callable[..., Any], values: dict[str, Any], where: str, skip: int
+) -> dict[str, Any]:
+    """Return all arguments of a function but the first ``skip``, which are no settings.
+
+    Raises:
+        UserError: see ``parse_object``.
+    """
+    names = list(inspect.signature(function).parameters)
+    parsed = _parsed(function, values, where, set(names[skip:]), set(names[:skip]))
+    return {name: parsed[name] for name in names[skip:] if name in parsed}
+
+
+def _parsed(
+    schema: Callable[..., Any],
+    values: dict[str, Any],
+    where: str,
+    known: set[str],
+    skipped: set[str] = frozenset(),  # type: ignore[assignment]
+) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise UserError(
-                f"{where}.{key} is not a setting{suggestion(str(key), known)}; "
-                f"there are {', '.join(known)}"
+                f"{where}.{key} is not a setting"
+                f"{suggestion(f'{where}.{key}', [f'{where}.{name}' for name in sorted(known)])}; "
+                f"there are {', '.join(sorted(known)) or 'none'}"
             )
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(schema)
+    if isinstance(schema, type):
+        parser.add_class_arguments(schema, skip=set(skipped))
+    else:
+        parser.add_function_arguments(schema, skip=set(skipped))
     try:
         namespace = parser.parse_object(values)
         parser.validate(namespace, skip_unset=False)  # parse_object lets null pass
-        return schema(**vars(parser.instantiate(namespace)))
+        return dict(vars(parser.instantiate(namespace)))
     except Exception as error:
-        raise UserError(f"{where}: {one_line(str(error))}") from error
+        raise UserError(_placed(one_line(str(error)), where)) from error
+
+
+def setting_lines(schema: Callable[..., Any], where: str, skip: int = 0) -> list[str]:
+    """The settings of a dataclass or function for a help text: name, meaning, default.
+
+    Args:
+        skip: arguments at the start that are no settings.
+    """
+    meanings: dict[str, str] = {}
+    for each in reversed(schema.__mro__) if isinstance(schema, type) else (schema,):
+        for known in docstring_parser.parse(each.__doc__ or "").params:
+            meanings[known.arg_name] = " ".join((known.description or "").split())
+    lines = []
+    for parameter in [*inspect.signature(schema).parameters.values()][skip:]:
+        meaning = meanings.get(parameter.name, "")
+        default = "" if parameter.default is parameter.empty else f"(default: {parameter.default})"
+        lines.append(f"  --{where}.{parameter.name}")
+        text = f"{meaning} {default}".strip()
+        lines += textwrap.wrap(text, 76, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return lines
+
+
+def _placed(message: str, where: str) -> str:
+    """Put the group in front of a message that begins with the name of a setting."""
+    if re.match(rf"{where}[.:]", message):
+        return message
+    return f"{where}.{message}" if re.match(r"\w+ should ", message) else f"{where}: {message}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -202,3 +267,86 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except TypeError as error:
         raise UserError(f"{path} should hold text, numbers, lists and mappings only") from error
     return values
+
+
+def read_value(where: str, text: str) -> Any:
+    """The value of a setting on the command line, as YAML has it; text that is none is text.
+
+    Raises:
+        UserError: it has aliases or nests too deep.
+    """
+    try:
+        value = _Loader(text).get_single_data()
+        _require_bounded(value)
+        json.dumps(value)
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{where}: {one_line(str(error)) or 'it nests too deep'}") from error
+    except (yaml.YAMLError, TypeError):
+        return text
+    return value
+
+
+def named_groups(
+    keys: Mapping[str, str], contents: Sequence[dict[str, Any]], overrides: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Put groups of settings together that say by name what they are of.
+
+    Later settings win. A group that names something else than before starts afresh: what it held
+    belonged to the other thing.
+
+    Args:
+        keys: of every group the key that has the name, ``{"outer": "name"}``.
+        contents: of files, in order.
+        overrides: words of a command line.
+
+    Returns:
+        The groups that are mentioned, and what remains of contents and overrides.
+
+    Raises:
+        UserError: a group is no mapping, or an option has no value.
+    """
+    rest = [dict(values) for values in contents]
+    given = [_take_groups(keys, values) for values in rest]
+    words = list(overrides)
+    given.append(_take_words(keys, words))
+    groups: dict[str, dict[str, Any]] = {}
+    for by_group in given:
+        for group, values in by_group.items():
+            name, held = values.get(keys[group]), groups.get(group, {})
+            afresh = name is not None and held.get(keys[group], name) != name
+            groups[group] = values if afresh else {**held, **values}
+    return groups, rest, words
+
+
+def _take_groups(keys: Mapping[str, str], values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for path in list(values):
+        group, _, key = str(path).partition(".")
+        if group not in keys:
+            continue
+        value = values.pop(path)
+        if key:
+            value = {key: value}
+        if not isinstance(value, dict):
+            raise UserError(f"{group} should be a mapping, got {str(value)[:LONGEST_LINE]}")
+        found.setdefault(group, {}).update(value)
+    return found
+
+
+def _take_words(keys: Mapping[str, str], words: list[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    taken = [word for word in words if word.startswith("--")]
+    for word in taken:
+        option, equals, text = word.removeprefix("--").partition("=")
+        group = option.partition(".")[0]
+        if group not in keys:
+            continue
+        position = words.index(word)
+        del words[position]
+        if not equals:
+            if position == len(words) or words[position].startswith("--"):
+                raise UserError(f"--{option} needs a value")
+            text = words.pop(position)
+        values = _take_groups(keys, {option: read_value(option, text)})
+        found.setdefault(group, {}).update(values[group])
+    return found

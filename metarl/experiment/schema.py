@@ -14,40 +14,21 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt
 from jsonargparse import SUPPRESS
 
 import metarl
-from metarl.experiment.parsing import Parser, suggestion
+from metarl.experiment.parsing import HelpFormatter, Parser, suggestion
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.rl.learner import LearnerConfig
 from metarl.runtime.checkpoint import CheckpointConfig
 from metarl.runtime.errors import UserError
-from metarl.runtime.folder import FIXED
+from metarl.runtime.folder import FREE
 from metarl.runtime.scores import EvaluationConfig
 from metarl.runtime.sinks import LoggingConfig
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
 from metarl.supervised.learner import SupervisedConfig
 from metarl.supervised.models import ModelConfig
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """The Gaussian policy network.
-
-    Args:
-        hidden_sizes: width of every hidden layer.
-        activation: nonlinearity of the hidden layers.
-        init_std: initial standard deviation of every action dimension.
-        min_std: smallest standard deviation that adaptation can reach.
-    """
-
-    hidden_sizes: Annotated[list[Annotated[int, Gt(0)]], MinLen(1)] = field(
-        default_factory=lambda: [100, 100]
-    )
-    activation: Literal["tanh", "relu"] = "tanh"
-    init_std: Annotated[float, Gt(0)] = 1.0
-    min_std: Annotated[float, Gt(0)] = 1e-6
 
 
 @dataclass(frozen=True)
@@ -105,13 +86,13 @@ class RLExperiment(Experiment, LearnerConfig):
     Args:
         env: the task family, ``family: NAME``, and any of its constants by name.
         observe_task: append the task's parameters to the observation (the papers' oracle).
-        policy: the policy network.
+        policy: the policy, ``name: NAME``, and any of its settings by name.
         evaluation: held-out tasks.
     """
 
     env: dict[str, Any] = field(default_factory=lambda: {"family": "point-navigation"})
     observe_task: bool = False
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    policy: dict[str, Any] = field(default_factory=lambda: {"name": "gaussian-mlp"})
     evaluation: PolicyEvaluationConfig = field(default_factory=PolicyEvaluationConfig)
 
     problem: ClassVar = "env"
@@ -142,6 +123,15 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
         SupervisedConfig.__post_init__(self)
         Experiment.__post_init__(self)
 
+
+NAMED = {
+    "env": "family",
+    "data": "source",
+    "policy": "name",
+    "outer": "name",
+    "baseline": "name",
+}
+"""Groups of settings that say by name what they are of, and the key that has the name."""
 
 SCHEMAS: dict[str, type[Experiment]] = {
     "reinforcement learning": RLExperiment,
@@ -185,9 +175,10 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def fixed_settings(config: Experiment) -> dict[str, Any]:
-    """The settings that a resumed run keeps, as plain values."""
+    """The settings that a resumed run keeps, as plain values; where tasks come from is first."""
     settings = plain(config)
-    return {key: settings[key] for key in FIXED if key in settings}
+    fixed = {key: value for key, value in settings.items() if key not in FREE}
+    return {config.problem: fixed[config.problem]} | fixed
 
 
 def to_yaml(config: Experiment) -> str:
@@ -195,9 +186,15 @@ def to_yaml(config: Experiment) -> str:
     return str(yaml.safe_dump(fixed_settings(config) | plain(config), sort_keys=False))
 
 
-def config_parser(prog: str, schema: type[Experiment]) -> Parser:
+def config_parser(prog: str, schema: type[Experiment], epilog: str = "") -> Parser:
     """The parser of ``train``: ``--config FILE``, ``--resume RUN``, every setting by its path."""
-    parser = Parser(prog=prog, description=str(schema.__doc__).splitlines()[0], allow_abbrev=False)
+    parser = Parser(
+        prog=prog,
+        description=str(schema.__doc__).splitlines()[0],
+        allow_abbrev=False,
+        epilog=epilog,
+        formatter_class=HelpFormatter,
+    )
     parser.add_argument(
         "--config", action="config", help="YAML file; a path, or a name from configs/."
     )

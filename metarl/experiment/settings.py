@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from metarl import __version__
 from metarl.experiment import build
-from metarl.experiment.parsing import read_mapping, require_mappings
+from metarl.experiment.parsing import named_groups, read_mapping, require_mappings
 from metarl.experiment.schema import (
+    NAMED,
     Experiment,
     config_parser,
     find_config,
@@ -22,7 +23,7 @@ from metarl.experiment.schema import (
 )
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
-from metarl.runtime.history import upgraded
+from metarl.runtime.history import renamed, upgraded
 from metarl.runtime.launch import launch_id
 from metarl.runtime.trainer import first_difference
 
@@ -44,7 +45,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
         raise UserError(str(error)) from error
     files = [find_config(name) for name in known.config]
     if known.resume is None:
-        config = _parse([read_mapping(path) for path in files], overrides)
+        config = _parse([renamed(read_mapping(path)) for path in files], overrides)
         stem = "-".join(path.stem for path in files) or _tasks_of(config)
         config = replace(config, name=config.name or f"{stem}-seed{config.seed}-{_when()}")
         run = RunFolder(Path(config.folder) / str(config.name))
@@ -54,7 +55,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     else:
         run = RunFolder.open(Path(known.resume))
         resumed = read_config(run)
-        contents = [_settings_of(run), *map(read_mapping, files)]
+        contents = [_settings_of(run), *(renamed(read_mapping(path)) for path in files)]
         config = _parse(contents, overrides, resumed)
     if difference := first_difference(_kept(resumed), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
@@ -125,9 +126,18 @@ def _parse(
         if any(name in values for values in contents):
             raise UserError(f"{name} is no setting for a file; say --{name} on the command line")
     schema = schema_of(contents, overrides)
+    known = plain(schema())
+    keys = {group: key for group, key in NAMED.items() if group in known}
+    groups, contents, overrides = named_groups(keys, contents, overrides)
+    for group, values in groups.items():
+        if keys[group] not in values:
+            values[keys[group]] = known[group][keys[group]]
     for values in contents:
-        require_mappings(values, plain(schema()))
-    parser = config_parser("metarl" if origin else "metarl train", schema)
+        require_mappings(values, known)
+    contents = [*contents, groups]
+    named = {group: groups.get(group, known[group]) for group in keys}
+    epilog = "" if origin else build.settings_help(named)
+    parser = config_parser("metarl" if origin else "metarl train", schema, epilog)
     parser.origin = origin
     arguments = [f"--config={json.dumps(values)}" for values in contents]
     namespace = parser.parse_settings([*arguments, *overrides])

@@ -27,8 +27,8 @@ class Sampled(NamedTuple):
     def outcome(self) -> "Outcome":
         """What is logged of it."""
         of = self.trajectories
-        std = torch.exp(of.sampling.log_std).mean(-1)
-        means = torch.func.vmap(masked_mean)(std, of.mask)
+        statistics = of.sampling.statistics() | {"entropy": of.sampling.entropy()}
+        means = {name: torch.func.vmap(masked_mean)(x, of.mask) for name, x in statistics.items()}
         return Outcome(of.returns, of.lengths, of.diverged, means, self.explained_variance)
 
 
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     returns: Tensor  # [M, N], undiscounted; NaN for diverged episodes
     lengths: Tensor  # [M, N], env steps
     diverged: Tensor  # [M, N], 1 where the simulation broke
-    std: Tensor  # [M], mean standard deviation of the actions
+    policy: dict[str, Tensor]  # [M] each, mean statistics of the action distributions
     explained_variance: Tensor  # [M]
 
 
@@ -49,7 +49,10 @@ def sampling_metrics(rounds: Sequence[Outcome]) -> dict[str, float]:
         **return_metrics(first, "before"),
         **return_metrics(last, "after"),
         "episodes/diverged": float(sum(r.diverged.sum() for r in rounds)),
-        "policy/std": float(masked_mean(first.std, first.lengths.sum(1))),
+        **{
+            f"policy/{name}": float(masked_mean(x, first.lengths.sum(1)))
+            for name, x in first.policy.items()
+        },
         "baseline/explained_variance_before": float(first.explained_variance.mean()),
         "baseline/explained_variance_after": float(last.explained_variance.mean()),
     }

@@ -1,10 +1,11 @@
-"""Diagonal Gaussians as plain tensors, so that they pass through ``vmap`` and into buffers.
+"""Action distributions as named tuples of tensors, so that they pass through ``vmap`` and buffers.
 
-Everything is summed over action dimensions: one number per env step.
+The sampler, the losses and the diagnostics know ``Distribution`` only. To add a kind, write a
+``NamedTuple`` of tensors with these methods and let a policy return it.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -12,19 +13,142 @@ from torch import Tensor
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
+class Distribution(Protocol):
+    """Distribution of the actions of a batch of env steps: a ``NamedTuple`` of tensors [..., D].
+
+    Log-probabilities, divergences and entropies are in nats and summed over the parts of an action:
+    one number per env step. With zeros in all fields, which fill the padding, they must be finite.
+    """
+
+    @property
+    def noise_dim(self) -> int:
+        """Standard normal numbers that one action takes."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return the actions [..., *action_shape] that the noise [..., noise_dim] stands for."""
+
+    def mode(self) -> Tensor:
+        """Return the most likely actions [..., *action_shape], or those of the mean."""
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Return log pi(a | s) of actions [..., *action_shape]: [...]."""
+
+    def kl(self, other: Self) -> Tensor:
+        """Return KL(self || other): [...]."""
+
+    def entropy(self) -> Tensor:
+        """Return the entropy: [...]."""
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return what to log as ``policy/NAME``, the mean over env steps: each [...]."""
+
+    def _replace(self, **fields: Any) -> Self: ...
+    def _asdict(self) -> dict[str, Any]: ...
+
+
 class Gaussian(NamedTuple):
-    """Action distribution of a batch of env steps."""
+    """Diagonal Gaussians."""
 
     mean: Tensor  # [..., A]
     log_std: Tensor  # [..., A]
 
+    @property
+    def noise_dim(self) -> int:
+        return self.mean.shape[-1]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.mean + torch.exp(self.log_std) * noise
+
+    def mode(self) -> Tensor:
+        return self.mean
+
     def log_prob(self, action: Tensor) -> Tensor:
-        """log pi(a | s) of ``action`` [..., A], summed over A: [...]."""
         z = (action - self.mean) * torch.exp(-self.log_std)
         return -(0.5 * z.square() + self.log_std + HALF_LOG_TWO_PI).sum(-1)
 
     def kl(self, other: "Gaussian") -> Tensor:
-        """KL(self || other), summed over A: [...], in nats."""
         ratio = torch.exp(2 * (self.log_std - other.log_std))
         distance = ((self.mean - other.mean) * torch.exp(-other.log_std)).square()
         return (other.log_std - self.log_std + 0.5 * (ratio + distance - 1)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (self.log_std + HALF_LOG_TWO_PI + 0.5).sum(-1)
+
+    def statistics(self) -> dict[str, Tensor]:
+        return {"std": torch.exp(self.log_std).mean(-1)}
+
+
+METHODS = ("sample", "mode", "log_prob", "kl", "entropy", "statistics")
+DRAWS = 4096
+STANDARD_ERRORS = 7.0  # of a mean over DRAWS samples: one sound field in 10^11 is further off
+
+
+def require_distribution(found: Any) -> None:
+    """Check that what a policy returned [R, ...] is a sound distribution.
+
+    Among other things, the mean of the score grad log pi(a) over its own samples is zero: where it
+    is not, log-probabilities do not fit the samples, and every policy gradient would be wrong.
+
+    Raises:
+        ValueError: it lacks a method, or a method returns something that does not fit.
+    """
+    kind = type(found).__name__
+    if not (isinstance(found, tuple) and all(hasattr(found, name) for name in METHODS)):
+        raise ValueError(
+            f"the policy should return a Distribution, a NamedTuple with {', '.join(METHODS)}; "
+            f"got {kind}"
+        )
+    sound: Any = found
+    fields = sound._asdict()
+    if not fields or not all(isinstance(x, Tensor) for x in fields.values()):
+        raise ValueError(f"the fields of {kind} should be tensors")
+    batch = next(iter(fields.values())).shape[:1]
+    for name, x in fields.items():
+        if x.dim() < 1 or x.shape[:1] != batch or not torch.isfinite(x).all():
+            raise ValueError(f"{kind}.{name} should be finite, one row per env step, got {x.shape}")
+    for each in (sound, type(sound)(*(torch.zeros_like(x) for x in fields.values()))):
+        action = each.mode()
+        for name, x in {
+            "log_prob": each.log_prob(action),
+            "kl": each.kl(each),
+            "entropy": each.entropy(),
+        }.items():
+            if x.shape != batch or not torch.isfinite(x).all():
+                raise ValueError(
+                    f"{kind}.{name} should return one finite number per env step, got "
+                    f"{tuple(x.shape)} for {batch[0]} of them"
+                )
+        if each.kl(each).abs().max() > 1e-4:
+            raise ValueError(f"{kind}.kl of a distribution and itself should be 0")
+    _require_score_of_mean_zero(found)
+
+
+def _require_score_of_mean_zero(found: Any) -> None:
+    """Raises ValueError unless log-probabilities are those of the samples, at the first row."""
+    kind = type(found).__name__
+    leaves = [x[:1].detach().double().requires_grad_() for x in found]
+    of_draws = type(found)(*(x.expand(DRAWS, *x.shape[1:]) for x in leaves))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(DRAWS, of_draws.noise_dim, generator=generator, dtype=torch.float64)
+    with torch.enable_grad():
+        actions = of_draws.sample(noise).detach()
+        log_probs = of_draws.log_prob(actions)
+        if not log_probs.requires_grad:
+            raise ValueError(f"{kind}.log_prob should be differentiable")
+
+        def log_prob(*fields: Tensor) -> Tensor:
+            one = type(found)(*(x[None] for x in fields[:-1]))
+            return one.log_prob(fields[-1][None])[0]
+
+        of_fields = tuple(range(len(leaves)))
+        scores = torch.func.vmap(
+            torch.func.grad(log_prob, of_fields), (*(None for _ in leaves), 0)
+        )(*(x[0] for x in leaves), actions)
+    for name, score in zip(found._fields, scores, strict=True):
+        error = score.std(0) / math.sqrt(DRAWS)
+        if not (score.mean(0).abs() <= STANDARD_ERRORS * error + 1e-6).all():
+            raise ValueError(
+                f"{kind}.log_prob does not fit {kind}.sample: the mean over samples of its "
+                f"derivative with respect to {name} should be 0, got "
+                f"{score.mean(0).abs().max():.3g}"
+            )

@@ -1,6 +1,6 @@
 """The papers' protocol of evaluation: adapt to held-out tasks, score fresh trajectories."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, NamedTuple, Protocol
@@ -11,7 +11,10 @@ from annotated_types import Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core.processes import World
+from metarl.core.outer.step import State
+from metarl.core.params import Params
+from metarl.core.processes import Processes
+from metarl.rl.adaptation import Adaptation
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.rollout import Trajectories
 from metarl.rl.sampler import Stream, Watch
@@ -97,29 +100,8 @@ class Tasks(Protocol):
     @property
     def task_fields(self) -> Sequence[str]: ...
     @property
-    def horizon(self) -> int: ...
+    def observation_dim(self) -> int: ...
     def sample_tasks(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]: ...
-
-
-class Adapter(Protocol):
-    """What is evaluated."""
-
-    def adapt_and_sample(
-        self,
-        tasks: NDArray[np.float64],
-        alphas: Sequence[float],
-        trajectories: int,
-        stream: Stream,
-        watch: Watch | None = None,
-    ) -> list[Sampled]: ...
-
-    def mean_action_trajectories(
-        self,
-        rounds: Sequence[Sampled],
-        tasks: NDArray[np.float64],
-        stream: Stream,
-        watch: Watch | None = None,
-    ) -> list[Trajectories]: ...
 
 
 @dataclass
@@ -157,35 +139,39 @@ class EvaluationProtocol:
     Args:
         config: its settings.
         family: the distribution that held-out tasks are drawn from.
+        adaptation: the inner loop.
         alpha: the trained inner rate.
         trajectories: per task and inner step, where the config does not say.
-        world: the processes that share the tasks.
         held_out: the held-out tasks, [M, task_dim]; None: ``config.tasks`` drawn ones.
     """
 
     config: PolicyEvaluationConfig
     family: Tasks
+    adaptation: Adaptation
     alpha: float
     trajectories: int
-    world: World
     held_out: NDArray[np.float64] | None = None
 
-    def run(self, adapter: Adapter) -> PolicyEvaluation:
-        """The scores; the adapter stays as it is."""
+    @property
+    def processes(self) -> Processes:
+        return self.adaptation.task_map.processes
+
+    def run(self, meta: Params, baseline_state: State = ()) -> PolicyEvaluation:
+        """Return the scores of the meta-parameters; nothing changes."""
         config = self.config
-        alpha, validation = config.choose_rate(self.alpha, partial(self._validate, adapter))
+        sample = partial(self._sample_and_adapt, meta, baseline_state)
+        alpha, validation = config.choose_rate(self.alpha, partial(self._validate, sample))
         tasks = self.held_out
         if tasks is None:
             tasks = self._draw_tasks(Purpose.EVALUATION_TASKS)
         mine, stream = self._share_of(tasks, Purpose.EVALUATION_ROLLOUT)
-        trajectories = config.trajectories or self.trajectories
         recorder = Recorder(max(0, RECORDED_TASKS - stream.first_task))
         watch = None if config.mean_actions else recorder
-        sampled = adapter.adapt_and_sample(mine, config.rates(alpha), trajectories, stream, watch)
+        sampled = sample(mine, alpha, stream, watch)
         rounds = [s.trajectories for s in sampled]
         if config.mean_actions:
             stream = stream._replace(purpose=Purpose.MEAN_ACTION_ROLLOUT)
-            rounds = adapter.mean_action_trajectories(sampled, mine, stream, recorder)
+            rounds = self.adaptation.mean_action_trajectories(sampled, mine, stream, recorder)
         return PolicyEvaluation(
             measure="return",
             tasks=tasks,
@@ -194,18 +180,36 @@ class EvaluationProtocol:
             lengths=self._of_all([r.lengths.mean(1) for r in rounds]),
             diverged=self._of_all([r.diverged.sum(1) for r in rounds]).sum(1),
             inner_rates=config.rates(alpha),
-            trajectories=trajectories,
+            trajectories=self._trajectories,
             mean_actions=config.mean_actions,
             validation=validation,
             episodes=self._recorded(recorder, rounds),
         )
 
-    def _validate(self, adapter: Adapter, alpha: float) -> float:
+    @property
+    def _trajectories(self) -> int:
+        return self.config.trajectories or self.trajectories
+
+    def _sample_and_adapt(
+        self,
+        meta: Params,
+        baseline_state: State,
+        tasks: NDArray[np.float64],
+        alpha: float,
+        stream: Stream,
+        watch: Watch | None = None,
+    ) -> list[Sampled]:
+        rates = self.config.rates(alpha)
+        rounds, _ = self.adaptation.sample_and_adapt(
+            meta, tasks, rates, self._trajectories, stream, baseline_state, watch
+        )
+        return rounds
+
+    def _validate(self, sample: Callable[..., list[Sampled]], alpha: float) -> float:
         """Mean return over validation tasks and inner steps from the first on."""
         tasks = self._draw_tasks(Purpose.VALIDATION_TASKS)
         mine, stream = self._share_of(tasks, Purpose.VALIDATION_ROLLOUT)
-        trajectories = self.config.trajectories or self.trajectories
-        rounds = adapter.adapt_and_sample(mine, self.config.rates(alpha), trajectories, stream)
+        rounds = sample(mine, alpha, stream)
         return float(self._of_all([r.trajectories.returns.mean(1) for r in rounds[1:]]).mean())
 
     def _draw_tasks(self, purpose: Purpose) -> NDArray[np.float64]:
@@ -216,17 +220,17 @@ class EvaluationProtocol:
         self, tasks: NDArray[np.float64], rollout: Purpose
     ) -> tuple[NDArray[np.float64], Stream]:
         """The tasks of this process, and the random numbers to sample them with."""
-        share = self.world.share(len(tasks))
+        share = self.processes.share(len(tasks))
         stream = Stream(self.config.seed, rollout, first_task=share.start)
         return tasks[share.start : share.stop], stream
 
     def _of_all(self, per_task: Sequence[Tensor]) -> Array:
         """Values [m] of this process's tasks after every inner step, as [steps + 1, M] of all."""
-        columns: Array = self.world.gather(torch.stack([*per_task], 1).double()).cpu().numpy()
+        columns: Array = self.processes.gather(torch.stack([*per_task], 1).double()).cpu().numpy()
         return columns.T
 
     def _recorded(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> Episodes:
         """Of the first tasks of all, wherever those were sampled."""
         by_task = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in recorder.episodes(rounds)]
-        of_all = self.world.gather([torch.from_numpy(x) for x in by_task])
+        of_all = self.processes.gather([torch.from_numpy(x) for x in by_task])
         return Episodes(*(x.numpy().swapaxes(0, 1) for x in of_all))

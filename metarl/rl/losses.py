@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from metarl.core.params import Params
-from metarl.rl.distributions import Gaussian
+from metarl.rl.distributions import Distribution
 from metarl.rl.returns import masked_mean
 
-Policy: TypeAlias = Callable[[Params, Tensor], Gaussian]
+Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
 """A policy as a function of its parameters and observations."""
 
 
@@ -24,11 +24,15 @@ class Batch(NamedTuple):
     """
 
     observations: Tensor  # [S, O]
-    actions: Tensor  # [S, A]
+    actions: Tensor  # [S, *action_shape]
     advantages: Tensor  # [S], standardised over the task's valid env steps
-    sampling: Gaussian  # [S, A], the distribution the actions were drawn from
-    log_probs: Tensor  # [S], log-probabilities of the actions under it
+    sampling: Distribution  # [S, ...], the distributions that the actions were drawn from
+    log_probs: Tensor  # [S], log-probabilities of the actions under them
     mask: Tensor  # [S], 1 for valid env steps, 0 for the rest of a task with fewer
+    times: Tensor  # [S], env steps since the start of the episode
+    episodes: Tensor  # [S], number of the trajectory, from 0
+    rewards: Tensor  # [S]
+    discounts: Tensor  # [S], gamma, or 0 where the env step terminated the episode
 
 
 def reinforce_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
@@ -66,7 +70,7 @@ def surrogate_and_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
     return torch.stack([surrogate, masked_mean(batch.sampling.kl(new), batch.mask)])
 
 
-def _ratio(new: Gaussian, batch: Batch) -> Tensor:
+def _ratio(new: Distribution, batch: Batch) -> Tensor:
     """pi(a|s) / pi_sampling(a|s), [S]; 1 in the padding, where it must not overflow."""
     return torch.exp((new.log_prob(batch.actions) - batch.log_probs) * batch.mask)
 

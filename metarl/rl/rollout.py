@@ -1,18 +1,18 @@
 """Trajectories as they were sampled, and the batches that losses see."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Gt, Interval
+from annotated_types import Interval
 from torch import Tensor
 
+from metarl.core.outer.step import State
 from metarl.core.params import tree_map
 from metarl.core.task_map import TaskMap
-from metarl.rl import baselines
-from metarl.rl.distributions import Gaussian
+from metarl.rl.baselines import Baseline, Regression
+from metarl.rl.distributions import Distribution
 from metarl.rl.losses import Batch
 from metarl.rl.returns import (
     discounted_returns,
@@ -31,8 +31,8 @@ class Trajectories(NamedTuple):
     """
 
     observations: Tensor  # [M, N, T, O]
-    actions: Tensor  # [M, N, T, A]
-    sampling: Gaussian  # [M, N, T, A], the distribution that the actions were drawn from
+    actions: Tensor  # [M, N, T, *action_shape]
+    sampling: Distribution  # [M, N, T, ...], the distributions that the actions were drawn from
     log_probs: Tensor  # [M, N, T], of the actions, while sampling
     rewards: Tensor  # [M, N, T], 0 in the padding
     discounts: Tensor  # [M, N, T], 0 where the env step terminated the episode; 1 for others
@@ -53,45 +53,57 @@ class Trajectories(NamedTuple):
 
 @dataclass(frozen=True)
 class AdvantageConfig:
-    """How returns become advantages.
+    """How rewards become advantages.
 
     Args:
         discount: gamma.
         gae_lambda: lambda of generalised advantage estimation.
         bootstrap: an episode that the horizon cut off goes on with the baseline's value of its
             last state, and the baseline does not know the time; the papers do neither.
-        baseline_ridge: ridge coefficient of the linear feature baseline.
     """
 
     discount: Annotated[float, Interval(ge=0, le=1)] = 0.99
     gae_lambda: Annotated[float, Interval(ge=0, le=1)] = 1.0
     bootstrap: bool = False
-    baseline_ridge: Annotated[float, Gt(0)] = 1e-5
 
 
 def make_batch(
-    trajectories: Trajectories, config: AdvantageConfig, task_map: TaskMap
-) -> tuple[Batch, Tensor]:
-    """Fit the baseline of every task once and turn returns into standardised advantages.
+    trajectories: Trajectories,
+    config: AdvantageConfig,
+    baseline: Baseline,
+    state: State,
+    task_map: TaskMap,
+) -> tuple[Batch, Tensor, State]:
+    """Fit the baseline once and turn returns into standardised advantages.
+
+    Args:
+        state: of the baseline.
 
     Returns:
-        The batch of all tasks, and the explained variance of the baseline, [M].
+        The batch of all tasks, the explained variance of the baseline, [M], and its new state.
     """
     mask, discounts = trajectories.mask, config.discount * trajectories.discounts
     rewards, targets = trajectories.rewards, discounted_returns(trajectories.rewards, discounts)
-    at_end = torch.arange(mask.shape[-1], device=mask.device) == trajectories.lengths[..., None] - 1
+    steps = torch.arange(mask.shape[-1], device=mask.device)
+    at_end = steps == trajectories.lengths[..., None] - 1
     # discount of the value that follows the last env step: there, and as seen from every env step
     cut_off = at_end * discounts * config.bootstrap
-    tails = discounted_returns(cut_off, discounts)
-
-    def values_of_task(task: tuple[Trajectories, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return fitted_values(*task, config)
-
-    values, final_values = task_map.map(values_of_task, (trajectories, targets, tails))
+    known = 0.0 if config.bootstrap else 1.0  # with a value that goes on there is no time to go
+    data = Regression(
+        trajectories.observations,
+        (known * steps).expand(mask.shape),
+        mask,
+        targets,
+        discounted_returns(cut_off, discounts),
+        trajectories.final_observations,
+        known * trajectories.lengths,
+    )
+    (values, final_values), state = baseline.fit(state, data, task_map)
     following = torch.nn.functional.pad(values, (0, 1))
     advantages = generalized_advantages(
         rewards + cut_off * final_values[..., None], discounts, following, config.gae_lambda
     )
+    numbers = torch.arange(mask.shape[1], device=mask.device)[:, None]
     batch = Batch(
         trajectories.observations,
         trajectories.actions,
@@ -99,54 +111,38 @@ def make_batch(
         trajectories.sampling,
         trajectories.log_probs,
         mask,
+        steps.expand(mask.shape).masked_fill(mask == 0, 0),
+        numbers.expand(mask.shape).masked_fill(mask == 0, 0),
+        rewards,
+        discounts * mask,
     )
-    return pack(batch), torch.func.vmap(explained_variance)(values, targets, mask)
+    explained = torch.func.vmap(explained_variance)(values, targets, mask)
+    return pack(batch, BUCKETS if task_map.compiled else None), explained, state
 
 
-def pack(batch: Batch) -> Batch:
-    """Move the valid ones of a batch's [M, N, T] env steps to the front and cut the rest off."""
+def pack(batch: Batch, buckets: int | None = None) -> Batch:
+    """Move the valid ones of a batch's [M, N, T] env steps to the front and cut the rest off.
+
+    Args:
+        buckets: cut to one of so many sizes only: a program is compiled for each.
+    """
     flat = tree_map(lambda x: x.flatten(1, 2), batch)
-    size = int(flat.mask.sum(1).max())
-    if size == flat.mask.shape[1]:
+    size, full = int(flat.mask.sum(1).max()), flat.mask.shape[1]
+    if size == full:
         return flat
     order = torch.argsort(flat.mask, dim=1, descending=True, stable=True)[:, : max(size, 1)]
     task = torch.arange(len(order), device=order.device)[:, None]
-    return tree_map(lambda x: x[task, order], flat)
+    packed = tree_map(lambda x: x[task, order], flat)
+    if buckets is None:
+        return packed
+    step = math.ceil(full / buckets)
+    return padded(packed, min(full, step * math.ceil(max(size, 1) / step)))
 
 
-def pad_to_bucket(batches: Sequence[Batch], max_env_steps: int) -> list[Batch]:
-    """The batches [M, S] padded to one size, of ``BUCKETS`` that it can have: a program is compiled
-    for each.
-
-    Args:
-        max_env_steps: N T, the largest S.
-    """
-    step = math.ceil(max_env_steps / BUCKETS)
-    longest = max(batch.mask.shape[1] for batch in batches)
-    size = min(max_env_steps, step * math.ceil(longest / step))
+def padded(batch: Batch, size: int) -> Batch:
+    """A batch [M, S] with zeros up to S = ``size``."""
 
     def pad(x: Tensor) -> Tensor:
         return torch.nn.functional.pad(x, (*[0, 0] * (x.dim() - 2), 0, size - x.shape[1]))
 
-    return [tree_map(pad, b) if b.mask.shape[1] < size else b for b in batches]
-
-
-def fitted_values(
-    task: Trajectories, targets: Tensor, tails: Tensor, config: AdvantageConfig
-) -> tuple[Tensor, Tensor]:
-    """Baseline values of one task's states, [N, T] (0 in the padding), and final states, [N].
-
-    The value w'x solves w'x_t = R_t + tail_t w'x_T in the least-squares sense, where R_t is the
-    return within the horizon and x_T the final state: plain regression where tail_t is 0.
-
-    Args:
-        targets: R_t, [N, T].
-        tails: discount from t to the end of an episode that goes on beyond it, else 0, [N, T].
-    """
-    steps = torch.arange(task.mask.shape[-1], device=task.mask.device)
-    known = 0.0 if config.bootstrap else 1.0  # with a value that goes on there is no time to go
-    x = baselines.features(task.observations, known * steps)
-    final = baselines.features(task.final_observations, known * task.lengths)
-    rows = x - tails[..., None] * final[:, None]
-    weights = baselines.fit(rows, targets, task.mask, config.baseline_ridge)
-    return (x @ weights).to(targets.dtype) * task.mask, (final @ weights).to(targets.dtype)
+    return tree_map(pad, batch) if batch.mask.shape[1] < size else batch

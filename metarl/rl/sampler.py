@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.core.compile import Compiled, Traced
-from metarl.core.params import Params, tree_map
+from metarl.core.params import Params, leaves_of_tree, tree_map
 from metarl.core.task_map import thread_pool
-from metarl.rl.distributions import Gaussian
+from metarl.rl.distributions import Distribution
 from metarl.rl.losses import Policy
 from metarl.rl.rollout import Trajectories
 from metarl.runtime.seeding import Purpose, generator
@@ -49,8 +49,9 @@ HALVES = 2  # more would only wait for Python's interpreter lock
 Watch: TypeAlias = Callable[[int, NDArray[np.float64]], None]
 """Called with the inner step and qpos [M, N, nq], a live view, at the start and every env step."""
 
-Act: TypeAlias = Callable[[Params, Tensor, Tensor], tuple[Gaussian, Tensor]]
-"""Of parameters [M, ...], observations [M, N, O] and noise [M, N, A]: distributions and actions."""
+Act: TypeAlias = Callable[[Params, Tensor, Tensor], tuple[Distribution, Tensor]]
+"""Of parameters [M, ...], observations [M, N, O] and noise [M, N, noise_dim]: distributions and
+actions [M, N, *action_shape]."""
 
 
 class Stream(NamedTuple):
@@ -79,18 +80,17 @@ class Sampler:
         make_env: builds M x N environments on so many physics threads; they are kept for the sizes
             that were asked for.
         policy: the policy as a function of its parameters.
-        action_dim: A.
         horizon: T.
         threads: physics threads in all.
         device: where trajectories go; the policy acts on the CPU, beside the physics.
-        compiled: compile the policies for sizes that recur.
+        compiled: compile the policies, for every number of tasks and trajectories anew, which
+            changes the last bits.
     """
 
     def __init__(
         self,
         make_env: Callable[[int, int, int], Env],
         policy: Policy,
-        action_dim: int,
         horizon: int,
         threads: int = 1,
         device: torch.device | str = "cpu",
@@ -98,10 +98,11 @@ class Sampler:
     ):
         self._make_env = make_env
         self._envs: dict[tuple[int, ...], Env] = {}
+        self.policy = policy
         self._policies = torch.func.vmap(policy)
-        self._traced = Traced(self._actions)
-        self._recurring = Compiled(self._actions) if compiled else self._traced
-        self._action_dim = action_dim
+        self.act: Act = Compiled(self._sampled) if compiled else Traced(self._sampled)
+        self._act_by_mode: Act = Traced(self._modes)
+        self._like: Distribution | None = None  # of one env step
         self._horizon = horizon
         self._threads = threads
         self._pool = thread_pool(HALVES) if threads > 1 else None
@@ -113,9 +114,8 @@ class Sampler:
         tasks: NDArray[np.float64],
         num_trajectories: int,
         stream: Stream,
-        noise: float = 1.0,
+        mean_actions: bool = False,
         watch: Watch | None = None,
-        recurring: bool = False,
     ) -> Trajectories:
         """Sample trajectories; sum of ``mask`` in the result is the number of env steps.
 
@@ -124,10 +124,8 @@ class Sampler:
             tasks: [M, task_dim].
             num_trajectories: N.
             stream: source of initial states and action noise.
-            noise: factor on the action noise; 0 takes the policy's mean actions.
+            mean_actions: take the mode of the policy's distribution.
             watch: sees the simulations' states, of all tasks at once.
-            recurring: M and N come back, iteration for iteration: the policies may be compiled,
-                which changes the last bits.
         """
         m, n = len(tasks), num_trajectories
         groups = 1 if watch is not None else min(m, HALVES, self._threads)
@@ -137,14 +135,14 @@ class Sampler:
         starts = [e.reset(tasks[part], rngs[part]) for e, part in zip(envs, parts, strict=True)]
         params = {name: p.cpu() for name, p in params.items()}
         dtype = next(iter(params.values())).dtype
-        out = self._allocate(m, n, torch.from_numpy(np.concatenate(starts)).to(dtype))
-
-        act = partial(self._act, self._recurring if recurring else self._traced)
+        observations = torch.from_numpy(np.concatenate(starts)).to(dtype)
+        out = self._allocate(params, observations)
+        act = self._act_by_mode if mean_actions else self.act
 
         def roll(env: Env, part: slice) -> None:
             of_part = tree_map(itemgetter(part), (params, out))
             seen = None if watch is None else partial(watch, stream.inner_step)
-            self._roll(env, act, *of_part, rngs[part], noise, seen)
+            self._roll(env, act, *of_part, rngs[part], seen)
 
         if self._pool is None or groups == 1:
             list(map(roll, envs, parts))
@@ -171,25 +169,22 @@ class Sampler:
         params: Params,
         out: Trajectories,
         rngs: Sequence[np.random.Generator],
-        noise: float,
         watch: Callable[[NDArray[np.float64]], None] | None,
     ) -> None:
         """Play the episodes that ``env`` has just begun, and write them into ``out``."""
         observation = out.final_observations
-        for task, rng in enumerate(rngs):  # the noise now, each action once it is taken
-            standard_normal = rng.standard_normal(out.actions.shape[1:], dtype=np.float32)
-            out.actions[task] = noise * torch.from_numpy(standard_normal)
-
+        noise = self._noise(out, rngs)
         for t in range(self._horizon):
             if watch is not None:
                 watch(env.qpos)
             alive = torch.from_numpy(env.alive)
             if not alive.any():
                 break
-            (mean, log_std), action = act(params, observation, out.actions[:, :, t])
+            distribution, action = act(params, observation, noise[:, :, t])
             step = env.step(action.numpy())
             out.observations[:, :, t], out.actions[:, :, t] = observation, action
-            out.sampling.mean[:, :, t], out.sampling.log_std[:, :, t] = mean, log_std
+            for field, x in zip(*map(leaves_of_tree, (out.sampling, distribution)), strict=True):
+                field[:, :, t] = x
             out.rewards[:, :, t] = torch.from_numpy(step.reward)
             out.discounts[:, :, t] = torch.from_numpy(~step.terminated)
             out.mask[:, :, t] = alive
@@ -200,51 +195,73 @@ class Sampler:
         out.final_observations.copy_(observation)
         _finish(out)
 
-    def _act(
-        self, program: Act, params: Params, observation: Tensor, noise: Tensor
-    ) -> tuple[Gaussian, Tensor]:
-        """Distributions and actions of every task's own policy; ``noise`` is standard normal."""
-        return program(params, observation, noise)
+    def _noise(self, out: Trajectories, rngs: Sequence[np.random.Generator]) -> Tensor:
+        """Standard normal numbers [m, N, T, noise_dim] for the actions of every task."""
+        assert self._like is not None
+        shape = *out.mask.shape[1:], self._like.noise_dim
+        noise = [rng.standard_normal(shape, dtype=np.float32) for rng in rngs]
+        return torch.from_numpy(np.stack(noise)).to(out.observations.dtype)
 
-    def _actions(
+    def _sampled(
         self, params: Params, observation: Tensor, noise: Tensor
-    ) -> tuple[Gaussian, Tensor]:
-        """With the same rounding whatever other tasks there are.
+    ) -> tuple[Distribution, Tensor]:
+        distribution = self._distributions(params, observation)
+        return distribution, distribution.sample(noise)
+
+    def _modes(
+        self, params: Params, observation: Tensor, noise: Tensor
+    ) -> tuple[Distribution, Tensor]:
+        distribution = self._distributions(params, observation)
+        return distribution, distribution.mode()
+
+    def _distributions(self, params: Params, observation: Tensor) -> Distribution:
+        """Distributions of every task's own policy, with the same rounding whatever other tasks
+        there are.
 
         The kernels of matrix products depend on whether there is more than one, and on where the
         operands begin: a lone task gets company, and the rows of a task are a multiple of four.
         """
         tasks, rows = observation.shape[:2]
-        observation = torch.nn.functional.pad(observation, (0, 0, 0, -rows % 4))
+        one_row = [0, 0] * (observation.dim() - 2)
+        observation = torch.nn.functional.pad(observation, (*one_row, 0, -rows % 4))
         if tasks == 1:
             params, observation = tree_map(
                 lambda x: x.expand(2, *x.shape[1:]), (params, observation)
             )
         of_all = self._policies(params, observation)
-        mean, log_std = tree_map(lambda x: x[:tasks, :rows], of_all)
-        return Gaussian(mean, log_std), mean + torch.exp(log_std) * noise
+        distribution: Distribution = tree_map(lambda x: x[:tasks, :rows], of_all)
+        return distribution
 
-    def _allocate(self, m: int, n: int, observation: Tensor) -> Trajectories:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(m, n, *shape, dtype=observation.dtype)
+    def _allocate(self, params: Params, observation: Tensor) -> Trajectories:
+        m, n, horizon = *observation.shape[:2], self._horizon
+        if self._like is None:
+            one = self._policies(tree_map(lambda x: x[:1], params), observation[:1, :1])
+            self._like = tree_map(lambda x: x[0, 0], one)
+        action = self._like.mode()
 
-        horizon, action_dim = self._horizon, self._action_dim
+        number = observation.new_zeros(())
+
+        def zeros(like: Tensor, *shape: int) -> Tensor:
+            return like.new_zeros(m, n, *shape, *like.shape)
+
         return Trajectories(
-            observations=zeros(horizon, observation.shape[-1]),
-            actions=zeros(horizon, action_dim),
-            sampling=Gaussian(zeros(horizon, action_dim), zeros(horizon, action_dim)),
-            log_probs=zeros(horizon),
-            rewards=zeros(horizon),
-            discounts=zeros(horizon),
-            mask=zeros(horizon),
+            observations=zeros(observation[0, 0], horizon),
+            actions=zeros(action, horizon),
+            sampling=tree_map(lambda x: zeros(x, horizon), self._like),
+            log_probs=zeros(number, horizon),
+            rewards=zeros(number, horizon),
+            discounts=zeros(number, horizon),
+            mask=zeros(number, horizon),
             final_observations=observation,
-            diverged=zeros(),
+            diverged=zeros(number),
         )
 
 
 def _finish(out: Trajectories) -> None:
     """Blank what does not count, and add the log-probabilities."""
-    broken_policy = ~torch.isfinite(out.actions).all(-1) & out.mask.bool()
+    broken_policy = (
+        ~torch.isfinite(out.actions).reshape(*out.mask.shape, -1).all(-1) & out.mask.bool()
+    )
     out.diverged[broken_policy.any(-1)] = 1
     # A diverged episode counts for nothing: its return, cut short, could even look good.
     out.mask.mul_((1 - out.diverged)[..., None])
@@ -252,7 +269,6 @@ def _finish(out: Trajectories) -> None:
     if padding.any():
         # Actions of finished episodes were never taken, and those of a broken policy may be NaN,
         # which no mask can multiply away.
-        for x in (out.observations, out.actions, *out.sampling):
-            x.masked_fill_(padding[..., None], 0)
-        out.rewards.masked_fill_(padding, 0)
+        for x in (out.observations, out.actions, *leaves_of_tree(out.sampling), out.rewards):
+            x.masked_fill_(padding.reshape(padding.shape + (1,) * (x.dim() - 3)), 0)
     torch.mul(out.sampling.log_prob(out.actions), out.mask, out=out.log_probs)

@@ -33,12 +33,11 @@ from metarl.runtime.files import read_json, to_json, write_atomically
 from metarl.runtime.launch import launch_id
 from metarl.runtime.sinks import read_metrics
 
-FIXED = (
-    *("env", "data", "observe_task", "policy", "model"),
-    *("tasks", "trajectories", "shots", "queries", "distinct_tasks"),
-    *("inner", "advantage", "outer", "seed"),
+FREE = (
+    *("iterations", "evaluation", "checkpoint", "logging", "timeout"),
+    *("threads", "device", "chunk_size", "compile", "data_folder", "folder", "name"),
 )
-"""Settings that make a run what it is: a resumed run keeps them."""
+"""Settings that a resumed run may change; all others make it what it is."""
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 

@@ -10,9 +10,11 @@ import copy
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import torch
+
 from metarl.core.params import flatten
 from metarl.runtime.errors import UserError
-from metarl.runtime.folder import FIXED
+from metarl.runtime.folder import FREE
 
 BODIES = (
     *("half-cheetah-velocity", "half-cheetah-direction"),
@@ -30,12 +32,13 @@ class Added(NamedTuple):
     families: Collection[str] = ()  # of these task families only; empty: of all
 
     def apply(self, settings: dict[str, Any]) -> None:
-        group, key = _group(settings, self.path)
         env, _ = _group(settings, "env.family")
         of_kind = not self.kind or self.kind in settings
         of_family = not self.families or (env or {}).get("family") in self.families
-        if group is not None and of_kind and of_family:
-            group.setdefault(key, copy.deepcopy(self.value))
+        if of_kind and of_family:
+            group, key = _group(settings, self.path, create=True)
+            if group is not None:
+                group.setdefault(key, copy.deepcopy(self.value))
 
 
 class Renamed(NamedTuple):
@@ -46,8 +49,10 @@ class Renamed(NamedTuple):
 
     def apply(self, settings: dict[str, Any]) -> None:
         before, key = _group(settings, self.old)
-        after, new_key = _group(settings, self.new)
-        if before is not None and after is not None and key in before:
+        if before is None or key not in before:
+            return
+        after, new_key = _group(settings, self.new, create=True)
+        if after is not None:
             after[new_key] = before.pop(key)
 
 
@@ -94,6 +99,11 @@ CHANGES: tuple[Change, ...] = (
     Added("env.contact_cost", 0.0, families=ANTS),
     Added("env.crouched", False, families=ANTS),
     Added("env.solimp", None, families=ANTS),
+    Added("policy.name", "gaussian-mlp", kind="env"),
+    Added("outer.name", "trpo", kind="env"),
+    Added("outer.name", "adam", kind="data"),
+    Added("baseline.name", "linear", kind="env"),
+    Renamed("advantage.baseline_ridge", "baseline.ridge"),
 )
 
 
@@ -109,6 +119,15 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     return today
 
 
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a config file, which may be older, with the names that settings have today."""
+    today = copy.deepcopy(dict(settings))
+    for change in CHANGES:
+        if isinstance(change, Renamed):
+            change.apply(today)
+    return today
+
+
 def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state in a checkpoint of any earlier version as one of today; other things unchanged.
 
@@ -118,21 +137,38 @@ def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
     today = dict(state)
     settings = today.get("settings")
     if isinstance(settings, dict) and {"env", "data"} & settings.keys():
-        known = {*FIXED, *settings}  # a checkpoint has no other settings
+        known = settings.keys()  # and no setting of how a run is run
         found = upgraded(settings)
-        today["settings"] = {key: found[key] for key in found if key in known}
+        today["settings"] = {key: found[key] for key in found if key in known or key not in FREE}
     learner = today.get("learner")
-    if isinstance(learner, dict) and isinstance(adam := learner.get("adam"), dict):
-        # Before there was an average, theta itself was evaluated.
-        adam = adam if "average" in adam else {**adam, "average": flatten(learner["meta"])}
-        today["learner"] = {**learner, "adam": adam}
+    if isinstance(learner, dict) and "outer" not in learner:
+        today["learner"] = _learner_with_outer_step(learner, today["settings"])
     return today
 
 
-def _group(settings: dict[str, Any], path: str) -> tuple[dict[str, Any] | None, str]:
+def _learner_with_outer_step(
+    learner: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The state of a learner from before outer steps and baselines had states of their own."""
+    today = dict(learner)
+    if (adam := today.pop("adam", None)) is None:
+        return today | {"outer": [], "baseline": []}
+    # Before there was an average, theta itself was evaluated.
+    average = adam.get("average", flatten(today["meta"]))
+    if not settings["outer"]["average_decay"]:
+        average = average[:0]
+    step = torch.tensor(float(adam["step"]), dtype=torch.float64)
+    return today | {"outer": {**adam, "average": average, "step": step}}
+
+
+def _group(
+    settings: dict[str, Any], path: str, create: bool = False
+) -> tuple[dict[str, Any] | None, str]:
     """The mapping that holds ``path``, if there is one, and the path's last word."""
     *groups, key = path.split(".")
     found: Any = settings
     for group in groups:
+        if isinstance(found, dict) and create:
+            found.setdefault(group, {})
         found = found.get(group) if isinstance(found, dict) else None
     return (found if isinstance(found, dict) else None), key

@@ -14,16 +14,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from metarl.core.processes import ALONE, World, connected
+from metarl.core.processes import ALONE, Processes, connected
 from metarl.runtime.errors import UserError, under_torchrun
 
 
-def launched() -> World:
+def launched() -> Processes:
     """What torchrun's environment variables say of this process; no other is talked to yet."""
     if not under_torchrun():
         return ALONE
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return World(*(int(os.environ[name]) for name in names))
+    return Processes(*(int(os.environ[name]) for name in names))
 
 
 def launch_id() -> str | None:
@@ -41,7 +41,7 @@ def launch_id() -> str | None:
 
 
 @contextmanager
-def joined(device: str, timeout: float) -> Iterator[World]:
+def joined(device: str, timeout: float) -> Iterator[Processes]:
     """This process together with the others.
 
     Args:
@@ -51,31 +51,31 @@ def joined(device: str, timeout: float) -> Iterator[World]:
     Raises:
         Disconnected: the others are not there in time.
     """
-    world = launched()
-    if world.size == 1:
-        yield world
+    processes = launched()
+    if processes.size == 1:
+        yield processes
         return
     # Imported later, by what needs it, it keeps the group alive and with it gloo's threads, which
     # make Python abort at its end when they still hold a tensor.
     importlib.import_module("torch._dynamo")
     _die_with_parent()
     if device == "cuda":
-        if world.local_rank >= (gpus := torch.cuda.device_count()):
-            raise UserError(f"there are {gpus} GPUs for the {world.local_size} processes here")
-        torch.cuda.set_device(world.local_rank)
+        if processes.local_rank >= (gpus := torch.cuda.device_count()):
+            raise UserError(f"there are {gpus} GPUs for the {processes.local_size} processes here")
+        torch.cuda.set_device(processes.local_rank)
     with connected():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            store=_store_of_this_attempt(world, timeout),
-            rank=world.rank,
-            world_size=world.size,
+            store=_store_of_this_attempt(processes, timeout),
+            rank=processes.rank,
+            world_size=processes.size,
             timeout=timedelta(seconds=timeout),
         )
     try:
-        yield world
+        yield processes
     except UserError as error:
-        if not world.leads:  # which speaks for itself
-            print(f"process {world.rank}: {error}", file=sys.stderr, flush=True)
+        if not processes.leads:  # which speaks for itself
+            print(f"process {processes.rank}: {error}", file=sys.stderr, flush=True)
         raise
     dist.destroy_process_group()
 
@@ -87,7 +87,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-def _store_of_this_attempt(world: World, timeout: float) -> dist.Store:
+def _store_of_this_attempt(processes: Processes, timeout: float) -> dist.Store:
     """Where the processes find each other's addresses.
 
     Torchrun's store outlives a restart, and what the dead left in it would be read again: every
@@ -95,21 +95,21 @@ def _store_of_this_attempt(world: World, timeout: float) -> dist.Store:
     """
     port, limit = int(os.environ["MASTER_PORT"]), timedelta(seconds=timeout)
     host = os.environ["MASTER_ADDR"]
-    store = dist.TCPStore(host, port, world.size, is_master=False, timeout=limit)
+    store = dist.TCPStore(host, port, processes.size, is_master=False, timeout=limit)
     deadline = time.monotonic() + timeout
-    meet = _call_together if world.leads else _answer
-    for attempt in meet(store, world, secrets.token_hex(8)):
+    meet = _call_together if processes.leads else _answer
+    for attempt in meet(store, processes, secrets.token_hex(8)):
         if attempt:
             return dist.PrefixStore(f"metarl/{attempt}", store)
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not all of {world.size} processes came within {timeout:g} s")
+            raise RuntimeError(f"not all of {processes.size} processes came within {timeout:g} s")
         time.sleep(0.02)
     raise AssertionError("they try until they are told to stop")
 
 
-def _call_together(store: dist.Store, world: World, me: str) -> Iterator[str]:
+def _call_together(store: dist.Store, processes: Processes, me: str) -> Iterator[str]:
     """The first process lists who is there, again until all on the list have said that they are."""
-    ranks = range(1, world.size)
+    ranks = range(1, processes.size)
     while True:
         present = store.check([f"metarl/rank{r}" for r in ranks])
         names = [store.get(f"metarl/rank{r}").decode() for r in ranks] if present else []
@@ -121,9 +121,9 @@ def _call_together(store: dist.Store, world: World, me: str) -> Iterator[str]:
         yield ""
 
 
-def _answer(store: dist.Store, world: World, me: str) -> Iterator[str]:
+def _answer(store: dist.Store, processes: Processes, me: str) -> Iterator[str]:
     """Another says that it is there, and begins with the list that it and all others are on."""
-    store.set(f"metarl/rank{world.rank}", me)
+    store.set(f"metarl/rank{processes.rank}", me)
     while True:
         attempt = store.get("metarl/attempt").decode()
         if me in attempt.split("-"):

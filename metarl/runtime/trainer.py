@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
-from metarl.core.processes import ALONE, World
+from metarl.core.processes import ALONE, Processes
 from metarl.runtime.checkpoint import CheckpointFolder, from_bytes, to_bytes
 from metarl.runtime.errors import UserError, warn
 from metarl.runtime.history import upgraded_state
@@ -80,7 +80,7 @@ class Trainer(Generic[Result]):
         illustrate: makes pictures of an evaluation after so many iterations, for the sinks.
         log_every: iterations between those whose metrics the sinks get; the last one's, and those
             of an evaluation, always are.
-        world: the processes that share the tasks; only the first one writes anything.
+        processes: the processes that share the tasks; only the first one writes anything.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Trainer(Generic[Result]):
         evaluate_every: int = 0,
         illustrate: Callable[[int, Result], Media] = lambda iteration, scores: Media(),
         log_every: int = 1,
-        world: World = ALONE,
+        processes: Processes = ALONE,
     ):
         self._learner = learner
         self._settings = dict(settings)
@@ -103,7 +103,7 @@ class Trainer(Generic[Result]):
         self._evaluate_every = evaluate_every
         self._illustrate = illustrate
         self._log_every = log_every
-        self._world = world
+        self._processes = processes
         self.start = 0
         self.saved = True  # whether the newest checkpoint that was due is on disk
 
@@ -113,9 +113,9 @@ class Trainer(Generic[Result]):
         Raises:
             UserError: none is intact, or it is of other settings or beyond the run's iterations.
         """
-        found = self._world.by_leader(self._newest)
-        if self._world.size > 1:
-            found = from_bytes(self._world.leading_bytes(to_bytes(found or {})))
+        found = self._processes.by_leader(self._newest)
+        if self._processes.size > 1:
+            found = from_bytes(self._processes.leading_bytes(to_bytes(found or {})))
         if found:
             load_into(self._learner, found["state"], self._settings, found["path"])
             self.start = found["iteration"]
@@ -172,23 +172,23 @@ class Trainer(Generic[Result]):
         if last or scores is not None or done % self._log_every == 0:
             sinks.log(iteration, metrics)
         score = self._learner.score(metrics)
-        stopping = self._world.any(stop.requested)
+        stopping = self._processes.any(stop.requested)
         if last or stopping or done % self._checkpoint_every == 0:
             self._save(done, score)
             saved = True
         if scores is not None:
             self._show(iteration, done, scores, sinks)
-            stopping = self._world.any(stop.requested)
+            stopping = self._processes.any(stop.requested)
         if stopping and not saved:  # asked for while pictures were drawn
             self._save(done, score)
         return scores, stopping
 
     def _show(self, iteration: int, done: int, scores: Result, sinks: Sinks) -> None:
-        if self._world.leads:
+        if self._processes.leads:
             sinks.show(iteration, lambda: self._illustrate(done, scores))
 
     def _save(self, done: int, score: float) -> None:
-        if not self._world.leads:
+        if not self._processes.leads:
             return
         state = {"settings": self._settings, "learner": self._learner.state_dict()}
         try:

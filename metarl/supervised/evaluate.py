@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from annotated_types import Gt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core.processes import World
 from metarl.core.task_map import TaskMap
 from metarl.runtime.errors import UserError, warn
 from metarl.runtime.scores import Evaluation, EvaluationConfig
@@ -87,6 +86,16 @@ class Judged(NamedTuple):
     outputs: Tensor  # [steps + 1, Q, ...]
 
 
+class Prediction(Protocol):
+    """What an evaluation needs of a model."""
+
+    @property
+    def criterion(self) -> Criterion: ...
+    @property
+    def ways(self) -> int | None: ...
+    def prepare(self, tasks: Array, episodes: Episode) -> Episode: ...
+
+
 Judge = Callable[[Episode, Sequence[float]], Judged]
 """Adapts to one task with the given inner rates, and judges after every inner step."""
 
@@ -98,25 +107,19 @@ class SupervisedProtocol:
     Args:
         config: its settings.
         source: what held-out tasks are drawn from.
-        criterion: of the problem.
+        predictor: the model and what it is asked for.
         alpha: the trained inner rate.
         shots, queries: as in training.
-        chance: accuracy of a guess; None in regression.
-        prepare: what is done to data that were drawn, (tasks, episodes) -> episodes.
-        task_map: maps over tasks.
-        world: the processes that share the tasks.
+        task_map: maps over the tasks of this process.
     """
 
     config: SupervisedEvaluationConfig
     source: Source
-    criterion: Criterion
+    predictor: Prediction
     alpha: float
     shots: int
     queries: int
-    chance: float | None
-    prepare: Callable[[Array, Episode], Episode]
     task_map: TaskMap
-    world: World
 
     def __post_init__(self) -> None:
         """Raises UserError where a test cannot be drawn."""
@@ -136,8 +139,8 @@ class SupervisedProtocol:
         alpha, validation = self.config.choose_rate(self.alpha, lambda a: self._validate(judge, a))
         found = [e for test in self.tests for e in self._run(judge, test, alpha)]
         main = replace(found[0], validation=validation, others=found[1:])
-        if self.chance is not None:
-            _warn_of_leaks(main, self.chance)
+        if self.predictor.ways:
+            _warn_of_leaks(main, 1 / self.predictor.ways)
         return main
 
     def _run(self, judge: Judge, test: HeldOutTest, alpha: float) -> list[Evaluation]:
@@ -154,9 +157,9 @@ class SupervisedProtocol:
         self, name: str, tasks: Array, scores: Tensor, rates: Sequence[float]
     ) -> Evaluation:
         of_steps = scores.double().cpu().numpy().T  # [steps + 1, M]
-        of_steps, diverged = mark_diverged(of_steps, self.criterion.higher_is_better)
+        of_steps, diverged = mark_diverged(of_steps, self.predictor.criterion.higher_is_better)
         return Evaluation(
-            measure=self.criterion.measure,
+            measure=self.predictor.criterion.measure,
             tasks=tasks,
             task_fields=self.source.task_fields,
             scores=of_steps,
@@ -170,24 +173,28 @@ class SupervisedProtocol:
         rates = self.config.rates(alpha)
         *_, judged = self._judge(judge, self.tests[0], Purpose.VALIDATION_TASKS, rates)
         score = float(next(iter(judged.scores.values()))[:, 1:].double().mean())
-        return score if self.criterion.higher_is_better else -score
+        return score if self.predictor.criterion.higher_is_better else -score
 
     def _judge(
         self, judge: Judge, test: HeldOutTest, purpose: Purpose, rates: Sequence[float]
     ) -> tuple[Array, Episode, Judged]:
-        share = self.world.share(self.config.tasks)
+        share = self.task_map.processes.share(self.config.tasks)
         tasks, episodes = self.source.draw(self._draw(test, purpose)._replace(share=share))
-        prepared = self.prepare(tasks, episodes)
+        prepared = self.predictor.prepare(tasks, episodes)
         judged = self.task_map.map(lambda task: judge(task, rates), prepared)
-        tasks = self.world.gather(torch.from_numpy(tasks)).numpy()
-        return tasks, episodes, judged._replace(scores=self.world.gather(judged.scores))
+        tasks = self.task_map.processes.gather(torch.from_numpy(tasks)).numpy()
+        return (
+            tasks,
+            episodes,
+            judged._replace(scores=self.task_map.processes.gather(judged.scores)),
+        )
 
     def _recorded(self, episodes: Episode, outputs: Tensor) -> Examples:
         """Of the first tasks of all, wherever those were judged."""
-        left = max(0, RECORDED_TASKS - self.world.share(self.config.tasks).start)
+        left = max(0, RECORDED_TASKS - self.task_map.processes.share(self.config.tasks).start)
 
         def first(x: Tensor) -> Any:
-            return self.world.gather(x[:left]).cpu().numpy()
+            return self.task_map.processes.gather(x[:left]).cpu().numpy()
 
         return Examples(
             support_inputs=first(episodes.support.inputs),

@@ -22,6 +22,7 @@ class Criterion(NamedTuple):
     measure: str
     score: Callable[[Tensor, Tensor], Tensor]
     higher_is_better: bool
+    divergence: Callable[[Tensor, Tensor], Tensor]  # KL(reference outputs || outputs), nats
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -30,8 +31,19 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(torch.isfinite(logits).all(), share, torch.nan)
 
 
-REGRESSION = Criterion(F.mse_loss, "MSE", F.mse_loss, higher_is_better=False)
-CLASSIFICATION = Criterion(F.cross_entropy, "accuracy", accuracy, higher_is_better=True)
+def gaussian_divergence(reference: Tensor, outputs: Tensor) -> Tensor:
+    """KL of Gaussians of variance 1 around the outputs [S, D], mean over examples."""
+    return 0.5 * (outputs - reference).square().flatten(1).sum(1).mean()
+
+
+def categorical_divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """KL of the class probabilities of logits [S, N], mean over examples."""
+    logs, target = F.log_softmax(logits, -1), F.log_softmax(reference, -1)
+    return F.kl_div(logs, target, reduction="batchmean", log_target=True)
+
+
+REGRESSION = Criterion(F.mse_loss, "MSE", F.mse_loss, False, gaussian_divergence)
+CLASSIFICATION = Criterion(F.cross_entropy, "accuracy", accuracy, True, categorical_divergence)
 
 
 def apart_from_each_other(model: Model, params: Params, support: Tensor, query: Tensor) -> Tensor:

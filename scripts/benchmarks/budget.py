@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import metarl.rl.learner
+import metarl.rl.adaptation
 from benchmarks.cases import Settings
 from benchmarks.limits import synchronize
 from benchmarks.outer import Function, watch
 from benchmarks.results import Numbers
+from metarl.core.outer.trust_region import TrustRegion
 from metarl.experiment.build import make_rl_learner
 from metarl.experiment.schema import RLExperiment
+from metarl.rl.adaptation import Adaptation
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.sampler import Sampler
 from metarl.runtime.sinks import JsonlSink
@@ -29,11 +31,10 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("physics", PointSimulator, "step"),
     ("observation and reward", BatchedEnv, "step"),
     ("initial states", BatchedEnv, "reset"),
-    ("policy forward", Sampler, "_act"),
     ("rest of the sampler", Sampler, "collect"),
-    ("baseline and GAE", metarl.rl.learner, "make_batch"),
-    ("adaptation", MetaRLLearner, "_inner_step"),
-    ("rest of the update", MetaRLLearner, "_update"),
+    ("baseline and GAE", metarl.rl.adaptation, "make_batch"),
+    ("adaptation", Adaptation, "_inner_step"),
+    ("rest of the update", TrustRegion, "step"),
     ("logging", JsonlSink, "log"),
     ("rest of the iteration", MetaRLLearner, "iterate"),
 )
@@ -86,6 +87,8 @@ def budget(config: RLExperiment, settings: Settings) -> Numbers:
     With one thread: on several, parts run at the same time.
     """
     numbers, stopwatch, learner = Numbers(), Stopwatch(), make_rl_learner(config)
+    sampler = learner.adaptation.sampler
+    sampler.act = stopwatch.wrap("policy forward", sampler.act)
     watch(learner, lambda name, f: stopwatch.wrap(OF_PROBLEM.get(name, name), f))
     with tempfile.TemporaryDirectory() as folder, timed_parts(stopwatch):
         sink = JsonlSink(Path(folder, "metrics.jsonl"))

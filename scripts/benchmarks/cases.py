@@ -4,15 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metarl.core.task_map import cores
-from metarl.experiment.build import make_family
-from metarl.experiment.schema import PolicyConfig, RLExperiment, SupervisedExperiment
+from metarl.experiment.build import make_family, resolve
+from metarl.experiment.schema import RLExperiment, SupervisedExperiment
 from metarl.rl.evaluate import PolicyEvaluationConfig
-from metarl.rl.objective import OuterConfig
 from metarl.supervised.models import ModelConfig
 
-RELU = PolicyConfig(activation="relu")
-TRPO = OuterConfig(hvp_check_every=0)  # the check is of the algorithm, and no part of it
-TRPO_OF_RELU = replace(TRPO, hvp_epsilon=0.02)
+RELU = {"name": "gaussian-mlp", "activation": "relu"}
+TRPO = {"name": "trpo", "hvp_check_every": 0}  # the check is of the algorithm, and no part of it
+TRPO_OF_RELU = TRPO | {"hvp_epsilon": 0.02}
 
 RL_CASES = {
     "point-navigation": RLExperiment(env={"family": "point-navigation"}, outer=TRPO),
@@ -23,7 +22,7 @@ RL_CASES = {
         env={"family": "half-cheetah-velocity"},
         policy=RELU,
         tasks=40,
-        outer=replace(TRPO_OF_RELU, curvature_fraction=1.0, inner_hessian="exact"),
+        outer=TRPO_OF_RELU | {"curvature_fraction": 1.0, "inner_hessian": "exact"},
     ),
     "half-cheetah-velocity-paper": RLExperiment(
         env={
@@ -41,7 +40,7 @@ RL_CASES = {
     # the sizes of the published PyTorch port of MAML's reinforcement learning
     "half-cheetah-velocity-port": RLExperiment(
         env={"family": "half-cheetah-velocity", "horizon": 100},
-        policy=PolicyConfig(hidden_sizes=[64, 64], activation="tanh"),
+        policy={"name": "gaussian-mlp", "hidden_sizes": [64, 64], "activation": "tanh"},
         tasks=40,
         outer=TRPO,
     ),
@@ -93,7 +92,7 @@ class Settings:
 
 def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperiment:
     """The case at the sizes that are asked for."""
-    base = RL_CASES.get(case) or SUPERVISED_CASES[case]
+    base = resolve(RL_CASES.get(case) or SUPERVISED_CASES[case])
     common: dict[str, Any] = {
         "tasks": settings.tasks or base.tasks,
         "threads": settings.threads or cores(),
@@ -102,14 +101,14 @@ def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperi
     }
     if isinstance(base, SupervisedExperiment):
         return replace(base, **common)
-    layers = base.policy.hidden_sizes
+    layers = base.policy["hidden_sizes"]
     return replace(
         base,
         **common,
         compile=settings.device == "cpu" and not settings.eager,
         trajectories=settings.trajectories or base.trajectories,
         env=base.env | ({"horizon": settings.horizon} if settings.horizon else {}),
-        policy=replace(base.policy, hidden_sizes=[settings.width or n for n in layers]),
+        policy=base.policy | {"hidden_sizes": [settings.width or n for n in layers]},
         evaluation=PolicyEvaluationConfig(tasks=common["tasks"], inner_steps=1),
     )
 
@@ -119,10 +118,10 @@ def described(config: RLExperiment | SupervisedExperiment) -> str:
     words = [f"M {config.tasks}"]
     if isinstance(config, RLExperiment):
         words += [f"N {config.trajectories}", f"T {make_family(config.env).horizon}"]
-        layers = "x".join(str(size) for size in config.policy.hidden_sizes)
-        words += [f"{layers} {config.policy.activation}"]
-        by = " by differences" if config.outer.inner_hessian == "finite-difference" else ""
-        words += [f"curvature of {config.outer.curvature_fraction:g}{by}"]
+        layers = "x".join(str(size) for size in config.policy["hidden_sizes"])
+        words += [f"{layers} {config.policy['activation']}"]
+        by = " by differences" if config.outer["inner_hessian"] == "finite-difference" else ""
+        words += [f"curvature of {config.outer['curvature_fraction']:g}{by}"]
         words += ["compiled" if config.compile else "eager"]
     if config.chunk_size:
         words += [f"chunks of {config.chunk_size}"]

@@ -7,32 +7,33 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarl.core.outer.trust_region import Problem, finite_difference_hvp, trust_region_step
+from metarl.core.outer.step import Objective
+from metarl.core.outer.trust_region import TrustRegion
 from metarl.core.params import flatten, tree_map
 from metarl.experiment.build import make_rl_learner
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.losses import Batch
-from metarl.rl.objective import OuterConfig
 
 Function = Callable[..., Any]
 
 
 def parts(
-    learner: MetaRLLearner, support: Sequence[Batch], query: Batch, config: OuterConfig
+    learner: MetaRLLearner, support: Sequence[Batch], query: Batch
 ) -> dict[str, Callable[[], object]]:
     """The outer step and what it is made of, each ready to be called."""
-    problem, theta = learner.outer_problem(support, query), flatten(learner.meta)
-    _, gradient = problem.loss_gradient(theta)
-    if config.hvp == "finite-difference":
-        product = finite_difference_hvp(problem.kl_gradient, theta, config)
-    else:
-        product = partial(problem.kl_hvp, theta)
+    objective, theta, step = (
+        learner.objective(support, query, 1),
+        flatten(learner.meta),
+        learner.outer,
+    )
+    assert isinstance(step, TrustRegion)
+    _, gradient = objective.loss_gradient(theta)
     return {
-        "meta-gradient": partial(problem.loss_gradient, theta),
-        "curvature product": partial(product, gradient),
-        "loss of the line search": partial(problem.loss_and_kl, theta),
-        "TRPO update": partial(trust_region_step, problem, theta, config),
+        "meta-gradient": partial(objective.loss_gradient, theta),
+        "curvature product": partial(step.curvature_product(objective, theta), gradient),
+        "loss of the line search": partial(objective.loss_and_kl, theta),
+        "TRPO update": partial(step.step, objective, theta, ()),
     }
 
 
@@ -41,21 +42,23 @@ def watch(
     wrap: Callable[[str, Function], Function],
     begin: Callable[..., None] = lambda *data: None,
 ) -> None:
-    """From now on ``begin`` sees the data of the learner's every problem, and ``wrap(name, f)``
+    """From now on ``begin`` sees the data of the learner's every objective, and ``wrap(name, f)``
     takes the place of every function f of it.
     """
-    make = learner.outer_problem
+    make = learner.objective
 
-    def watched(support: Sequence[Batch], query: Batch) -> Problem:
+    def watched(support: Sequence[Batch], query: Batch, iteration: int = 0) -> Objective:
         begin(tuple(support), query)
-        problem = make(support, query)
-        return problem._replace(**{n: wrap(n, f) for n, f in problem._asdict().items() if f})
+        objective = make(support, query, iteration)
+        functions: dict[str, Any] = {n: f for n, f in vars(objective).items() if callable(f)}
+        wrapped: dict[str, Any] = {n: wrap(n, f) for n, f in functions.items()}
+        return replace(objective, **wrapped)
 
-    learner.outer_problem = watched  # type: ignore[method-assign]
+    learner.objective = watched  # type: ignore[method-assign]
 
 
 class FlopMeter:
-    """Counts the floating-point operations of a learner's outer problems.
+    """Counts the floating-point operations of a learner's outer objectives.
 
     The counter sees neither other threads nor compiled programs: it is shown one task of a learner
     that has neither, once per function, and the tasks and calls of the other one are multiplied in.
@@ -63,9 +66,9 @@ class FlopMeter:
 
     def __init__(self, config: RLExperiment, learner: MetaRLLearner):
         self._plain = make_rl_learner(replace(config, threads=1, chunk_size=1, compile=False))
-        self._data: Any = None  # of the newest problem: batches of support and query
+        self._data: Any = None  # of the newest objective: batches of support and query
         self._flop: dict[str, int] = {}  # of a call of its functions
-        self._calls: list[tuple[str, Any]] = []
+        self._calls: list[tuple[str, Function]] = []
         watch(learner, self._counted, self._begin)
 
     def _begin(self, *data: Any) -> None:
@@ -73,26 +76,30 @@ class FlopMeter:
 
     def _counted(self, name: str, function: Function) -> Function:
         @wraps(function)
-        def call(*args: Any) -> Any:
-            self._calls.append((name, args))
-            return function(*args)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._calls.append((name, partial(_call, args, kwargs)))
+            return function(*args, **kwargs)
 
         return call
 
     def read(self) -> int:
         """Floating-point operations since the last reading."""
         calls, self._calls = self._calls, []
-        for name, args in calls:
+        for name, call in calls:
             if name not in self._flop:
-                self._flop[name] = self._count(name, args)
+                self._flop[name] = self._count(name, call)
         return sum(self._flop[name] for name, _ in calls)
 
-    def _count(self, name: str, args: Any) -> int:
+    def _count(self, name: str, call: Function) -> int:
         support, query = tuple(map(_of_a_task, self._data[0])), _of_a_task(self._data[1])
-        function = getattr(self._plain.outer_problem(support, query), name)
+        function = getattr(self._plain.objective(support, query), name)
         with FlopCounterMode(display=False) as counter:
-            function(*args)
+            call(function)
         return int(counter.get_total_flops() * len(self._data[1].mask))
+
+
+def _call(args: Any, kwargs: Any, function: Function) -> Any:
+    return function(*args, **kwargs)
 
 
 def _of_a_task(batch: Batch) -> Batch:

@@ -32,7 +32,7 @@ def points(case: str, settings: Settings, what: str, values: Sequence[int]) -> d
         tasks=config.tasks,
         trajectories=config.trajectories,
         horizon=make_family(config.env).horizon,
-        width=config.policy.hidden_sizes[0],
+        width=config.policy["hidden_sizes"][0],
         threads=config.threads,
     )
     changes: dict[int, dict[str, Any]] = {value: {what: value} for value in values}

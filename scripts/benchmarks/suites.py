@@ -19,10 +19,11 @@ from benchmarks.cases import Settings, described, experiment
 from benchmarks.limits import Physics, matrix_peak, timed
 from benchmarks.outer import FlopMeter, parts
 from benchmarks.results import Limit, Numbers, Result, peak_memory
-from metarl.core.params import flatten, tree_map
+from metarl.core.params import tree_map
 from metarl.core.task_map import TaskMap
 from metarl.experiment.build import make_family, make_rl_learner, make_supervised_learner
 from metarl.experiment.schema import RLExperiment, SupervisedExperiment
+from metarl.rl.adaptation import of_every_task
 from metarl.rl.sampler import Stream
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.learner import SupervisedLearner
@@ -58,10 +59,11 @@ def sampler(config: RLExperiment, settings: Settings) -> Numbers:
     """The training sampler against lock-step physics, a whole evaluation against the sampler."""
     numbers, learner = Numbers(), make_rl_learner(config)
     tasks = make_family(config.env).sample_tasks(np.random.default_rng(0), config.tasks)
-    phi = learner.theta_of_every_task(config.tasks)
+    phi = of_every_task(learner.meta, config.tasks)
 
     def collect() -> int:
-        sampled = learner.sampler.collect(phi, tasks, config.trajectories, STREAM, recurring=True)
+        sampler = learner.adaptation.sampler
+        sampled = sampler.collect(phi, tasks, config.trajectories, STREAM)
         return int(sampled.mask.sum())
 
     def evaluate() -> float:
@@ -87,8 +89,10 @@ def update(config: RLExperiment, settings: Settings) -> Numbers:
     numbers, learner = Numbers(), make_rl_learner(config)
     meter = FlopMeter(config, learner)
     tasks = make_family(config.env).sample_tasks(np.random.default_rng(0), config.tasks)
-    rounds = learner.adapt_and_sample(tasks, config.inner.alphas, config.trajectories, STREAM)
-    work = parts(learner, [r.batch for r in rounds[:-1]], rounds[-1].batch, config.outer)
+    rounds, _ = learner.adaptation.sample_and_adapt(
+        learner.meta, tasks, config.inner.alphas, config.trajectories, STREAM
+    )
+    work = parts(learner, [r.batch for r in rounds[:-1]], rounds[-1].batch)
     for part in work.values():
         part()
     add_memory(numbers)
@@ -202,7 +206,7 @@ def flop_of_task(learner: SupervisedLearner) -> int:
     """Floating-point operations of one task's meta-gradient."""
     task_map = TaskMap()  # the counter does not see other threads
     first = tree_map(itemgetter(slice(1)), learner.episodes(0))
-    meta = {"meta": flatten(learner.state_dict()["meta"])}
+    meta = {"meta": learner.theta}
     with FlopCounterMode(display=False) as counter:
-        task_map.mean_and_grad(learner.objective, meta, first)
+        task_map.mean_and_grad(learner.task.values, meta, (first, ()))
     return int(counter.get_total_flops())

@@ -13,6 +13,7 @@ from metarl.core.algorithms import (
     split_rates,
     with_rates,
 )
+from metarl.core.gradients import InnerGradient, by_differences, exact, first_order
 from metarl.core.params import Functional, Params, flatten, parameters_of, unflatten
 
 
@@ -45,10 +46,9 @@ def judge(
     rates: list[Rates],
     support,
     query,
-    first_order: bool = False,
-    hessian_epsilon: float | None = None,
+    gradient: InnerGradient = exact,
 ) -> Tensor:
-    return loss(adapt(loss, theta, rates, support, first_order, hessian_epsilon), query)
+    return loss(adapt(loss, theta, rates, support, gradient), query)
 
 
 def numerical_gradient(fn, x: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -58,9 +58,9 @@ def numerical_gradient(fn, x: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 @pytest.mark.parametrize("inner_steps", [1, 2, 3])
 @pytest.mark.parametrize("rate", ["scalar", "per-step", "per-parameter", "partial"])
-@pytest.mark.parametrize("hessian_epsilon", [None, 1e-7])
+@pytest.mark.parametrize("inner_gradient", [exact, by_differences(1e-7)])
 def test_meta_gradient_equals_finite_differences(
-    inner_steps: int, rate: str, hessian_epsilon: float | None
+    inner_steps: int, rate: str, inner_gradient: InnerGradient
 ) -> None:
     loss, theta, support, query = small_problem(inner_steps)
     generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def test_meta_gradient_equals_finite_differences(
 
     def objective(vector: Tensor) -> Tensor:
         params = unflatten(vector, theta)
-        return judge(loss, params, rates, support, query, hessian_epsilon=hessian_epsilon)
+        return judge(loss, params, rates, support, query, inner_gradient)
 
     vector = flatten(theta).requires_grad_()
     (gradient,) = torch.autograd.grad(objective(vector), vector)
@@ -103,7 +103,7 @@ def test_hessian_by_finite_differences_costs_a_gradient_a_step_also_under_vmap(
         return loss(params, batch)
 
     def of_task(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
-        phi = adapt(counted, params, rates, [batch] * inner_steps, hessian_epsilon=1e-6)
+        phi = adapt(counted, params, rates, [batch] * inner_steps, by_differences(1e-6))
         return torch.stack([loss(phi, batch), (0 * flatten(phi)).sum()])
 
     def gradient(entry: int, values) -> Tensor:
@@ -123,7 +123,7 @@ def test_a_derivative_by_finite_differences_has_none_of_its_own() -> None:
     loss, theta, support, query = small_problem(1)
     vector = flatten(theta).requires_grad_()
     rates: list[Rates] = [dict.fromkeys(theta, 0.3)]
-    value = judge(loss, unflatten(vector, theta), rates, support, query, hessian_epsilon=1e-6)
+    value = judge(loss, unflatten(vector, theta), rates, support, query, by_differences(1e-6))
     with pytest.raises(NotImplementedError, match="has none of its own"):
         torch.autograd.grad(value, vector, create_graph=True)
 
@@ -164,7 +164,7 @@ def test_first_order_is_the_plain_gradient_at_phi() -> None:
     rates: list[Rates] = [dict.fromkeys(theta, 0.3)] * 2
     leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
     fomaml = torch.autograd.grad(
-        judge(loss, leaves, rates, support, query, first_order=True), list(leaves.values())
+        judge(loss, leaves, rates, support, query, first_order), list(leaves.values())
     )
     phi = {n: p.detach().requires_grad_() for n, p in adapt(loss, theta, rates, support).items()}
     plain = torch.autograd.grad(loss(phi, query), list(phi.values()))
@@ -211,8 +211,8 @@ def test_linear_gaussian_problem_with_known_meta_gradient() -> None:
     def expected_loss(params: Params, goal: Tensor) -> Tensor:
         return ((params["mean"] - goal).square() + 1) / 2
 
-    for first_order, power in ((False, 2), (True, 1)):
+    for kind, power in ((exact, 2), (first_order, 1)):
         leaf = theta.clone().requires_grad_()
-        outer = judge(expected_loss, {"mean": leaf}, [{"mean": alpha}], [goal], goal, first_order)
+        outer = judge(expected_loss, {"mean": leaf}, [{"mean": alpha}], [goal], goal, kind)
         (gradient,) = torch.autograd.grad(outer, leaf)
         torch.testing.assert_close(gradient, (1 - alpha) ** power * (theta - goal))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from metarl.core.adapt import adapt
 from metarl.core.gradcheck import check_gradient
+from metarl.core.gradients import first_order
 from metarl.core.params import Functional, Params, parameters_of
 
 
@@ -44,7 +45,7 @@ def test_a_first_order_gradient_is_told_from_the_meta_gradient():
     loss, params, support, query = problem()
 
     def objective(theta: Params, data: tuple[Tensor, Tensor]) -> Tensor:
-        phi = adapt(loss, theta, [dict.fromkeys(theta, 0.5)], [support], first_order=True)
+        phi = adapt(loss, theta, [dict.fromkeys(theta, 0.5)], [support], first_order)
         return loss(phi, data)
 
     assert max(entry.error for entry in check_gradient(objective, params, query)) > 1e-2

@@ -169,5 +169,5 @@ def test_who_uses_threads_takes_that_pool(make, monkeypatch):
     if make is TaskMap:
         TaskMap(threads=3)
     else:
-        Sampler(lambda *_: None, lambda *_: None, 1, 1, threads=2)
+        Sampler(lambda *_: None, lambda *_: None, 1, threads=2)
     assert asked == [3 if make is TaskMap else 2]

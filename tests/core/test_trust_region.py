@@ -9,12 +9,11 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from metarl.core.outer.step import Objective
 from metarl.core.outer.trust_region import (
-    Problem,
-    TrustRegionConfig,
+    TrustRegion,
     conjugate_gradient,
     finite_difference_hvp,
-    trust_region_step,
 )
 
 
@@ -48,7 +47,7 @@ def test_conjugate_gradient_stops_at_negative_curvature() -> None:
     assert torch.isfinite(residual).all()
 
 
-def gaussian_problem(dtype: torch.dtype = torch.float64) -> tuple[Problem, Tensor, Tensor]:
+def gaussian_problem(dtype: torch.dtype = torch.float64) -> tuple[Objective, Tensor, Tensor]:
     """Linear loss, KL of N(f(theta), 1) from itself at theta0 for a nonlinear f, its Hessian."""
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(30, 4, generator=generator, dtype=torch.float64).to(dtype)
@@ -58,17 +57,17 @@ def gaussian_problem(dtype: torch.dtype = torch.float64) -> tuple[Problem, Tenso
     def kl(vector: Tensor) -> Tensor:
         return (torch.tanh(inputs @ vector) - torch.tanh(inputs @ theta)).square().mean() / 2
 
-    def gradient(vector: Tensor) -> Tensor:
+    def gradient(vector: Tensor, **_) -> Tensor:
         leaf = vector.detach().requires_grad_()
         return torch.autograd.grad(kl(leaf), leaf)[0]
 
-    def hvp(vector: Tensor, v: Tensor) -> Tensor:
+    def hvp(vector: Tensor, v: Tensor, **_) -> Tensor:
         return torch.autograd.functional.hvp(kl, vector, v)[1]
 
-    def loss_and_kl(vector: Tensor) -> tuple[float, float]:
-        return float(slope @ vector), float(kl(vector))
+    def loss_and_kl(vector: Tensor) -> Tensor:
+        return torch.stack([slope @ vector, kl(vector)])
 
-    problem = Problem(loss_and_kl, lambda v: (loss_and_kl(v), slope), gradient, hvp)
+    problem = Objective(loss_and_kl, lambda v: (loss_and_kl(v), slope), gradient, hvp)
     return problem, theta, torch.autograd.functional.hessian(kl, theta)
 
 
@@ -81,7 +80,7 @@ def test_finite_difference_product_equals_the_dense_hessian(
     dtype, epsilon: float, tolerance: float, symmetric: bool
 ) -> None:
     problem, theta, hessian = gaussian_problem(dtype)
-    config = TrustRegionConfig(hvp_epsilon=epsilon, hvp_symmetric=symmetric)
+    config = TrustRegion(hvp_epsilon=epsilon, hvp_symmetric=symmetric)
     product = finite_difference_hvp(problem.kl_gradient, theta, config)
     for scale in (1e-4, 1.0, 1e4):  # the perturbation must not depend on the length of v
         v = scale * torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=dtype)
@@ -91,7 +90,9 @@ def test_finite_difference_product_equals_the_dense_hessian(
     assert torch.equal(product(torch.zeros(4, dtype=dtype)), torch.zeros(4, dtype=dtype))
 
 
-RLLAB = TrustRegionConfig(hvp_epsilon=1.0, hvp_length="proportional", hvp_symmetric=True)
+RLLAB = TrustRegion(
+    hvp_epsilon=1.0, hvp_length="proportional", hvp_symmetric=True, inner_hessian="exact"
+)
 
 
 def test_proportional_differences_are_rllabs() -> None:
@@ -116,18 +117,19 @@ def test_step_length_is_of_the_curvature_over_the_steps_own_direction() -> None:
     matrix = torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=torch.float64)
     asked: list[Tensor] = []
 
-    def gradient(x: Tensor) -> Tensor:
+    def gradient(x: Tensor, **_) -> Tensor:
         asked.append(x - theta)
         return matrix @ torch.sinh(x - theta)
 
-    problem = Problem(
-        lambda x: (float(slope @ (x - theta)), 0.0),
-        lambda x: ((0.0, 0.0), slope),
+    problem = Objective(
+        lambda x: torch.stack([slope @ (x - theta), torch.zeros(())]),
+        lambda x: (torch.zeros(2), slope),
         gradient,
-        lambda x, v: matrix @ v,
+        lambda x, v, **_: matrix @ v,
+        iteration=1,
     )
     config = replace(RLLAB, max_kl=0.5, cg_iterations=1, cg_damping=0.0)
-    new, stats = trust_region_step(problem, theta, config)
+    new, _, stats = config.step(problem, theta, ())
     x = slope * (slope @ slope) / (slope @ matrix @ torch.sinh(slope))  # one iteration
     torch.testing.assert_close(asked[-2], x)
     curvature = x @ matrix @ torch.sinh(x)
@@ -139,8 +141,8 @@ def test_step_length_is_of_the_curvature_over_the_steps_own_direction() -> None:
 def test_step_is_the_constrained_optimum_of_the_model(hvp: str) -> None:
     """For a tiny trust region the step is the minimiser of the linear loss on the KL ellipsoid."""
     problem, theta, hessian = gaussian_problem()
-    config = TrustRegionConfig(max_kl=1e-8, cg_damping=0.0, hvp=hvp, hvp_epsilon=1e-6)
-    new, stats = trust_region_step(problem, theta, config, check_hvp=True)
+    config = TrustRegion(max_kl=1e-8, cg_damping=0.0, hvp=hvp, hvp_epsilon=1e-6)
+    new, _, stats = config.step(problem, theta, ())
     slope = problem.loss_gradient(theta)[1]
     slope, h = slope.numpy(), hessian.numpy()
     unit = math.sqrt(config.max_kl)  # the optimum in units of which everything is of order one
@@ -161,37 +163,39 @@ def test_step_is_the_constrained_optimum_of_the_model(hvp: str) -> None:
 
 def test_damping_is_added_to_the_curvature() -> None:
     problem, theta, hessian = gaussian_problem()
-    config = TrustRegionConfig(max_kl=1e-8, cg_damping=10.0, hvp="exact")
-    new, _ = trust_region_step(problem, theta, config)
+    config = TrustRegion(max_kl=1e-8, cg_damping=10.0, hvp="exact")
+    new, _, _ = config.step(problem, theta, ())
     g = problem.loss_gradient(theta)[1]
     direction = torch.linalg.solve(hessian + 10 * torch.eye(4, dtype=torch.float64), g)
     step = theta - new
     torch.testing.assert_close(step / step.norm(), direction / direction.norm())
 
 
-def changed(problem: Problem, **fields) -> Problem:
-    return problem._replace(**fields)
+def changed(problem: Objective, **fields) -> Objective:
+    return replace(problem, **fields)
 
 
-def broken_problems(problem: Problem) -> dict[str, Problem]:
+def broken_problems(problem: Objective) -> dict[str, Objective]:
     nan = torch.full((4,), math.nan, dtype=torch.float64)
     zero = torch.zeros(4, dtype=torch.float64)
     return {
-        "nan-gradient": changed(problem, loss_gradient=lambda v: ((0.0, 0.0), nan)),
-        "zero-gradient": changed(problem, loss_gradient=lambda v: ((0.0, 0.0), zero)),
-        "nan-curvature": changed(problem, kl_gradient=lambda v: nan),
-        "negative-curvature": changed(problem, kl_gradient=lambda v, g=problem.kl_gradient: -g(v)),
-        "nan-loss": changed(problem, loss_and_kl=lambda v: (math.nan, 0.0)),
-        "nan-kl": changed(problem, loss_and_kl=lambda v: (-1e9, math.nan)),
-        "kl-always-too-large": changed(problem, loss_and_kl=lambda v: (-1e9, 1.0)),
-        "loss-never-better": changed(problem, loss_and_kl=lambda v: (1e9, 0.0)),
+        "nan-gradient": changed(problem, loss_gradient=lambda v: (torch.zeros(2), nan)),
+        "zero-gradient": changed(problem, loss_gradient=lambda v: (torch.zeros(2), zero)),
+        "nan-curvature": changed(problem, kl_gradient=lambda v, **_: nan),
+        "negative-curvature": changed(
+            problem, kl_gradient=lambda v, g=problem.kl_gradient, **_: -g(v)
+        ),
+        "nan-loss": changed(problem, loss_and_kl=lambda v: torch.tensor([math.nan, 0.0])),
+        "nan-kl": changed(problem, loss_and_kl=lambda v: torch.tensor([-1e9, math.nan])),
+        "kl-always-too-large": changed(problem, loss_and_kl=lambda v: torch.tensor([-1e9, 1.0])),
+        "loss-never-better": changed(problem, loss_and_kl=lambda v: torch.tensor([1e9, 0.0])),
     }
 
 
 @pytest.mark.parametrize("case", list(broken_problems(gaussian_problem()[0])))
 def test_guards_keep_theta(case: str) -> None:
     problem, theta, _ = gaussian_problem()
-    new, stats = trust_region_step(broken_problems(problem)[case], theta, TrustRegionConfig())
+    new, _, stats = TrustRegion().step(broken_problems(problem)[case], theta, ())
     assert torch.equal(new, theta)
     assert stats["accepted"] == 0
 
@@ -200,12 +204,12 @@ def test_line_search_takes_the_first_acceptable_backtrack() -> None:
     problem, theta, _ = gaussian_problem()
     tried: list[float] = []
 
-    def loss_and_kl(vector: Tensor) -> tuple[float, float]:
+    def loss_and_kl(vector: Tensor) -> Tensor:
         tried.append(float((vector - theta).norm()))
-        return -1e9, 0.0 if len(tried) == 4 else 1.0
+        return torch.tensor([-1e9, 0.0 if len(tried) == 4 else 1.0])
 
-    config = TrustRegionConfig(backtrack_ratio=0.5)
-    _, stats = trust_region_step(problem._replace(loss_and_kl=loss_and_kl), theta, config)
+    config = TrustRegion(backtrack_ratio=0.5)
+    _, _, stats = config.step(changed(problem, loss_and_kl=loss_and_kl), theta, ())
     assert stats["backtrack"] == 3
     ratios = [b / a for a, b in pairwise(tried)]
     assert ratios == pytest.approx([0.5, 0.5, 0.5], rel=1e-6)

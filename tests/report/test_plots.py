@@ -20,12 +20,11 @@ from PIL import Image
 from scipy import stats
 
 from metarl.experiment.build import make_learner
-from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.experiment.schema import RLExperiment
 from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
 from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
 from metarl.rl.evaluate import Episodes, PolicyEvaluation
-from metarl.rl.objective import OuterConfig
 from metarl.runtime.files import to_json
 from metarl_envs import FAMILIES
 
@@ -644,8 +643,8 @@ def test_metrics_are_called_as_learners_call_them():
     learner = make_learner(
         RLExperiment(
             env={"family": "point-navigation", "horizon": 4},
-            policy=PolicyConfig(hidden_sizes=[4]),
-            outer=OuterConfig(curvature_fraction=1),
+            policy={"name": "gaussian-mlp", "hidden_sizes": [4]},
+            outer={"name": "trpo", "curvature_fraction": 1},
             **{"tasks": 2, "trajectories": 2, "threads": 1},
         )
     )

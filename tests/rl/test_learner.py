@@ -16,32 +16,35 @@ from metarl.core.algorithms import ALGORITHMS
 from metarl.core.compile import Program, Traced
 from metarl.core.networks import ACTIVATIONS
 from metarl.core.outer.trust_region import (
-    TrustRegionConfig,
+    TrustRegion,
     finite_difference_hvp,
     relative_difference,
 )
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.task_map import TaskMap
 from metarl.experiment.build import make_learner
-from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.experiment.schema import RLExperiment
+from metarl.rl.adaptation import of_every_task
+from metarl.rl.baselines import LinearFeatureBaseline, Regression
 from metarl.rl.diagnostics import Outcome, Sampled, return_metrics, sampling_metrics
 from metarl.rl.distributions import Gaussian
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import (
     INNER_LOSSES,
     Batch,
+    Policy,
     lvc_loss,
     mean_kl,
     reinforce_loss,
     surrogate_and_kl,
 )
-from metarl.rl.objective import OuterConfig
+from metarl.rl.objective import for_curvature
+from metarl.rl.policies import gaussian_mlp
 from metarl.rl.rollout import (
     AdvantageConfig,
     Trajectories,
-    fitted_values,
     make_batch,
-    pad_to_bucket,
+    pack,
 )
 from metarl.rl.sampler import Sampler, Stream
 from metarl.runtime.seeding import Purpose, generator
@@ -53,11 +56,11 @@ STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings) -> MetaRLLearner:
     defaults = {
         "env": {"family": family, "horizon": horizon},
-        "policy": PolicyConfig(hidden_sizes=[8, 8]),
+        "policy": {"name": "gaussian-mlp", "hidden_sizes": [8, 8]},
         "tasks": 4,
         "trajectories": 5,
         "threads": 1,
-        "outer": OuterConfig(curvature_fraction=1),
+        "outer": {"name": "trpo", "curvature_fraction": 1},
     }
     return make_learner(RLExperiment(**(defaults | settings)))
 
@@ -65,7 +68,19 @@ def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings)
 def sampled(learner: MetaRLLearner, tasks: int = 4, trajectories: int = 5):
     config = learner.config
     rows = learner._family.sample_tasks(np.random.default_rng(0), tasks)
-    return learner.adapt_and_sample(rows, config.inner.alphas, trajectories, STREAM)
+    return learner.adaptation.sample_and_adapt(
+        learner.meta, rows, config.inner.alphas, trajectories, STREAM
+    )[0]
+
+
+def theta_of(learner: MetaRLLearner, tasks: int) -> Params:
+    """theta of every task, [M, ...]."""
+    theta, _ = learner.adaptation.inner.split(learner.meta, [])
+    return of_every_task(theta, tasks)
+
+
+def policy_of(learner: MetaRLLearner) -> Policy:
+    return learner.adaptation.sampler.policy
 
 
 def outcome_of(trajectories: Trajectories) -> Outcome:
@@ -114,12 +129,12 @@ def test_trajectories_do_not_depend_on_the_other_tasks_on_threads_or_on_tracing(
     trajectories: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = toy_learner("half-cheetah-velocity")
-    family, policy = learner._family, learner.policy
+    family, policy = learner._family, policy_of(learner)
     tasks = family.sample_tasks(np.random.default_rng(0), 3)
     phi = {n: torch.stack([p, 2 * p, 3 * p]) for n, p in learner.meta.items()}
 
     def collect(count: int, threads: int) -> Trajectories:
-        sampler = Sampler(partial(BatchedEnv, family), policy, family.action_dim, 12, threads)
+        sampler = Sampler(partial(BatchedEnv, family), policy, 12, threads)
         return sampler.collect(task_slice(phi, count), tasks[:count], trajectories, STREAM)
 
     def task_slice(params: Params, count: int) -> Params:
@@ -137,39 +152,38 @@ def test_trajectories_do_not_depend_on_the_other_tasks_on_threads_or_on_tracing(
 
 @pytest.mark.needs_compiler
 def test_compiled_policies_act_alike_whatever_other_tasks_and_threads_there_are() -> None:
-    settings = PolicyConfig(hidden_sizes=[20, 20], activation="tanh")
+    settings = {"name": "gaussian-mlp", "hidden_sizes": [20, 20], "activation": "tanh"}
     learner = toy_learner("half-cheetah-velocity", policy=settings)
     family = learner._family
     tasks = family.sample_tasks(np.random.default_rng(0), 3)
-    theta = learner.theta_of_every_task(3)
+    theta = theta_of(learner, 3)
     phi = {n: p * torch.arange(1, 4).reshape(3, *[1] * (p.dim() - 1)) for n, p in theta.items()}
     make_env = partial(BatchedEnv, family)
     alone, halves = (
-        Sampler(make_env, learner.policy, 6, 12, threads, compiled=True) for threads in (1, 2)
+        Sampler(make_env, policy_of(learner), 12, threads, compiled=True) for threads in (1, 2)
     )
 
-    def collect(sampler: Sampler, count: int, recurring: bool = True) -> Trajectories:
+    def collect(sampler: Sampler, count: int) -> Trajectories:
         of_tasks = {n: p[:count] for n, p in phi.items()}
-        return sampler.collect(of_tasks, tasks[:count], 3, STREAM, recurring=recurring)
+        return sampler.collect(of_tasks, tasks[:count], 3, STREAM)
 
     everything = collect(alone, 3)
     assert torch.equal(everything.actions, collect(halves, 3).actions)
     assert torch.equal(everything.actions[:1], collect(alone, 1).actions)
     # Physics amplifies the last bits: only the first env steps stay the same.
-    traced = collect(alone, 3, recurring=False)
+    traced = collect(Sampler(make_env, policy_of(learner), 12), 3)
     first = everything.actions[:, :, :3], traced.actions[:, :, :3]
     torch.testing.assert_close(*first, rtol=1e-3, atol=1e-3)
-    assert made(alone._recurring) == made(halves._recurring) == 2
-    assert made(alone._traced) == 0
+    assert made(alone.act) == made(halves.act) == 2
 
 
 def test_streams_are_repeatable_and_differ() -> None:
     learner = toy_learner()
-    phi = learner.theta_of_every_task(2)
+    phi = theta_of(learner, 2)
     tasks = np.zeros((2, 2)) + 0.3
 
     def rewards(stream: Stream) -> Tensor:
-        return learner.sampler.collect(phi, tasks, 3, stream).rewards
+        return learner.adaptation.sampler.collect(phi, tasks, 3, stream).rewards
 
     base = rewards(STREAM)
     assert torch.equal(base, rewards(STREAM))
@@ -184,9 +198,9 @@ def test_streams_are_repeatable_and_differ() -> None:
 
 
 def test_actions_follow_the_sampling_distribution() -> None:
-    learner = toy_learner(policy=PolicyConfig(hidden_sizes=[8], init_std=0.3))
-    trajectories = learner.sampler.collect(
-        learner.theta_of_every_task(2), np.full((2, 2), 0.4), 200, STREAM
+    learner = toy_learner(policy={"name": "gaussian-mlp", "hidden_sizes": [8], "init_std": 0.3})
+    trajectories = learner.adaptation.sampler.collect(
+        theta_of(learner, 2), np.full((2, 2), 0.4), 200, STREAM
     )
     z = (trajectories.actions - trajectories.sampling.mean) / 0.3
     z = z[trajectories.mask.bool()]
@@ -220,8 +234,9 @@ def test_padding_changes_nothing() -> None:
     trajectories = double(query.trajectories)
     assert (trajectories.mask == 0).any(), "episodes of different lengths"
     config = AdvantageConfig(bootstrap=True, gae_lambda=0.9)
-    plain, explained = make_batch(trajectories, config, learner._task_map)
-    more, explained_more = make_batch(padded(trajectories, 7), config, learner._task_map)
+    fitted = LinearFeatureBaseline(), (), learner.adaptation.task_map
+    plain, explained, _ = make_batch(trajectories, config, *fitted)
+    more, explained_more, _ = make_batch(padded(trajectories, 7), config, *fitted)
     assert (plain.mask.sum(1) == trajectories.lengths.sum(1)).all(), "every env step"
     torch.testing.assert_close(more, plain)
     torch.testing.assert_close(explained, explained_more)
@@ -230,7 +245,7 @@ def test_padding_changes_nothing() -> None:
         values = []
         for batch in (plain, more):
             leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
-            value = loss(learner.policy, leaves, task(batch, 1))
+            value = loss(policy_of(learner), leaves, task(batch, 1))
             grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
             values.append((value, torch.cat([g.flatten() for g in grads])))
         torch.testing.assert_close(values[0], values[1])
@@ -256,18 +271,29 @@ def constant_world(terminated: bool) -> Trajectories:
 
 def test_bootstrap_lets_an_episode_that_was_cut_off_go_on() -> None:
     """gamma = 1/2, reward -1 for ever: V = -2 in every state, and no action has an advantage."""
-    config = AdvantageConfig(discount=0.5, bootstrap=True, baseline_ridge=1e-9)
-    tails = torch.tensor([[0.0625, 0.125, 0.25, 0.5]] * 2).double()
-    returns = torch.tensor([[-1.875, -1.75, -1.5, -1.0]] * 2).double()
-    values, final = fitted_values(task(constant_world(False), 0), returns, tails, config)
-    torch.testing.assert_close(values, torch.full((2, 4), -2.0).double(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(final, torch.full((2,), -2.0).double(), atol=1e-5, rtol=0)
+    tails = torch.tensor([[[0.0625, 0.125, 0.25, 0.5]] * 2]).double()
+    returns = torch.tensor([[[-1.875, -1.75, -1.5, -1.0]] * 2]).double()
+    world, times = constant_world(False), torch.zeros(1, 2, 4)
+    data = Regression(
+        world.observations,
+        times,
+        world.mask,
+        returns,
+        tails,
+        world.final_observations,
+        times[..., 0],
+    )
+    (values, final), _ = LinearFeatureBaseline(ridge=1e-9).fit((), data, TaskMap())
+    torch.testing.assert_close(values, torch.full((1, 2, 4), -2.0).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(final, torch.full((1, 2), -2.0).double(), atol=1e-5, rtol=0)
 
 
 def test_a_terminated_episode_does_not_go_on() -> None:
     """Returns to go of -(4, 3, 2, 1) with discount 1, whatever the value of the last state."""
     config = AdvantageConfig(discount=1.0, bootstrap=True)
-    advantages = make_batch(constant_world(True), config, TaskMap())[0].advantages[0, :4]
+    advantages = make_batch(constant_world(True), config, LinearFeatureBaseline(), (), TaskMap())[
+        0
+    ].advantages[0, :4]
     expected = torch.tensor([-1.5, -0.5, 0.5, 1.5]).double() / 1.25**0.5
     torch.testing.assert_close(advantages, expected, atol=1e-6, rtol=0)
 
@@ -287,10 +313,10 @@ def test_a_diverged_episode_counts_for_nothing() -> None:
 
     learner = toy_learner("half-cheetah-velocity")
     family = learner._family
-    sampler = Sampler(partial(Breaking, family), learner.policy, family.action_dim, family.horizon)
-    phi, tasks = learner.theta_of_every_task(2), np.ones((2, 1))
+    sampler = Sampler(partial(Breaking, family), policy_of(learner), family.horizon)
+    phi, tasks = theta_of(learner, 2), np.ones((2, 1))
     broken = sampler.collect(phi, tasks, 3, STREAM)
-    whole = learner.sampler.collect(phi, tasks, 3, STREAM)
+    whole = learner.adaptation.sampler.collect(phi, tasks, 3, STREAM)
     assert broken.diverged.tolist() == [[1, 0, 0], [0, 0, 0]]
     assert broken.mask[0, 0].sum() == 0
     assert torch.isnan(broken.returns[0, 0])
@@ -320,12 +346,13 @@ def test_ratio_is_one_and_kl_zero_at_the_sampling_policy(algorithm, loss, rates)
     inner = PolicyInnerConfig(algorithm=algorithm, loss=loss, steps=len(rates), rates=rates)
     learner = toy_learner("half-cheetah-velocity", inner=inner)
     *support, query = sampled(learner)
-    problem = learner.outer_problem([s.batch for s in support], query.batch)
+    problem = learner.objective([s.batch for s in support], query.batch)
     (surrogate, kl), gradient = problem.loss_gradient(flatten(learner.meta))
     assert abs(kl) < 1e-10
     assert abs(surrogate) < 1e-6, "the mean of standardised advantages at ratio one"
-    assert float(problem.kl_gradient(flatten(learner.meta)).norm()) < 1e-3 * float(gradient.norm())
-    new = learner.policy(task(query.phi, 0), query.batch.observations[0])
+    kl_gradient = learner.outer.kl_gradient(problem)(flatten(learner.meta))
+    assert float(kl_gradient.norm()) < 1e-3 * float(gradient.norm())
+    new = policy_of(learner)(task(query.phi, 0), query.batch.observations[0])
     ratio = torch.exp(new.log_prob(query.batch.actions[0]) - query.batch.log_probs[0])
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
 
@@ -337,13 +364,13 @@ def test_kl_is_from_the_sampling_to_the_new_policy() -> None:
     params = double(learner.meta)
     params["log_std"] = params["log_std"] - 0.7
     params["head.bias"] = params["head.bias"] + 0.3
-    new = learner.policy(params, batch.observations)
+    new = policy_of(learner)(params, batch.observations)
     old, new = (Independent(Normal(g.mean, g.log_std.exp()), 1) for g in (batch.sampling, new))
     valid = batch.mask.bool()
     expected = kl_divergence(old, new)[valid].mean()
     assert not torch.allclose(expected, kl_divergence(new, old)[valid].mean(), rtol=0.1)
-    torch.testing.assert_close(mean_kl(learner.policy, params, batch), expected)
-    surrogate, kl = surrogate_and_kl(learner.policy, params, batch)
+    torch.testing.assert_close(mean_kl(policy_of(learner), params, batch), expected)
+    surrogate, kl = surrogate_and_kl(policy_of(learner), params, batch)
     torch.testing.assert_close(kl, expected)
     ratio = (new.log_prob(batch.actions) - old.log_prob(batch.actions)).exp()
     torch.testing.assert_close(surrogate, -(ratio * batch.advantages)[valid].mean())
@@ -356,14 +383,17 @@ def test_padding_cannot_overflow_the_ratio() -> None:
     assert (batch.mask == 0).any()
     narrow = learner.meta | {"log_std": torch.full((8,), -50.0)}
     batch = batch._replace(
-        actions=learner.policy(narrow, batch.observations).mean,  # keeps the ratio of the others
+        actions=policy_of(learner)(
+            narrow, batch.observations
+        ).mean,  # keeps the ratio of the others
         log_probs=torch.zeros_like(batch.log_probs),
     )
     batch = batch._replace(
-        log_probs=learner.policy(narrow, batch.observations).log_prob(batch.actions) * batch.mask
+        log_probs=policy_of(learner)(narrow, batch.observations).log_prob(batch.actions)
+        * batch.mask
     )
     for loss in (lvc_loss, surrogate_and_kl):
-        assert torch.isfinite(loss(learner.policy, narrow, batch)).all()
+        assert torch.isfinite(loss(policy_of(learner), narrow, batch)).all()
 
 
 def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> None:
@@ -372,12 +402,12 @@ def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> N
     batch: Batch = task(double(support.batch), 0)
     theta = double(learner.meta)
     batch = batch._replace(
-        log_probs=learner.policy(theta, batch.observations).log_prob(batch.actions)
+        log_probs=policy_of(learner)(theta, batch.observations).log_prob(batch.actions)
     )
 
     def gradient(loss) -> Tensor:
         leaves = {n: p.clone().requires_grad_() for n, p in theta.items()}
-        value = loss(learner.policy, leaves, batch)
+        value = loss(policy_of(learner), leaves, batch)
         value = value[0] if value.ndim else value
         return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(leaves.values()))])
 
@@ -390,7 +420,7 @@ def test_lvc_differs_from_reinforce_in_the_meta_gradient_only() -> None:
     for loss in ("reinforce", "lvc"):
         learner = toy_learner(inner=PolicyInnerConfig(loss=loss))
         support, query = sampled(learner)
-        problem = learner.outer_problem([support.batch], query.batch)
+        problem = learner.objective([support.batch], query.batch)
         problems[loss] = (query.phi, problem.loss_gradient(flatten(learner.meta))[1])
     for name, p in problems["lvc"][0].items():
         torch.testing.assert_close(p, problems["reinforce"][0][name], atol=1e-6, rtol=1e-5)
@@ -416,8 +446,10 @@ def test_lvc_estimates_the_known_meta_gradient_of_a_gaussian_bandit(loss: str) -
         z = torch.randn(n, 1, 1, generator=generator, dtype=torch.float64)
         sampling = Gaussian(torch.full_like(z, mean), torch.zeros_like(z))
         rewards = -((mean + z - goal) ** 2)[..., 0] / 2
+        ones = torch.ones_like(rewards)
         return Batch(
-            z, mean + z, rewards, sampling, sampling.log_prob(mean + z), torch.ones_like(rewards)
+            *(z, mean + z, rewards, sampling, sampling.log_prob(mean + z), ones),
+            *(ones, ones, rewards, ones),
         )
 
     support, query = batch_of(theta), batch_of(theta - alpha * (theta - goal))
@@ -445,24 +477,29 @@ def test_outer_gradient_equals_finite_differences_in_float64(
     """Through sampling data, the inner loss, adapt, the surrogate and the mean over tasks."""
     learner = toy_learner(
         inner=PolicyInnerConfig(algorithm=algorithm, steps=steps, rate=0.5),
-        outer=OuterConfig(curvature_fraction=1, inner_hessian=inner_hessian, hvp_epsilon=1e-7),
+        outer={
+            "name": "trpo",
+            "curvature_fraction": 1,
+            "inner_hessian": inner_hessian,
+            "hvp_epsilon": 1e-7,
+        },
     )
     *support, query = sampled(learner)
     learner.meta = double(learner.meta)
-    problem = learner.outer_problem([double(s.batch) for s in support], double(query.batch))
+    problem = learner.objective([double(s.batch) for s in support], double(query.batch))
     theta = flatten(learner.meta)
     # away from the sampling policy, so that the KL's gradient is not zero
     theta = theta + 0.05 * torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
     direction = torch.randn(5, len(theta), generator=torch.Generator().manual_seed(1)).double()
     epsilon = 1e-6
-    gradients = (problem.loss_gradient(theta)[1], problem.kl_gradient(theta))
+    gradients = (problem.loss_gradient(theta)[1], learner.outer.kl_gradient(problem)(theta))
     for v in direction:
         high, low = (
             problem.loss_and_kl(theta + epsilon * v),
             problem.loss_and_kl(theta - epsilon * v),
         )
         for index, gradient in enumerate(gradients):
-            numerical = (high[index] - low[index]) / (2 * epsilon)
+            numerical = float(high[index] - low[index]) / (2 * epsilon)
             agrees = float(gradient @ v) == pytest.approx(numerical, rel=1e-5, abs=1e-8)
             assert agrees == (algorithm != "fomaml"), "FOMAML alone drops the second-order term"
 
@@ -472,16 +509,21 @@ def test_outer_gradient_equals_finite_differences_in_float64(
 @pytest.mark.parametrize("inner_hessian", INNER_HESSIANS)
 def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str, inner_hessian: str) -> None:
     inner = PolicyInnerConfig(algorithm=algorithm, loss=loss, rate=0.5)
-    outer = OuterConfig(curvature_fraction=1, inner_hessian=inner_hessian, hvp_epsilon=1e-6)
+    outer = {
+        "name": "trpo",
+        "curvature_fraction": 1,
+        "inner_hessian": inner_hessian,
+        "hvp_epsilon": 1e-6,
+    }
     learner = toy_learner("half-cheetah-velocity", inner=inner, outer=outer)
     support, query = sampled(learner)
     learner.meta = double(learner.meta)
-    problem = learner.outer_problem([double(support.batch)], double(query.batch))
+    problem = learner.objective([double(support.batch)], double(query.batch))
     theta = flatten(learner.meta)
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(2, len(theta), generator=generator).double()
-    central = TrustRegionConfig(hvp_epsilon=1e-5, hvp_symmetric=True)
-    product = finite_difference_hvp(problem.kl_gradient, theta, central)
+    central = TrustRegion(hvp_epsilon=1e-5, hvp_symmetric=True)
+    product = finite_difference_hvp(learner.outer.kl_gradient(problem), theta, central)
     assert relative_difference(product(v), problem.kl_hvp(theta, v)) < 1e-4
     assert float(u @ product(v)) == pytest.approx(float(v @ product(u)), rel=1e-3)
 
@@ -490,7 +532,7 @@ def test_fomaml_uses_the_exact_product() -> None:
     """Finite differences of its gradient are no Hessian; the exact product is one."""
     learner = toy_learner(inner=PolicyInnerConfig(algorithm="fomaml", rate=0.5))
     support, query = sampled(learner)
-    problem = learner.outer_problem([support.batch], query.batch)
+    problem = learner.objective([support.batch], query.batch)
     theta = flatten(learner.meta)
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(2, len(theta), generator=generator)
@@ -503,25 +545,27 @@ def test_fomaml_uses_the_exact_product() -> None:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmetric: bool) -> None:
-    learner = toy_learner(policy=PolicyConfig(hidden_sizes=[4]))
+    learner = toy_learner(policy={"name": "gaussian-mlp", "hidden_sizes": [4]})
     support, query = sampled(learner)
     learner.meta = double(learner.meta)
     data = (double(support.batch), double(query.batch))
     theta = flatten(learner.meta)
     # the KL's gradient is exactly zero where the sampling distribution is recomputed in float64
-    phi = [learner.adapted_policy(learner.meta, [task(data[0], m)]) for m in range(4)]
-    dists = [learner.policy(p, data[1].observations[m]) for m, p in enumerate(phi)]
+    phi = [learner.adaptation.inner.adapt(learner.meta, [task(data[0], m)]) for m in range(4)]
+    dists = [policy_of(learner)(p, data[1].observations[m]) for m, p in enumerate(phi)]
     exact_sampling = type(dists[0])(
         torch.stack([d.mean for d in dists]), torch.stack([d.log_std for d in dists])
     )
-    problem = learner.outer_problem([data[0]], data[1]._replace(sampling=exact_sampling))
+    problem = learner.objective([data[0]], data[1]._replace(sampling=exact_sampling))
 
     def mean_kl_of(vector: Tensor) -> Tensor:
         meta = unflatten(vector, learner.meta)
         batch = data[1]._replace(sampling=exact_sampling)
         kls = [
             mean_kl(
-                learner.policy, learner.adapted_policy(meta, [task(data[0], m)]), task(batch, m)
+                policy_of(learner),
+                learner.adaptation.inner.adapt(meta, [task(data[0], m)]),
+                task(batch, m),
             )
             for m in range(4)
         ]
@@ -530,7 +574,7 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
     hessian = torch.autograd.functional.hessian(mean_kl_of, theta)
     v = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(problem.kl_hvp(theta, v), hessian @ v)
-    config = TrustRegionConfig(hvp_epsilon=1e-5, hvp_symmetric=symmetric)
+    config = TrustRegion(hvp_epsilon=1e-5, hvp_symmetric=symmetric)
     approximate = finite_difference_hvp(problem.kl_gradient, theta, config)
     assert relative_difference(approximate(v), hessian @ v) < 1e-3
 
@@ -538,21 +582,27 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "anil", "meta-sgd"])
 def test_inner_hessian_is_of_the_curvature_products_alone(algorithm: str) -> None:
     """Seen with a difference so coarse that it shows."""
-    problems = []
+    problems, gradients = [], []
     for inner_hessian in INNER_HESSIANS:
         learner = toy_learner(
             inner=PolicyInnerConfig(algorithm=algorithm, rate=0.5),
-            outer=OuterConfig(curvature_fraction=1, inner_hessian=inner_hessian, hvp_epsilon=0.1),
+            outer={
+                "name": "trpo",
+                "curvature_fraction": 1,
+                "inner_hessian": inner_hessian,
+                "hvp_epsilon": 0.1,
+            },
         )
         support, query = sampled(learner)
-        problems.append(learner.outer_problem([support.batch], query.batch))
+        problems.append(learner.objective([support.batch], query.batch))
+        gradients.append(learner.outer.kl_gradient(problems[-1]))
     theta = flatten(learner.meta)
     theta = theta + 0.05 * torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
     coarse, exact = problems
-    assert coarse.loss_and_kl(theta) == exact.loss_and_kl(theta)
+    assert torch.equal(coarse.loss_and_kl(theta), exact.loss_and_kl(theta))
     assert torch.equal(coarse.loss_gradient(theta)[1], exact.loss_gradient(theta)[1])
     assert torch.equal(coarse.kl_hvp(theta, theta), exact.kl_hvp(theta, theta))
-    difference = relative_difference(coarse.kl_gradient(theta), exact.kl_gradient(theta))
+    difference = relative_difference(*(gradient(theta) for gradient in gradients))
     assert (difference > 1e-4) == (algorithm in ("maml", "meta-sgd"))
     assert (difference == 0) == (algorithm in ("fomaml", "anil"))
 
@@ -568,7 +618,7 @@ ARRANGEMENTS = [
 def test_loop_vmap_and_threads_agree(arrangement: dict[str, Any]) -> None:
     results = []
     for settings in ({"threads": 1}, arrangement):
-        outer = OuterConfig(curvature_fraction=0.1)
+        outer = {"name": "trpo", "curvature_fraction": 0.1}
         learner = toy_learner("ant-direction", horizon=60, outer=outer, **settings)
         state = learner.state_dict()
         metrics = learner.iterate(0)
@@ -582,20 +632,21 @@ def test_loop_vmap_and_threads_agree(arrangement: dict[str, Any]) -> None:
 @pytest.mark.needs_compiler
 def test_training_is_compiled_and_evaluations_are_not() -> None:
     """On a family whose episodes end early, so that programs see padded data."""
-    settings = {"horizon": 60, "outer": OuterConfig(curvature_fraction=0.1)}
+    settings = {"horizon": 60, "outer": {"name": "trpo", "curvature_fraction": 0.1}}
     plain, compiled = (
         toy_learner("ant-direction", **settings, threads=threads, compile=threads == 2)
         for threads in (1, 2)
     )
     state = plain.state_dict()
 
+    results = []
     support, query = sampled(plain)
-    (rate,), results = plain._rates(plain.meta, [0.1]), []
+    (rate,) = plain.adaptation.inner.split(plain.meta, [0.1])[1]
     for learner in (plain, compiled):
-        theta = learner.theta_of_every_task(4)
-        phi = learner._inner_step(theta, rate, support.batch, recurring=True)
-        metrics = learner._update([support], query, 0)
-        results.append((phi, flatten(learner.meta), metrics["outer/kl"]))
+        phi = learner.adaptation._inner_step(theta_of(learner, 4), rate, support.batch)
+        objective = learner.objective([support.batch], query.batch)
+        theta, _, stats = learner.outer.step(objective, flatten(learner.meta), ())
+        results.append((phi, theta, stats["kl"]))
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
 
     metas = []
@@ -604,17 +655,16 @@ def test_training_is_compiled_and_evaluations_are_not() -> None:
         compiled.iterate(0)
         metas.append(flatten(compiled.meta))
     assert torch.equal(*metas)
-    kinds = [kind for kind, _ in compiled._task_map._programs]
+    kinds = [kind for kind, _ in compiled.adaptation.task_map._programs]
     assert sorted(kinds) == ["gradient", "gradient", "map", "mean"]
-    programs = [compiled.sampler._recurring, *compiled._task_map._programs.values()]
+    programs = [compiled.adaptation.sampler.act, *compiled.adaptation.task_map._programs.values()]
     numbers = [made(program) for program in programs]
     assert min(numbers) > 0
 
     plain.load_state_dict(compiled.state_dict())
     assert np.array_equal(plain.evaluate(1).scores, compiled.evaluate(1).scores)
     assert [made(program) for program in programs] == numbers
-    assert not plain._task_map._programs
-    assert plain.sampler._recurring is plain.sampler._traced
+    assert not plain.adaptation.task_map._programs
 
 
 @pytest.mark.needs_compiler
@@ -626,16 +676,17 @@ def test_compiled_inner_steps_are_those_before(algorithm: str, loss: str, chunk_
     config = PolicyInnerConfig(algorithm=algorithm, loss=loss, steps=2)
     learner = toy_learner(inner=config, compile=True, chunk_size=chunk_size)
     support = sampled(learner)[0].batch
-    phi = expected = learner.theta_of_every_task(4)
-    for rate in learner._rates(learner.meta, config.alphas):
-        phi = learner._inner_step(phi, rate, support, recurring=True)
-        expected = learner._inner_step(expected, rate, support, recurring=False)
-    (program,) = learner._task_map._programs.values()
+    phi = expected = theta_of(learner, 4)
+    plain = learner._evaluation.adaptation
+    for rate in learner.adaptation.inner.split(learner.meta, config.alphas)[1]:
+        phi = learner.adaptation._inner_step(phi, rate, support)
+        expected = plain._inner_step(expected, rate, support)
+    (program,) = learner.adaptation.task_map._programs.values()
     assert made(program) == 1, "theta and phi have one layout"
     for name, p in expected.items():
         torch.testing.assert_close(phi[name], p, rtol=1e-4, atol=1e-5)
-        assert torch.equal(p, learner.theta_of_every_task(4)[name]) == (
-            name not in learner._adapted
+        assert torch.equal(p, theta_of(learner, 4)[name]) == (
+            name not in learner.adaptation.inner.adapted
         )
 
 
@@ -644,31 +695,31 @@ def test_programs_are_for_few_sizes(steps: int, size: int) -> None:
     """60 env steps in 8 sizes: multiples of 8, and all."""
     learner = toy_learner()
     support, query = sampled(learner)
-    cut = tree_map(lambda x: x[:, :steps], query.batch)
-    (padded,) = pad_to_bucket([cut], 60)
-    assert padded.mask.shape == (4, size)
-    assert padded.observations.shape == (4, size, 2)
-    assert (padded.mask[:, steps:] == 0).all()
-    tight, wide = (
-        learner.outer_problem([support.batch], batch).loss_and_kl(flatten(learner.meta))
-        for batch in (cut, padded)
-    )
-    assert wide == pytest.approx(tight, abs=1e-6)
+    long = tree_map(lambda x: x.reshape(4, 5, 12, *x.shape[2:]), query.batch)
+    some = (torch.arange(60) < steps).reshape(5, 12).expand(4, 5, 12).float()
+    tight, wide = (pack(long._replace(mask=some), buckets) for buckets in (None, 8))
+    assert tight.mask.shape == (4, steps)
+    assert wide.mask.shape == (4, size)
+    assert wide.observations.shape == (4, size, 2)
+    assert (wide.mask[:, steps:] == 0).all()
+    theta = flatten(learner.meta)
+    values = [learner.objective([support.batch], b).loss_and_kl(theta) for b in (tight, wide)]
+    torch.testing.assert_close(*values, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.07, 0.1, 0.4, 0.56, 0.99])
 def test_curvature_comes_from_env_steps_spread_over_all(fraction: float) -> None:
     """One of every stretch of 1 / fraction, and over trajectories at all moments alike."""
     learner = toy_learner(
-        outer=OuterConfig(curvature_fraction=fraction), trajectories=40, horizon=10
+        outer={"name": "trpo", "curvature_fraction": fraction}, trajectories=40, horizon=10
     )
     _, query = sampled(learner, trajectories=40)
     numbered = query.batch._replace(mask=torch.arange(400.0).expand(4, -1))
-    kept = learner._objective.for_curvature(numbered).mask[0]
+    kept = for_curvature(numbered, fraction).mask[0]
     assert abs(len(kept) - 400 * fraction) <= 1
     longer = tree_map(lambda x: torch.cat([x, x[:, :7]], 1), numbered)
     longer = longer._replace(mask=torch.arange(407.0).expand(4, -1))
-    of_longer = learner._objective.for_curvature(longer).mask[0]
+    of_longer = for_curvature(longer, fraction).mask[0]
     assert torch.equal(of_longer[of_longer < 400], kept), "whatever the other tasks' lengths"
     stretch = torch.arange(len(kept)).double() / fraction
     assert (kept >= stretch.floor() - 1e-9).all()
@@ -679,10 +730,10 @@ def test_curvature_comes_from_env_steps_spread_over_all(fraction: float) -> None
         assert moments.max() <= 5
     theta = flatten(learner.meta)
     support, query = sampled(learner)
-    problem = learner.outer_problem([support.batch], query.batch)
-    cut = learner._objective.for_curvature(query.batch)
-    expected = toy_learner().outer_problem([support.batch], cut)
-    torch.testing.assert_close(problem.kl_gradient(theta), expected.kl_gradient(theta))
+    problem = learner.objective([support.batch], query.batch)
+    cut = for_curvature(query.batch, fraction)
+    expected = toy_learner().objective([support.batch], cut)
+    torch.testing.assert_close(problem.kl_gradient(theta, fraction), expected.kl_gradient(theta))
 
 
 # --- iterating
@@ -691,14 +742,14 @@ def test_curvature_comes_from_env_steps_spread_over_all(fraction: float) -> None
 def test_iterations_and_inner_steps_draw_their_own_tasks_and_noise() -> None:
     learner = toy_learner("half-cheetah-velocity", inner=PolicyInnerConfig(steps=2))
     seen, streams = [], []
-    collect = learner.sampler.collect
+    collect = learner.adaptation.sampler.collect
 
     def recording(phi, tasks, trajectories, stream, **other):
         seen.append(tasks.copy())
         streams.append(stream)
         return collect(phi, tasks, trajectories, stream, **other)
 
-    learner.sampler.collect = recording  # type: ignore[method-assign]
+    learner.adaptation.sampler.collect = recording  # type: ignore[method-assign]
     for iteration in (0, 1):
         learner.iterate(iteration)
     assert all(np.array_equal(seen[0], tasks) for tasks in seen[:3]), "one set per iteration"
@@ -707,7 +758,10 @@ def test_iterations_and_inner_steps_draw_their_own_tasks_and_noise() -> None:
 
 
 def test_metrics_say_what_was_sampled() -> None:
-    learner = toy_learner("half-cheetah-velocity", policy=PolicyConfig([8], init_std=0.5))
+    learner = toy_learner(
+        "half-cheetah-velocity",
+        policy={"name": "gaussian-mlp", "hidden_sizes": [8], "init_std": 0.5},
+    )
     *support, query = sampled(learner)
     metrics = sampling_metrics([r.outcome() for r in (*support, query)])
     for name, trajectories in (("before", support[0].trajectories), ("after", query.trajectories)):
@@ -730,7 +784,7 @@ def test_inner_gradient_norm_is_that_of_the_inner_loss() -> None:
     norms = []
     for m in range(4):
         leaves = {n: p.clone().requires_grad_() for n, p in learner.meta.items()}
-        value = learner._inner_loss(leaves, task(rounds[0].batch, m))
+        value = learner.adaptation.inner.loss(leaves, task(rounds[0].batch, m))
         grads = torch.autograd.grad(value, list(leaves.values()))
         norms.append(torch.cat([g.flatten() for g in grads]).norm())
     measured = learner._inner_metrics(rounds)["inner/gradient_norm"]
@@ -742,7 +796,8 @@ def test_metrics_of_the_inner_step_are_of_the_rates_that_it_was_taken_with() -> 
     learner = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd"))
     again = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd"))
     tasks = again._family.sample_tasks(generator(0, Purpose.TRAIN_TASKS, 0), 4)
-    rounds = again.adapt_and_sample(tasks, again.config.inner.alphas, 5, STREAM)
+    alphas = again.config.inner.alphas
+    rounds, _ = again.adaptation.sample_and_adapt(again.meta, tasks, alphas, 5, STREAM)
     metrics = learner.iterate(0)
     assert metrics["outer/accepted"] == 1
     assert metrics["inner/gradient_norm"] == again._inner_metrics(rounds)["inner/gradient_norm"]
@@ -757,8 +812,7 @@ def test_choices_of_the_config_are_the_rows_of_the_tables() -> None:
     hints = get_type_hints(PolicyInnerConfig)
     # Reptile has no query set, and so no surrogate for a trust region.
     assert set(get_args(hints["algorithm"])) == set(ALGORITHMS) - {"reptile"}
-    assert set(get_args(hints["loss"])) == set(INNER_LOSSES)
-    assert set(get_args(get_type_hints(PolicyConfig)["activation"])) == set(ACTIVATIONS)
+    assert set(get_args(get_type_hints(gaussian_mlp)["activation"])) == set(ACTIVATIONS)
 
 
 def test_update_stays_in_the_trust_region_and_improves_the_surrogate() -> None:
@@ -786,7 +840,7 @@ def test_iterations_depend_on_nothing_but_state_and_settings() -> None:
 
 
 def test_state_of_another_policy_is_refused() -> None:
-    state = toy_learner(policy=PolicyConfig(hidden_sizes=[9])).state_dict()
+    state = toy_learner(policy={"name": "gaussian-mlp", "hidden_sizes": [9]}).state_dict()
     with pytest.raises(ValueError, match="expected"):
         toy_learner().load_state_dict(state)
 
@@ -817,12 +871,12 @@ def test_meta_training_beats_a_broken_gradient_by_far() -> None:
     """Point navigation, 15 small iterations: adaptation gains what an untrained policy cannot."""
     learner = toy_learner(
         horizon=30,
-        policy=PolicyConfig(hidden_sizes=[32, 32]),
+        policy={"name": "gaussian-mlp", "hidden_sizes": [32, 32]},
         tasks=10,
         trajectories=10,
         threads=2,
         inner=PolicyInnerConfig(rate=0.1),
-        outer=OuterConfig(max_kl=0.03, cg_iterations=4),
+        outer={"name": "trpo", "max_kl": 0.03, "cg_iterations": 4},
     )
     first = learner.evaluate(0).scores.mean(1)
     for iteration in range(15):
@@ -844,5 +898,5 @@ def test_adapting_on_own_data_improves_the_surrogate() -> None:
     support, _ = sampled(learner)
     batch = task(support.batch, 0)
     rates = [dict.fromkeys(learner.meta, 0.05)]
-    phi = adapt(learner._inner_loss, learner.meta, rates, [batch])
-    assert surrogate_and_kl(learner.policy, phi, batch)[0] < -1e-4
+    phi = adapt(learner.adaptation.inner.loss, learner.meta, rates, [batch])
+    assert surrogate_and_kl(policy_of(learner), phi, batch)[0] < -1e-4

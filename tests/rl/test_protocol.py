@@ -8,11 +8,10 @@ import torch
 
 from metarl.core.params import flatten
 from metarl.experiment.build import make_family, make_learner
-from metarl.experiment.schema import PolicyConfig, RLExperiment
+from metarl.experiment.schema import RLExperiment
 from metarl.rl.evaluate import Episodes, PolicyEvaluationConfig
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import surrogate_and_kl
-from metarl.rl.objective import OuterConfig
 from metarl.rl.sampler import Stream
 from metarl.runtime.scores import from_npz, paired_differences, to_npz
 from metarl.runtime.seeding import Purpose, generator
@@ -22,7 +21,7 @@ from metarl_envs import FAMILIES, BatchedEnv
 def toy(family: str = "point-navigation", horizon: int = 10, **settings) -> MetaRLLearner:
     defaults = {
         "env": {"family": family, "horizon": horizon},
-        "policy": PolicyConfig(hidden_sizes=[8]),
+        "policy": {"name": "gaussian-mlp", "hidden_sizes": [8]},
         "tasks": 4,
         "trajectories": 10,
         "threads": 1,
@@ -85,7 +84,7 @@ def test_watching_changes_no_score():
     seen = []
     stream = Stream(0, Purpose.EVALUATION_ROLLOUT)
     watched, unwatched = (
-        learner.adapt_and_sample(tasks, [0.1], 4, stream, watch)
+        learner.adaptation.sample_and_adapt(learner.meta, tasks, [0.1], 4, stream, watch=watch)[0]
         for watch in (lambda k, qpos: seen.append((k, qpos.shape)), None)
     )
     for one, other in zip(watched, unwatched, strict=True):
@@ -137,7 +136,9 @@ def test_the_best_candidate_rate_on_validation_tasks_is_taken():
     assert not np.isin(tasks, evaluation.tasks).any()
     stream = Stream(0, Purpose.VALIDATION_ROLLOUT)
     for rate, score in evaluation.validation.items():
-        rounds = learner.adapt_and_sample(tasks, [rate, rate / 2], 10, stream)
+        rounds = learner.adaptation.sample_and_adapt(
+            learner.meta, tasks, [rate, rate / 2], 10, stream
+        )[0]
         expected = np.mean([float(r.trajectories.returns.mean()) for r in rounds[1:]])
         assert score == pytest.approx(expected, rel=1e-5)
 
@@ -175,8 +176,10 @@ def test_paired_differences_are_narrower_than_what_they_are_of():
 def test_without_inner_steps_the_update_is_plain_policy_gradient_over_all_tasks():
     learner = toy(inner=PolicyInnerConfig(steps=0))
     tasks = learner._family.sample_tasks(np.random.default_rng(0), 4)
-    (query,) = learner.adapt_and_sample(tasks, [], 10, Stream(0, Purpose.TRAIN_ROLLOUT))
-    problem = learner.outer_problem([], query.batch)
+    (query,) = learner.adaptation.sample_and_adapt(
+        learner.meta, tasks, [], 10, Stream(0, Purpose.TRAIN_ROLLOUT)
+    )[0]
+    problem = learner.objective([], query.batch)
     theta = flatten(learner.meta)
     (loss, kl), gradient = problem.loss_gradient(theta)
     assert loss == pytest.approx(0, abs=1e-6)
@@ -184,7 +187,9 @@ def test_without_inner_steps_the_update_is_plain_policy_gradient_over_all_tasks(
 
     meta = {name: p.clone().requires_grad_() for name, p in learner.meta.items()}
     objectives = [
-        surrogate_and_kl(learner.policy, meta, type(query.batch)(*_task(query.batch, m)))[0]
+        surrogate_and_kl(
+            learner.adaptation.sampler.policy, meta, type(query.batch)(*_task(query.batch, m))
+        )[0]
         for m in range(4)
     ]
     torch.stack(objectives).mean().backward()
@@ -234,8 +239,8 @@ def test_an_oracle_learns_what_a_policy_that_is_not_told_cannot():
             observe_task=told,
             inner=PolicyInnerConfig(steps=0),
             tasks=10,
-            policy=PolicyConfig(hidden_sizes=[32]),
-            outer=OuterConfig(max_kl=0.03, cg_iterations=4),
+            policy={"name": "gaussian-mlp", "hidden_sizes": [32]},
+            outer={"name": "trpo", "max_kl": 0.03, "cg_iterations": 4},
             evaluation=PolicyEvaluationConfig(tasks=20, inner_steps=0),
         )
         for iteration in range(15):

@@ -11,7 +11,6 @@ from torch import Tensor
 from metarl.core.algorithms import ALGORITHMS
 from metarl.core.compile import Traced
 from metarl.core.gradcheck import check_gradient
-from metarl.core.outer.adam import AdamConfig
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.task_map import TaskMap
 from metarl.experiment.build import make_supervised_learner
@@ -56,8 +55,8 @@ def in_double(learner: SupervisedLearner) -> tuple[Params, Episode]:
 def mean_gradient(learner: SupervisedLearner) -> tuple[Params, Tensor, Episode]:
     """Meta-parameters by name, the meta-gradient over all tasks, and the data."""
     meta, episodes = in_double(learner)
-    _, gradient = TaskMap(2).mean_and_grad(learner.objective, meta, episodes)
-    return unflatten(meta["meta"], learner._like), gradient["meta"], episodes
+    _, gradient = TaskMap(2).mean_and_grad(learner.task.values, meta, (episodes, ()))
+    return unflatten(meta["meta"], learner.task.like), gradient["meta"], episodes
 
 
 class ByHand:
@@ -140,7 +139,7 @@ def test_the_meta_gradient_through_several_steps_is_that_of_finite_differences(
     )
     meta, episodes = in_double(learner)
     task = tree_map(lambda x: x[0], episodes)
-    found = check_gradient(lambda m, t: learner.objective(m, t)[0], meta, task, entries=60)
+    found = check_gradient(lambda m, t: learner.task.values(m, (t, ()))[0], meta, task, entries=60)
     # A ReLU of the dense model may switch within the difference, but hardly any does.
     assert max(entry.error for entry in found) < 1e-6
 
@@ -221,7 +220,7 @@ def test_iterations_learn_to_adapt():
         shots=10,
         queries=10,
         inner=inner("maml", rate=0.01),
-        outer=AdamConfig(learning_rate=3e-3),
+        outer={"name": "adam", "learning_rate": 3e-3},
         evaluation=SupervisedEvaluationConfig(tasks=200, inner_steps=1),
     )
     for iteration in range(400):
@@ -240,7 +239,7 @@ def test_the_oracle_needs_no_adaptation():
         queries=20,
         observe_task=True,
         inner=inner("maml", steps=0),
-        outer=AdamConfig(learning_rate=1e-2),
+        outer={"name": "adam", "learning_rate": 1e-2},
         evaluation=SupervisedEvaluationConfig(tasks=100, inner_steps=0),
     )
     for iteration in range(300):
@@ -274,7 +273,7 @@ def test_few_shot_classification_is_learned_and_judged():
         shots=1,
         queries=3,
         inner=inner("maml", rate=0.4),
-        outer=AdamConfig(learning_rate=1e-2),
+        outer={"name": "adam", "learning_rate": 1e-2},
         evaluation=SupervisedEvaluationConfig(tasks=60, inner_steps=1, queries=4),
     )
     for iteration in range(40):
@@ -295,7 +294,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes():
     with pytest.raises(UserError, match=r"iteration 0: the loss is (nan|inf)"):
         learner.iterate(0)
     after = learner.state_dict()
-    assert after["adam"]["step"] == before["adam"]["step"] == 0
+    assert after["outer"]["step"] == before["outer"]["step"] == 0
     for name, p in before["meta"].items():
         assert torch.equal(after["meta"][name], p)
 
@@ -303,7 +302,8 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes():
 @pytest.mark.parametrize("algorithm", ["maml", "meta-sgd"])
 def test_evaluations_are_of_the_average_and_updates_are_not(algorithm: str):
     plain, averaged = (
-        toy(inner=inner(algorithm), outer=AdamConfig(average_decay=decay)) for decay in (0.0, 0.9)
+        toy(inner=inner(algorithm), outer={"name": "adam", "average_decay": decay})
+        for decay in (0.0, 0.9)
     )
     weights, total = 0.0, torch.zeros(())
     for iteration in range(5):
@@ -312,12 +312,12 @@ def test_evaluations_are_of_the_average_and_updates_are_not(algorithm: str):
         meta = plain.state_dict()["meta"]
         assert torch.equal(flatten(meta), flatten(averaged.state_dict()["meta"]))
         weights, total = 0.9 * weights + 1, 0.9 * total + flatten(meta)
-    torch.testing.assert_close(averaged.state_dict()["adam"]["average"], total / weights)
+    average = averaged.outer_state.average
+    torch.testing.assert_close(average, total / weights)
     scores = averaged.evaluate(5).scores
     assert not np.array_equal(scores, plain.evaluate(5).scores)
     state = plain.state_dict()
-    state["adam"]["average"] = averaged.state_dict()["adam"]["average"]
-    plain.load_state_dict(state)
+    plain.load_state_dict(state | {"meta": unflatten(average, state["meta"])})
     assert np.array_equal(scores, plain.evaluate(5).scores)
 
 
@@ -336,8 +336,8 @@ def test_a_loaded_learner_goes_on_as_the_saved_one(algorithm: str):
         assert found[name] == expected[name]
     with pytest.raises(ValueError, match="the checkpoint's parameters are"):
         toy(model=ModelConfig(hidden_sizes=[7])).load_state_dict(state)
-    del state["adam"]["average"]
-    with pytest.raises(ValueError, match="the checkpoint's parameters are"):
+    del state["outer"]["average"]
+    with pytest.raises(ValueError, match="the checkpoint's state has"):
         other.load_state_dict(state)
 
 

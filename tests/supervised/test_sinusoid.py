@@ -84,7 +84,5 @@ def test_noise_is_on_the_support_targets_only():
 
 
 def test_ranges_that_are_none_are_refused():
-    with pytest.raises(
-        UserError, match=r"data: x_range should be \[low, high\], got \[5.0, -5.0\]"
-    ):
+    with pytest.raises(UserError, match=r"data.x_range should be \[low, high\], got \[5.0, -5.0\]"):
         parse_source({"source": "sinusoid", "x_range": [5, -5]})

@@ -1,16 +1,27 @@
-"""The outer step of supervised meta-learning: Adam (Kingma and Ba 2015)."""
+"""Adam as an outer step (Kingma and Ba 2015)."""
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from annotated_types import Gt, Interval
 from torch import Tensor
 
+from metarl.core.outer.step import Objective, OuterStep, Stats
+
+
+class AdamState(NamedTuple):
+    """What Adam remembers, and the average of what it did."""
+
+    mean: Tensor  # [P], of gradients
+    square: Tensor  # [P], mean of their squares
+    average: Tensor  # [P], of theta (Polyak and Juditsky 1992; here the latest count most); or [0]
+    step: Tensor  # [], float64, updates done: a tensor, so that it is no constant of a program
+
 
 @dataclass(frozen=True)
-class AdamConfig:
-    """Settings of Adam.
+class Adam(OuterStep):
+    """Adam along the meta-gradient.
 
     Args:
         learning_rate: outer rate beta.
@@ -26,37 +37,40 @@ class AdamConfig:
     epsilon: Annotated[float, Gt(0)] = 1e-8
     average_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
 
+    is_traceable: ClassVar[bool] = True
 
-class AdamState(NamedTuple):
-    """What Adam remembers, and the average of what it did."""
-
-    mean: Tensor  # [P], of gradients
-    square: Tensor  # [P], mean of their squares
-    average: Tensor  # [P], of theta (Polyak and Juditsky 1992; here the latest count most)
-    step: Tensor  # [], float64, updates done: a tensor, so that it is no constant of a program
-
-    @classmethod
-    def of(cls, theta: Tensor) -> "AdamState":
-        """The state before the first update of ``theta`` [P]."""
+    def init(self, theta: Tensor) -> AdamState:
         zeros = torch.zeros_like(theta)
-        return cls(zeros, zeros, theta, torch.zeros((), dtype=torch.float64, device=theta.device))
+        average = theta if self.average_decay else theta[:0]
+        step = torch.zeros((), dtype=torch.float64, device=theta.device)
+        return AdamState(zeros, zeros, average, step)
 
+    def step(
+        self, objective: Objective, theta: Tensor, state: AdamState
+    ) -> tuple[Tensor, AdamState, Stats]:
+        _, gradient = objective.loss_gradient(theta)
+        theta, state = self.update(theta, gradient, state)
+        return theta, state, {"gradient_norm": torch.linalg.vector_norm(gradient)}
 
-def adam_step(
-    theta: Tensor, gradient: Tensor, state: AdamState, config: AdamConfig
-) -> tuple[Tensor, AdamState]:
-    """One update of theta [P]: the new theta and state (Kingma and Ba 2015, algorithm 1), and with
-    it the average of all theta since the first update, weighted as Adam weighs gradients.
+    def update(self, theta: Tensor, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
+        """Return the new theta [P] and state (Kingma and Ba 2015, algorithm 1).
 
-    A pure function of one vector; ``torch.optim.Adam`` owns its parameters and, on a network of a
-    few thousand weights, takes three times as long.
-    """
-    step = state.step + 1
-    mean = torch.lerp(state.mean, gradient, 1 - config.beta1)
-    square = torch.lerp(state.square, gradient.square(), 1 - config.beta2)
-    rate = config.learning_rate / (1 - config.beta1**step)
-    scale = (square / (1 - config.beta2**step)).sqrt() + config.epsilon
-    theta = theta - rate * mean / scale
-    weight = (1 - config.average_decay) / (1 - config.average_decay**step)
-    average = torch.lerp(state.average, theta, weight.to(theta))
-    return theta, AdamState(mean, square, average, step)
+        The average is over all theta since the first update, weighted as Adam weighs gradients.
+
+        A pure function of one vector; ``torch.optim.Adam`` owns its parameters and, on a network of
+        a few thousand weights, takes three times as long.
+        """
+        step = state.step + 1
+        mean = torch.lerp(state.mean, gradient, 1 - self.beta1)
+        square = torch.lerp(state.square, gradient.square(), 1 - self.beta2)
+        rate = self.learning_rate / (1 - self.beta1**step)
+        scale = (square / (1 - self.beta2**step)).sqrt() + self.epsilon
+        theta = theta - rate * mean / scale
+        average = state.average
+        if self.average_decay:
+            weight = (1 - self.average_decay) / (1 - self.average_decay**step)
+            average = torch.lerp(average, theta, weight.to(theta))
+        return theta, AdamState(mean, square, average, step)
+
+    def evaluated(self, theta: Tensor, state: AdamState) -> Tensor:
+        return state.average if self.average_decay else theta

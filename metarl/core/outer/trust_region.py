@@ -1,61 +1,19 @@
-"""The outer step: natural gradient in a trust region (Schulman et al. 2015, appendix C)."""
+"""TRPO as an outer step: natural gradient in a trust region (Schulman et al. 2015, appendix C)."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from functools import partial
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, Le
 from torch import Tensor
 
 from metarl.core.differences import derivative
+from metarl.core.outer.step import Objective, OuterStep, State, Stats
 
 HessianVectorProduct: TypeAlias = Callable[[Tensor], Tensor]
-
-
-class Problem(NamedTuple):
-    """Minimise ``loss`` subject to ``kl <= max_kl`` over a flat vector theta [P]."""
-
-    loss_and_kl: Callable[[Tensor], tuple[float, float]]
-    loss_gradient: Callable[[Tensor], tuple[tuple[float, float], Tensor]]  # (loss, kl), gradient
-    kl_gradient: Callable[[Tensor], Tensor]
-    kl_hvp: Callable[[Tensor, Tensor], Tensor]  # exact: (theta, vector) -> Hessian @ vector
-
-
-@dataclass(frozen=True)
-class TrustRegionConfig:
-    """Settings of the outer TRPO step.
-
-    Args:
-        max_kl: radius delta of the trust region, nats.
-        cg_iterations: conjugate-gradient iterations for the direction.
-        cg_damping: multiple of the identity added to the KL's Hessian.
-        cg_tolerance: stop when the residual is this fraction of the gradient's norm.
-        backtracks: step sizes that the line search tries at most.
-        backtrack_ratio: factor between them.
-        hvp: Hessian-vector products of the KL: finite differences of its gradient, or exact ones
-            by double backward (slower, more memory).
-        hvp_epsilon: length of the finite difference in parameter space. 1e-3 suits smooth networks;
-            the inner gradient of a ReLU network jumps where a unit switches, and takes about 2e-2
-            to average over the jumps (shorter, conjugate gradient diverges).
-        hvp_length: length of the finite difference along a vector v: ``hvp_epsilon`` whatever v is,
-            or ``hvp_epsilon |v| / |theta|``, as in rllab (with ``hvp_epsilon`` 1 and central
-            differences), which Finn et al. 2017 used.
-        hvp_symmetric: use central differences; the one-sided default saves half of the gradients
-            and is allowed because the KL's gradient is zero at the sampling policy.
-    """
-
-    max_kl: Annotated[float, Gt(0)] = 0.01
-    cg_iterations: Annotated[int, Ge(1)] = 10
-    cg_damping: Annotated[float, Ge(0)] = 1e-5
-    cg_tolerance: Annotated[float, Ge(0)] = 1e-10
-    backtracks: Annotated[int, Ge(1)] = 15
-    backtrack_ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.8
-    hvp: Literal["finite-difference", "exact"] = "finite-difference"
-    hvp_epsilon: Annotated[float, Gt(0)] = 1e-3
-    hvp_length: Literal["fixed", "proportional"] = "fixed"
-    hvp_symmetric: bool = False
 
 
 def dot(a: Tensor, b: Tensor) -> float:
@@ -96,7 +54,7 @@ def conjugate_gradient(
 
 
 def finite_difference_hvp(
-    gradient: Callable[[Tensor], Tensor], theta: Tensor, config: TrustRegionConfig
+    gradient: Callable[[Tensor], Tensor], theta: Tensor, config: "TrustRegion"
 ) -> HessianVectorProduct:
     """Hessian-vector products from gradients only, perturbing along the unit vector u = v / |v|.
 
@@ -122,65 +80,140 @@ def finite_difference_hvp(
     return hvp
 
 
-def trust_region_step(
-    problem: Problem, theta: Tensor, config: TrustRegionConfig, check_hvp: bool = False
-) -> tuple[Tensor, dict[str, float]]:
-    """One TRPO step from theta [P], where the KL and its gradient are zero.
-
-    Direction x = H^-1 g by conjugate gradient, first step length sqrt(2 max_kl / x'Hx), then
-    backtracking until the loss improves and kl <= max_kl. When something is not finite, the
-    curvature is not positive, or no backtrack is accepted, theta is kept.
+@dataclass(frozen=True)
+class TrustRegion(OuterStep):
+    """Natural gradient in a trust region (TRPO).
 
     Args:
-        check_hvp: also measure the relative difference of the two Hessian-vector products along g.
-
-    Returns:
-        The new theta and statistics of the step.
+        max_kl: radius delta of the trust region, nats.
+        cg_iterations: conjugate-gradient iterations for the direction.
+        cg_damping: multiple of the identity added to the KL's Hessian.
+        cg_tolerance: stop when the residual is this fraction of the gradient's norm.
+        backtracks: step sizes that the line search tries at most.
+        backtrack_ratio: factor between them.
+        hvp: Hessian-vector products of the KL: finite differences of its gradient, or exact ones
+            by double backward (slower, more memory).
+        hvp_epsilon: length of the finite difference in parameter space. 1e-3 suits smooth networks;
+            the inner gradient of a ReLU network jumps where a unit switches, and takes about 2e-2
+            to average over the jumps (shorter, conjugate gradient diverges).
+        hvp_length: length of the finite difference along a vector v: ``hvp_epsilon`` whatever v is,
+            or ``hvp_epsilon |v| / |theta|``, as in rllab (with ``hvp_epsilon`` 1 and central
+            differences), which Finn et al. 2017 used.
+        hvp_symmetric: use central differences; the one-sided default saves half of the gradients
+            and is allowed because the KL's gradient is zero at the sampling policy.
+        hvp_check_every: log the relative difference of the finite-difference and the exact
+            Hessian-vector product every so many iterations; 0: never.
+        curvature_fraction: fraction of the query data, spread over all of it, that the curvature is
+            estimated from; 1 is the paper's (Schulman et al. 2015, appendix C.1, take a tenth too).
+        inner_hessian: how the KL's gradient, where products are finite differences of it, goes
+            through the inner loop, whose derivative has the inner loss's Hessian in it: by finite
+            differences of the inner gradient, ``hvp_epsilon`` long, or exactly, as in the paper
+            (1.3 to 1.5 times the work; FOMAML has no such Hessian, and ANIL's is always exact).
     """
-    approximate = finite_difference_hvp(problem.kl_gradient, theta, config)
-    product = (
-        approximate if config.hvp == "finite-difference" else (lambda v: problem.kl_hvp(theta, v))
-    )
-    (loss_before, kl_before), g = problem.loss_gradient(theta)
-    norm = math.sqrt(dot(g, g))
-    stats = {
-        "loss_before": loss_before,
-        "kl_before": kl_before,
-        "gradient_norm": norm,
-        "accepted": 0.0,
-        "loss_after": loss_before,
-        "kl": kl_before,
-    }
-    if not (math.isfinite(norm) and norm > 0):
-        return theta, stats
-    if check_hvp:
-        stats["hvp_error"] = relative_difference(approximate(g), problem.kl_hvp(theta, g))
 
-    def damped(v: Tensor) -> Tensor:
-        return product(v) + config.cg_damping * v
+    max_kl: Annotated[float, Gt(0)] = 0.01
+    cg_iterations: Annotated[int, Ge(1)] = 10
+    cg_damping: Annotated[float, Ge(0)] = 1e-5
+    cg_tolerance: Annotated[float, Ge(0)] = 1e-10
+    backtracks: Annotated[int, Ge(1)] = 15
+    backtrack_ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.8
+    hvp: Literal["finite-difference", "exact"] = "finite-difference"
+    hvp_epsilon: Annotated[float, Gt(0)] = 1e-3
+    hvp_length: Literal["fixed", "proportional"] = "fixed"
+    hvp_symmetric: bool = False
+    hvp_check_every: Annotated[int, Ge(0)] = 10
+    curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
+    inner_hessian: Literal["finite-difference", "exact"] = "finite-difference"
 
-    x, residual = conjugate_gradient(damped, g, config.cg_iterations, config.cg_tolerance)
-    # Products over lengths that depend on v are not linear in v: x'Hx takes one of its own.
-    linear = config.hvp == "exact" or config.hvp_length == "fixed"
-    curvature = dot(x, g - residual if linear else damped(x))
-    stats["cg_residual"] = math.sqrt(dot(residual, residual)) / norm
-    if not (math.isfinite(curvature) and curvature > 0):
-        return theta, stats
-    step = math.sqrt(2 * config.max_kl / curvature) * x
-    return line_search(problem.loss_and_kl, theta, step, config, stats)
+    needs_kl: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.hvp_length == "proportional" and self.inner_hessian != "exact":
+            raise ValueError(
+                "outer.hvp_length proportional needs outer.inner_hessian exact, "
+                "because outer.hvp_epsilon is then a ratio"
+            )
+
+    def step(
+        self, objective: Objective, theta: Tensor, state: State
+    ) -> tuple[Tensor, State, Stats]:
+        """One TRPO step from theta [P], where the KL and its gradient are zero.
+
+        Direction x = H^-1 g by conjugate gradient, first step length sqrt(2 max_kl / x'Hx), then
+        backtracking until the loss improves and kl <= max_kl. When something is not finite, the
+        curvature is not positive, or no backtrack is accepted, theta is kept.
+        """
+        product = self.curvature_product(objective, theta)
+        values, g = objective.loss_gradient(theta)
+        loss_before, kl_before, norm = float(values[0]), float(values[1]), math.sqrt(dot(g, g))
+        stats = {
+            "loss_before": loss_before,
+            "kl_before": kl_before,
+            "gradient_norm": norm,
+            "accepted": 0.0,
+            "loss_after": loss_before,
+            "kl": kl_before,
+        }
+        if not (math.isfinite(norm) and norm > 0):
+            return theta, state, stats
+        if self._is_check_due(objective):
+            approximate, exact = self._approximate(objective, theta), self._exact(objective, theta)
+            stats["hvp_error"] = relative_difference(approximate(g), exact(g))
+
+        def damped(v: Tensor) -> Tensor:
+            return product(v) + self.cg_damping * v
+
+        x, residual = conjugate_gradient(damped, g, self.cg_iterations, self.cg_tolerance)
+        # Products over lengths that depend on v are not linear in v: x'Hx takes one of its own.
+        is_linear = self._is_exact(objective) or self.hvp_length == "fixed"
+        curvature = dot(x, g - residual if is_linear else damped(x))
+        stats["cg_residual"] = math.sqrt(dot(residual, residual)) / norm
+        if not (math.isfinite(curvature) and curvature > 0):
+            return theta, state, stats
+        full_step = math.sqrt(2 * self.max_kl / curvature) * x
+        theta, stats = line_search(objective.loss_and_kl, theta, full_step, self, stats)
+        return theta, state, stats
+
+    def curvature_product(self, objective: Objective, theta: Tensor) -> HessianVectorProduct:
+        """v -> product of the KL's Hessian at theta with v, without damping."""
+        make = self._exact if self._is_exact(objective) else self._approximate
+        return make(objective, theta)
+
+    def _is_exact(self, objective: Objective) -> bool:
+        # Finite differences of a first-order gradient would mix two derivatives into no Hessian.
+        return self.hvp == "exact" or objective.first_order
+
+    def _exact(self, objective: Objective, theta: Tensor) -> HessianVectorProduct:
+        return partial(objective.kl_hvp, theta, fraction=self.curvature_fraction)
+
+    def _approximate(self, objective: Objective, theta: Tensor) -> HessianVectorProduct:
+        return finite_difference_hvp(self.kl_gradient(objective), theta, self)
+
+    def kl_gradient(self, objective: Objective) -> Callable[[Tensor], Tensor]:
+        """theta -> gradient of the KL, as finite-difference products take it."""
+        by_differences = self.inner_hessian == "finite-difference"
+        return partial(
+            objective.kl_gradient,
+            fraction=self.curvature_fraction,
+            hessian_epsilon=self.hvp_epsilon if by_differences else None,
+        )
+
+    def _is_check_due(self, objective: Objective) -> bool:
+        every = self.hvp_check_every
+        return every > 0 and objective.iteration % every == 0 and not objective.first_order
 
 
 def line_search(
-    loss_and_kl: Callable[[Tensor], tuple[float, float]],
+    loss_and_kl: Callable[[Tensor], Tensor],
     theta: Tensor,
     step: Tensor,
-    config: TrustRegionConfig,
+    config: TrustRegion,
     stats: dict[str, float],
 ) -> tuple[Tensor, dict[str, float]]:
     """Largest theta - ratio^k step that lowers the loss within the trust region; else theta."""
     for k in range(config.backtracks):
         candidate = theta - config.backtrack_ratio**k * step
-        loss, kl = loss_and_kl(candidate)
+        loss, kl = loss_and_kl(candidate).tolist()
         if loss < stats["loss_before"] and kl <= config.max_kl:
             return candidate, stats | {
                 "accepted": 1.0,

@@ -1,0 +1,93 @@
+"""The inner loop with its settings: which parameters adapt, at which rates, differentiated how."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metarl.core.adapt import LossFn, Rates, adapt
+from metarl.core.algorithms import (
+    ALGORITHMS,
+    InnerConfig,
+    adapted_names,
+    inner_rates,
+    split_rates,
+    with_rates,
+)
+from metarl.core.gradients import InnerGradient, by_differences, exact, first_order
+from metarl.core.params import Params
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """Adaptation of one task, the same for policies and supervised models.
+
+    *Meta-parameters* are theta and, where the algorithm learns them (Meta-SGD), the inner rates.
+
+    Args:
+        config: algorithm, rates and number of inner steps.
+        loss: the inner loss of one task.
+        adapted: names of the parameters that adapt.
+    """
+
+    config: InnerConfig
+    loss: LossFn
+    adapted: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, config: InnerConfig, loss: LossFn, names: Sequence[str], head: Sequence[str]
+    ) -> "InnerLoop":
+        """Return the inner loop of a model with the parameters ``names``.
+
+        Args:
+            head: prefixes of the names in its last layer, which ANIL adapts alone.
+
+        Raises:
+            ValueError: the algorithm adapts only the head and no parameter matches.
+        """
+        return cls(config, loss, adapted_names(ALGORITHMS[config.algorithm], names, head))
+
+    @property
+    def is_first_order(self) -> bool:
+        """Whether the outer step ignores the derivative of the inner steps."""
+        return ALGORITHMS[self.config.algorithm].first_order
+
+    @property
+    def uses_displacement(self) -> bool:
+        """Whether the outer gradient is theta - phi (Reptile) and there is no query set."""
+        return ALGORITHMS[self.config.algorithm].displacement
+
+    def meta_parameters(self, theta: Params) -> Params:
+        """Return the initial meta-parameters around theta."""
+        return with_rates(ALGORITHMS[self.config.algorithm], theta, self.adapted, self.config.rate)
+
+    def split(self, meta: Params, alphas: Sequence[float]) -> tuple[Params, list[Rates]]:
+        """Return theta, and the rates of inner steps with inner rates ``alphas``."""
+        theta, learned = split_rates(meta)
+        return theta, inner_rates(self.adapted, alphas, learned, self.config.rate)
+
+    def adapt(
+        self, meta: Params, support: Sequence[Any], hessian_epsilon: float | None = None
+    ) -> Params:
+        """Return phi after the inner steps of training, differentiable in the meta-parameters.
+
+        Args:
+            support: data of one task, one batch per inner step.
+            hessian_epsilon: take the Hessian of the inner loss in d phi / d theta by finite
+                differences of this length; None: exactly. ANIL is always exact: the gradient of
+                a head costs less than two gradients of all parameters.
+        """
+        algorithm = ALGORITHMS[self.config.algorithm]
+        gradient: InnerGradient
+        if algorithm.first_order:
+            gradient = first_order
+        elif hessian_epsilon is None or algorithm.head_only:
+            gradient = exact
+        else:
+            gradient = by_differences(hessian_epsilon)
+        theta, rates = self.split(meta, self.config.alphas)
+        return adapt(self.loss, theta, rates, support, gradient)
+
+    def step(self, phi: Params, rate: Rates, support: Any) -> Params:
+        """Return phi after one inner step, without a graph."""
+        return adapt(self.loss, phi, [rate], [support], first_order)

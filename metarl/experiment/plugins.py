@@ -1,0 +1,131 @@
+"""Names become objects: a row of a registry, or ``package.module:Name`` of the user's own."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metarl.experiment.parsing import suggestion
+from metarl.runtime.errors import UserError
+
+Check = Callable[[Any], str]
+"""Return what is wrong with an object, ``should be ...``; nothing if it is of the right kind."""
+
+_folders: list[str] = []
+"""Where modules of the user's own may also be: folders that runs were started in."""
+
+
+def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> Any:
+    """Return what ``name`` stands for.
+
+    Args:
+        where: the setting that has the name, for messages.
+        name: a key of ``registry``, or ``package.module:Name``; the module may be a file in the
+            current folder.
+        registry: what metarl has.
+        check: of an object of the user's own.
+
+    Raises:
+        UserError: there is nothing of this name, its module does not import, or ``check`` fails.
+    """
+    if isinstance(name, str) and name in registry:
+        return registry[name]
+    if not is_plugin(name):
+        raise UserError(
+            f"{where} {name!r} is unknown{suggestion(str(name), list(registry))}; "
+            f"there are {', '.join(registry)}, or package.module:NAME of your own"
+        )
+    found = _imported(where, name)
+    if fault := check(found):
+        raise UserError(f"{where} {name}: it {fault}, got {_described(found)}")
+    return found
+
+
+def is_plugin(name: Any) -> bool:
+    """Whether ``name`` has the form ``package.module:Name``."""
+    module, colon, attribute = str(name).partition(":")
+    words = [*module.split("."), *attribute.split(".")]
+    return isinstance(name, str) and bool(colon) and all(word.isidentifier() for word in words)
+
+
+def search_also(folder: Path) -> None:
+    """Find modules of the user's own in ``folder`` too, after the current one."""
+    if str(folder) not in _folders:
+        _folders.append(str(folder))
+
+
+def call(where: str, name: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return ``make(*args, **kwargs)`` of the user's own.
+
+    Raises:
+        UserError: it raised anything, with the reason in one line.
+    """
+    try:
+        return make(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's code does
+        raise UserError(f"{where} {name}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """An exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def subclass_of(*bases: type) -> Check:
+    """Check for a concrete subclass."""
+    names = " or ".join(base.__name__ for base in bases)
+
+    def check(found: Any) -> str:
+        if not (isinstance(found, type) and issubclass(found, bases)):
+            return f"should be a subclass of {names}"
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        return f"should define {', '.join(missing)}" if missing else ""
+
+    return check
+
+
+def function_of(*arguments: str) -> Check:
+    """Check for something that can be called with so many positional arguments."""
+
+    def check(found: Any) -> str:
+        import inspect
+
+        if not callable(found):
+            return f"should be a function of ({', '.join(arguments)})"
+        try:
+            inspect.signature(found).bind(*arguments)
+        except TypeError:
+            return f"should be a function of ({', '.join(arguments)})"
+        except ValueError:  # one of C, which says nothing
+            return ""
+        return ""
+
+    return check
+
+
+def _imported(where: str, name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    for folder in (os.getcwd(), *_folders):
+        if folder not in sys.path:
+            sys.path.append(folder)
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:  # whatever a user's code does
+        raise UserError(f"{where} {name} does not import: {reason(error)}") from error
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            names = [x for x in vars(found) if not x.startswith("_")]
+            raise UserError(
+                f"{where} {name}: {module} has no {part}{suggestion(part, names)}"
+            ) from None
+    return found
+
+
+def _described(found: Any) -> str:
+    return found.__name__ if isinstance(found, type) else type(found).__name__

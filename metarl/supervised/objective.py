@@ -1,0 +1,206 @@
+"""Loss, KL and score of ONE task after adaptation, and the outer step's objective over all."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.core.adapt import adapt
+from metarl.core.gradients import first_order
+from metarl.core.inner_loop import InnerLoop
+from metarl.core.outer.step import Objective
+from metarl.core.params import Params, tree_map, unflatten
+from metarl.core.task_map import TaskMap, sum_of_products
+from metarl.supervised.evaluate import Judged
+from metarl.supervised.losses import Criterion, Model, apart_from_each_other
+from metarl.supervised.task_data import Batch, Episode
+
+Array = NDArray[np.floating]
+
+Task: TypeAlias = tuple[Episode, Tensor | tuple[()]]
+"""Data of one task, and its outputs for the query data before the update, where a KL is wanted."""
+
+LOSS, SCORE = 2, 3  # entries of ``TaskObjective.values``
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model and what it is asked for.
+
+    Args:
+        model: the model as a function of its parameters.
+        criterion: loss and score.
+        ways: classes of a task; None in regression.
+        sees_batches: its outputs for one input depend on the others (batch norm).
+        observe_task: append the task's parameters to the inputs (the oracle).
+        device: where it runs.
+    """
+
+    model: Model
+    criterion: Criterion
+    ways: int | None = None
+    sees_batches: bool = False
+    observe_task: bool = False
+    device: str = "cpu"
+
+    def loss(self, params: Params, batch: Batch) -> Tensor:
+        return self.criterion.loss(self.model(params, batch.inputs), batch.targets)
+
+    def sum_over_classes(self, params: Params, batch: Batch) -> Tensor:
+        """The sum over classes of each one's mean loss, where all have as many examples."""
+        return self.loss(params, batch) * (self.ways or 1)
+
+    def prepare(self, tasks: Array, episodes: Episode) -> Episode:
+        """Episodes on the device, and with the tasks beside the inputs for the oracle."""
+        if self.observe_task:
+            row = torch.as_tensor(tasks, dtype=episodes.support.inputs.dtype)[:, None]
+            episodes = Episode(*(_beside_inputs(batch, row) for batch in episodes))
+        return tree_map(lambda x: x.to(self.device), episodes)
+
+    def outputs(self, phi: Params, task: Episode) -> dict[str, Tensor]:
+        """Outputs for the query data by kind; the first one is what counts."""
+        support, query = task
+        together = self.model(phi, query.inputs)
+        if not self.sees_batches:
+            return {"": together}
+        apart = apart_from_each_other(self.model, phi, support.inputs, query.inputs)
+        return {"": apart, "transductive": together}
+
+
+@dataclass(frozen=True, eq=False)  # a program is compiled once for every method of an object
+class TaskObjective:
+    """What training and evaluation ask of one task, as functions of the meta-parameters [P].
+
+    Args:
+        predictor: the model and its loss.
+        inner: the inner loop.
+        like: meta-parameters, for their names and shapes.
+    """
+
+    predictor: Predictor
+    inner: InnerLoop
+    like: Params
+
+    def values(self, meta: Params, task: Task) -> Tensor:
+        """Of one task: what the outer step descends on, KL, loss and score on the query data, [4].
+
+        Args:
+            meta: ``{"meta": [P]}``.
+        """
+        (_, query), reference = task
+        theta, phi = self._adapted(meta, task)
+        outputs = self.predictor.model(phi, query.inputs)
+        criterion = self.predictor.criterion
+        loss = descended = criterion.loss(outputs, query.targets)
+        if self.inner.uses_displacement:
+            # Its gradient is (theta - phi) / alpha (Nichol et al. 2018, section 3).
+            alpha = self.inner.config.alpha
+            moved = {n: (p - phi[n]).detach() / alpha for n, p in theta.items()}
+            descended = sum_of_products(theta, moved)
+        kl = loss.new_zeros(())
+        if isinstance(reference, Tensor):
+            kl = criterion.divergence(reference, outputs)
+        score = criterion.score(outputs, query.targets)
+        return torch.stack([descended, kl, loss.detach(), score.detach()])
+
+    def kl(self, meta: Params, task: Task, hessian_epsilon: float | None = None) -> Tensor:
+        """Of one task: the KL alone, a scalar."""
+        (_, query), reference = task
+        assert isinstance(reference, Tensor)
+        _, phi = self._adapted(meta, task, hessian_epsilon)
+        return self.predictor.criterion.divergence(
+            reference, self.predictor.model(phi, query.inputs)
+        )
+
+    def query_outputs(self, meta: Params, task: Episode) -> Tensor:
+        """Outputs for the query data after adaptation."""
+        _, phi = self._adapted(meta, (task, ()))
+        outputs: Tensor = self.predictor.model(phi, task.query.inputs)
+        return outputs
+
+    def judge(self, meta: Tensor, task: Episode, alphas: Sequence[float]) -> Judged:
+        """Adapt with these inner rates, and score the query data after every inner step."""
+        support, query = task
+        phi, rates = self.inner.split(unflatten(meta, self.like), alphas)
+        outputs = [self.predictor.outputs(phi, task)]
+        for rate in rates:
+            phi = adapt(self.inner.loss, phi, [rate], [support], first_order)
+            outputs.append(self.predictor.outputs(phi, task))
+        score = self.predictor.criterion.score
+        scores = {
+            kind: torch.stack([score(o[kind], query.targets) for o in outputs])
+            for kind in outputs[0]
+        }
+        return Judged(scores, torch.stack([next(iter(o.values())) for o in outputs]))
+
+    def _adapted(
+        self, meta: Params, task: Task, hessian_epsilon: float | None = None
+    ) -> tuple[Params, Params]:
+        """theta and phi of one task."""
+        (support, query), _ = task
+        of_names = unflatten(meta["meta"], self.like)
+        theta, rates = self.inner.split(of_names, self.inner.config.alphas)
+        if self.inner.uses_displacement:  # no query set: adapt to all there is
+            support = Batch(*(torch.cat(pair) for pair in zip(support, query, strict=True)))
+        return theta, self.inner.adapt(of_names, [support] * len(rates), hessian_epsilon)
+
+
+def objective_of(
+    task: TaskObjective,
+    task_map: TaskMap,
+    theta: Tensor,
+    episodes: Episode,
+    needs_kl: bool,
+    iteration: int,
+) -> Objective:
+    """Return the outer step's objective: means over the tasks of one iteration.
+
+    The KL is that of the outputs for the query data after and before the update. Products take all
+    query data, whatever fraction is asked for: there are few.
+
+    Args:
+        theta: the flat meta-parameters [P] before the update.
+        needs_kl: whether the outer step asks for the KL.
+    """
+    reference: Tensor | tuple[()] = ()
+    if needs_kl:
+        reference = task_map.map(lambda one: task.query_outputs({"meta": theta}, one), episodes)
+    data = episodes, reference
+
+    def kl_gradient(
+        theta: Tensor, fraction: float = 1.0, hessian_epsilon: float | None = None
+    ) -> Tensor:
+        kl = _kl_of(task, hessian_epsilon)
+        return task_map.mean_and_grad(kl, {"meta": theta}, data)[1]["meta"]
+
+    def loss_gradient(theta: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradient = task_map.mean_and_grad(task.values, {"meta": theta}, data)
+        return values, gradient["meta"]
+
+    def kl_hvp(theta: Tensor, v: Tensor, fraction: float = 1.0) -> Tensor:
+        return task_map.hvp(task.kl, {"meta": theta}, data, {"meta": v})["meta"]
+
+    return Objective(
+        lambda theta: task_map.mean(task.values, {"meta": theta}, data)[:2],
+        loss_gradient,
+        kl_gradient,
+        kl_hvp,
+        iteration,
+        task.inner.is_first_order,
+    )
+
+
+@cache
+def _kl_of(task: TaskObjective, hessian_epsilon: float | None) -> Callable[[Params, Any], Tensor]:
+    """The same function for the same arguments: a program is compiled for each."""
+    return partial(task.kl, hessian_epsilon=hessian_epsilon)
+
+
+def _beside_inputs(batch: Batch, tasks: Tensor) -> Batch:
+    rows = tasks.expand(-1, batch.inputs.shape[1], -1)
+    return batch._replace(inputs=torch.cat([batch.inputs, rows], -1))
