@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metarl.commands.main import train
-from metarl.experiment.build import make_learner
+from metarl.experiment.build import make_learner, resolve
 from metarl.experiment.evaluations import newest
-from metarl.experiment.schema import RLExperiment
+from metarl.experiment.schema import RLExperiment, fixed_settings
 from metarl.experiment.settings import read_config, read_settings
 from metarl.report.tables import scores_table
 from metarl.runtime.checkpoint import CheckpointFolder
@@ -212,7 +212,7 @@ def saved(state: Any) -> bytes:
 
 
 def test_checkpoints_of_any_content_are_read_or_refused(cases, tmp_path: Path, policy, capsys):
-    wanted = {"seed": 0, "env": {"family": "point-navigation"}, "observe_task": False}
+    wanted = fixed_settings(resolve(RLExperiment()))
     whole = {"settings": wanted, "learner": policy.state_dict()}
     intact = saved(whole)
     entries = unzipped(intact)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_envs.family import Array, Mask, State, Target, require, require_range
+from metarl_envs.family import Array, Mask, State, Target, Transition, require, require_range
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.simulator import TORSO
 
@@ -77,11 +77,12 @@ class Ant(Locomotion):
             return super().start
         return np.asarray(self.model.numeric("init_qpos").data)
 
-    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
-        cost = self.control_cost * np.square(control).sum(axis=1)
+    def reward(self, step: Transition) -> Array:
+        cost = self.control_cost * np.square(step.control).sum(axis=1)
         if self.contact_cost:
-            cost += self.contact_cost * np.square(_contact_forces(after)).sum(axis=1)
-        motion = self.motion_reward(after.qpos[:, :2], self.velocity(before, after), tasks)
+            cost += self.contact_cost * np.square(_contact_forces(step.after)).sum(axis=1)
+        velocity = self.velocity(step.before, step.after)
+        motion = self.motion_reward(step.after.qpos[:, :2], velocity, step.tasks)
         return motion - cost + self.alive_bonus
 
     def centre_of_mass_velocity(self, state: State) -> Array:

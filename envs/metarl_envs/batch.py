@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl_envs.family import Array, Mask, TaskFamily
+from metarl_envs.family import Array, Mask, State, TaskFamily, Transition
 
 
 class EnvStep(NamedTuple):
@@ -44,6 +44,7 @@ class BatchedEnv:
         self._tasks = np.zeros((num_tasks * num_envs, family.task_dim))
         self._elapsed = np.zeros(num_tasks * num_envs, dtype=np.int64)
         self._alive = np.zeros(num_tasks * num_envs, dtype=bool)
+        self._rngs: list[np.random.Generator | None] = [None] * num_tasks
 
     @property
     def alive(self) -> Mask:
@@ -67,7 +68,8 @@ class BatchedEnv:
 
         Args:
             tasks: the M tasks, [M, task_dim].
-            rngs: one generator per task; it draws the initial states of that task's N environments.
+            rngs: one generator per task; it draws the initial states of that task's N environments
+                and, where the family takes noise, that of every env step.
             mask: the tasks to reset, [M]; None for all. The others go on untouched.
 
         Returns:
@@ -86,12 +88,19 @@ class BatchedEnv:
         if len(rngs) != num_tasks:
             raise ValueError(f"expected one generator per task, {num_tasks}, got {len(rngs)}")
         resetting = np.arange(num_tasks) if mask is None else np.flatnonzero(mask)
+        ids = (resetting[:, None] * num_envs + np.arange(num_envs)).reshape(-1)
+        self._tasks[ids] = np.repeat(tasks[resetting], num_envs, axis=0)
+        starts = []
         for m in resetting.tolist():
-            ids = np.arange(m * num_envs, (m + 1) * num_envs)
-            self.simulator.reset(ids, self.family.initial_state(rngs[m], num_envs))
-            self._tasks[ids] = tasks[m]
-            self._elapsed[ids] = 0
-            self._alive[ids] = True
+            self._rngs[m] = rngs[m]
+            of_task = np.repeat(tasks[m : m + 1], num_envs, axis=0)
+            starts.append(self.family.initial_state(rngs[m], of_task))
+        start = State(
+            np.concatenate([s.qpos for s in starts]), np.concatenate([s.qvel for s in starts])
+        )
+        self.simulator.reset(ids, start, self._tasks[ids])
+        self._elapsed[ids] = 0
+        self._alive[ids] = True
         return self._observe()
 
     def step(self, action: Array) -> EnvStep:
@@ -108,12 +117,14 @@ class BatchedEnv:
         # As float64 first, so that an action has one control and one cost whatever its dtype.
         control = self.family.control(action.astype(np.float64).reshape(len(alive), -1))
         before = self.simulator.state.copy()
-        diverged = self.simulator.step(control, ids)
+        noise = self._noise()
+        diverged = self.simulator.step(control, noise, ids)
         after = self.simulator.state
         self._elapsed[alive] += 1
 
         counts = alive & ~diverged
-        reward = np.where(counts, self.family.reward(before, after, control, self._tasks), 0.0)
+        step = Transition(before, after, control, self._tasks, noise)
+        reward = np.where(counts, self.family.reward(step), 0.0)
         terminated = counts & self.family.terminated(after, self._tasks)
         truncated = counts & (self._elapsed >= self.family.horizon)
         self._alive = counts & ~terminated & ~truncated
@@ -124,6 +135,16 @@ class BatchedEnv:
             truncated.reshape(self.shape),
             diverged.reshape(self.shape),
         )
+
+    def _noise(self) -> Array:
+        """Uniform numbers [B, noise_dim], those of a task from its own generator."""
+        (num_tasks, num_envs), dim = self.shape, self.family.noise_dim
+        noise = np.zeros((num_tasks, num_envs, dim))
+        if dim:
+            for rng, of_task in zip(self._rngs, noise, strict=True):
+                if rng is not None:
+                    rng.random(out=of_task)
+        return noise.reshape(num_tasks * num_envs, dim)
 
     def _observe(self) -> Array:
         observation = self.family.observe(self.simulator.state, self._tasks)

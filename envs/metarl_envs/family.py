@@ -37,6 +37,16 @@ class State(NamedTuple):
         return State(self.qpos.copy(), self.qvel.copy(), derived)
 
 
+class Transition(NamedTuple):
+    """One env step of B simulations."""
+
+    before: State
+    after: State
+    control: Array  # [B, A], of the actuators
+    tasks: Array  # [B, task_dim]
+    noise: Array  # [B, noise_dim], uniform in [0, 1); what is random in the step follows from it
+
+
 class Target(NamedTuple):
     """What a task asks for, as pictures show it: a place (m), a direction or a velocity (m/s)."""
 
@@ -51,11 +61,17 @@ class Simulator(Protocol):
     def state(self) -> State:
         """Live views of the current state of all B simulations."""
 
-    def reset(self, ids: NDArray[np.integer], state: State) -> None:
-        """Put the simulations ``ids`` [K] into ``state`` (qpos [K, nq], qvel [K, nv])."""
+    def reset(self, ids: NDArray[np.integer], state: State, tasks: Array) -> None:
+        """Put the simulations ``ids`` [K] into ``state`` (qpos [K, nq], qvel [K, nv]).
 
-    def step(self, control: Array, ids: NDArray[np.integer] | None = None) -> Mask:
+        From now on they follow the dynamics of ``tasks`` [K, task_dim].
+        """
+
+    def step(self, control: Array, noise: Array, ids: NDArray[np.integer] | None = None) -> Mask:
         """Advance simulations ``ids`` (None: all) by one env step under ``control`` [B, A].
+
+        Args:
+            noise: [B, noise_dim], uniform in [0, 1), for dynamics that are random.
 
         Returns a mask [B] of the simulations that diverged; those were put back to the state they
         had before the call.
@@ -80,6 +96,12 @@ class TaskFamily(ABC):
     task_fields: ClassVar[tuple[str, ...]]
     """Names of the columns of a task array."""
 
+    noise_dim: ClassVar[int] = 0
+    """Random numbers that dynamics and reward take in every env step, from the task's generator."""
+
+    is_drawn: ClassVar[bool] = False
+    """Whether ``metarl_envs.video`` can draw its states."""
+
     threaded: ClassVar[bool] = True
     """Whether the simulator runs on threads, and not in Python."""
 
@@ -98,9 +120,9 @@ class TaskFamily(ABC):
         return len(self.task_fields)
 
     @property
-    @abstractmethod
     def dt(self) -> float:
-        """Simulated seconds per env step."""
+        """Simulated seconds per env step; 1 where there is no clock."""
+        return 1.0
 
     @property
     def render_fps(self) -> int:
@@ -148,24 +170,27 @@ class TaskFamily(ABC):
         """Draw ``n`` tasks, [n, task_dim]."""
 
     @abstractmethod
-    def initial_state(self, rng: np.random.Generator, n: int) -> State:
-        """Draw ``n`` initial states."""
+    def initial_state(self, rng: np.random.Generator, tasks: Array) -> State:
+        """Draw an initial state for every row of ``tasks`` [n, task_dim]."""
 
     @abstractmethod
     def observe(self, state: State, tasks: Array) -> Array:
         """Observations [B, O]."""
 
     @abstractmethod
-    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
-        """Rewards [B] of the env step from ``before`` to ``after`` under ``control`` [B, A]."""
+    def reward(self, step: Transition) -> Array:
+        """Rewards [B] of an env step."""
 
     def terminated(self, state: State, tasks: Array) -> Mask:
         """Whether the episode ends in ``state``, [B]; by default never."""
         return np.zeros(len(state.qpos), dtype=bool)
 
-    @abstractmethod
     def position(self, qpos: Array) -> Array:
-        """Where the body is, [..., D] metres along x (D 1) or x and y (D 2), at qpos [..., nq]."""
+        """Where the body is, [..., D] metres along x (D 1) or x and y (D 2), at qpos [..., nq].
+
+        For pictures only; by default there is no place to show (D 0).
+        """
+        return qpos[..., :0]
 
     def target(self, task: Array) -> Target | None:
         """What ``task`` [task_dim] asks for, for pictures only; by default nothing is drawn."""

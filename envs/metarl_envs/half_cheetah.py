@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from metarl_envs.family import Array, State, Target, require_range
+from metarl_envs.family import Array, State, Target, Transition, require_range
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.planar import PlanarChain
 
@@ -25,9 +25,10 @@ class HalfCheetah(Locomotion):
     planar = False
     camera = (90.0, -15.0, 3.5)
 
-    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
-        velocity = self.velocity(before, after)[:, 0]
-        return self.velocity_reward(velocity, tasks) - self.control_cost * np.square(control).sum(1)
+    def reward(self, step: Transition) -> Array:
+        velocity = self.velocity(step.before, step.after)[:, 0]
+        cost = self.control_cost * np.square(step.control).sum(1)
+        return self.velocity_reward(velocity, step.tasks) - cost
 
     @cached_property
     def chain(self) -> PlanarChain:

@@ -1,6 +1,7 @@
 """What families on gymnasium's MuJoCo bodies share: the physics, its clock, the reset noise."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
@@ -46,6 +47,7 @@ class Locomotion(TaskFamily):
     """File name of the body in gymnasium's asset folder."""
     hidden_positions: ClassVar[int]
     """How many leading entries of qpos (global x, y) the observation leaves out."""
+    is_drawn: ClassVar[bool] = True
     planar: ClassVar[bool] = True
     """Whether the body moves in the plane, or along x only."""
     camera: ClassVar[tuple[float, float, float]]
@@ -95,7 +97,8 @@ class Locomotion(TaskFamily):
         low, high = self.model.actuator_ctrlrange.T
         return low, high
 
-    def initial_state(self, rng: np.random.Generator, n: int) -> State:
+    def initial_state(self, rng: np.random.Generator, tasks: Array) -> State:
+        n = len(tasks)
         noise, size = self.reset_noise, (n, self.model.nq)
         if self.position_noise is None:
             position_noise = rng.uniform(-noise, noise, size)
@@ -132,4 +135,14 @@ class Locomotion(TaskFamily):
         return qpos[..., : 2 if self.planar else 1]
 
     def simulator(self, num_sims: int, threads: int = 1) -> MujocoSimulator:
-        return MujocoSimulator(self.model, self.frame_skip, num_sims, threads, self.derived_fields)
+        return MujocoSimulator(
+            self.model, self.frame_skip, num_sims, threads, self.derived_fields, self.model_fields
+        )
+
+    def model_fields(self, tasks: Array) -> Mapping[str, Array]:
+        """Fields of ``mujoco.MjModel`` that follow from ``tasks`` [K, task_dim], each [K, ...].
+
+        Names are those of ``mujoco.batch.Batch.expand``; by default all simulations have the
+        body's own.
+        """
+        return {}

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.family import Array, Mask, State, Target, TaskFamily, require, require_range
+from metarl_envs.family import (
+    Array,
+    Mask,
+    State,
+    Target,
+    TaskFamily,
+    Transition,
+    require,
+    require_range,
+)
 
 
 class PointSimulator:
@@ -14,10 +23,10 @@ class PointSimulator:
     def __init__(self, num_sims: int):
         self.state = State(np.zeros((num_sims, 2)), np.zeros((num_sims, 0)))
 
-    def reset(self, ids: NDArray[np.integer], state: State) -> None:
+    def reset(self, ids: NDArray[np.integer], state: State, tasks: Array) -> None:
         self.state.qpos[ids] = state.qpos
 
-    def step(self, control: Array, ids: NDArray[np.integer] | None = None) -> Mask:
+    def step(self, control: Array, noise: Array, ids: NDArray[np.integer] | None = None) -> Mask:
         moving = slice(None) if ids is None else ids
         diverged = np.zeros(len(self.state.qpos), dtype=bool)
         diverged[moving] = ~np.isfinite(control[moving]).all(axis=1)
@@ -47,6 +56,7 @@ class PointNavigation(TaskFamily):
     squared: bool = False
     task_fields = ("goal_x", "goal_y")
     threaded = False
+    is_drawn = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,10 +66,6 @@ class PointNavigation(TaskFamily):
             self.goal_tolerance >= 0,
             f"goal_tolerance must not be negative, got {self.goal_tolerance}",
         )
-
-    @property
-    def dt(self) -> float:
-        return 1.0
 
     @property
     def render_fps(self) -> int:
@@ -77,14 +83,14 @@ class PointNavigation(TaskFamily):
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
         return rng.uniform(*self.goal_range, (n, 2))
 
-    def initial_state(self, rng: np.random.Generator, n: int) -> State:
-        return State(np.zeros((n, 2)), np.zeros((n, 0)))
+    def initial_state(self, rng: np.random.Generator, tasks: Array) -> State:
+        return State(np.zeros((len(tasks), 2)), np.zeros((len(tasks), 0)))
 
     def observe(self, state: State, tasks: Array) -> Array:
         return state.qpos.copy()
 
-    def reward(self, before: State, after: State, control: Array, tasks: Array) -> Array:
-        squared_distance = np.square(after.qpos - tasks).sum(axis=1)
+    def reward(self, step: Transition) -> Array:
+        squared_distance = np.square(step.after.qpos - step.tasks).sum(axis=1)
         return -squared_distance if self.squared else -np.sqrt(squared_distance)
 
     def terminated(self, state: State, tasks: Array) -> Mask:

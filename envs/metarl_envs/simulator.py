@@ -1,6 +1,6 @@
 """MuJoCo simulations of gymnasium's bodies on the C++ threads of ``mujoco.batch``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -88,6 +88,7 @@ class MujocoSimulator:
         threads: physics threads, 0 for all cores.
         fields: fields of ``mujoco.MjData`` in ``state.derived``, of the current state. Forces
             belong to that state and the last control, which is zero after a reset.
+        model_fields: fields of the model that follow from tasks [K, task_dim], each [K, ...].
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class MujocoSimulator:
         num_sims: int,
         threads: int = 1,
         fields: Sequence[str] = (),
+        model_fields: Callable[[Array], Mapping[str, Array]] = lambda tasks: {},
     ):
         if mujoco.get_mju_user_warning() is None:
             # Warnings are counted per simulation below; without a handler the engine would also
@@ -115,15 +117,29 @@ class MujocoSimulator:
         self._control = self.batch.bind("ctrl")
         self._frame_skip = frame_skip
         self._warnings = self.batch.warning[..., 1].sum(axis=1)
+        self._model_fields = model_fields
+        self._of_sims: dict[str, Array] = {}  # [B, ...], fields of the model
 
-    def reset(self, ids: NDArray[np.integer], state: State) -> None:
+    def reset(self, ids: NDArray[np.integer], state: State, tasks: Array) -> None:
+        self._set_model(ids, self._model_fields(tasks))
+        self._put(ids, state)
+
+    def _set_model(self, ids: NDArray[np.integer], values: Mapping[str, Array]) -> None:
+        for name, of_tasks in values.items():
+            if name not in self._of_sims:
+                self._of_sims[name] = self.batch.expand(name)
+            self._of_sims[name][ids] = of_tasks
+        if values:
+            self.batch.set_const()
+
+    def _put(self, ids: NDArray[np.integer], state: State) -> None:
         self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         self.state.qpos[ids], self.state.qvel[ids] = state.qpos, state.qvel
         if self.state.derived:
             self.batch.forward(ids, stage=self._stage)
         self._warnings[ids] = self.batch.warning[ids, :, 1].sum(axis=1)
 
-    def step(self, control: Array, ids: NDArray[np.integer] | None = None) -> Mask:
+    def step(self, control: Array, noise: Array, ids: NDArray[np.integer] | None = None) -> Mask:
         before = State(self.state.qpos.copy(), self.state.qvel.copy())
         self._control[:] = control
         diverged = np.zeros(len(before.qpos), dtype=bool)
@@ -136,7 +152,7 @@ class MujocoSimulator:
         self._warnings = warnings
         if diverged.any():
             (bad,) = np.nonzero(diverged)
-            self.reset(bad, State(before.qpos[bad], before.qvel[bad]))
+            self._put(bad, State(before.qpos[bad], before.qvel[bad]))
         return diverged
 
 

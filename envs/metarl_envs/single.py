@@ -8,9 +8,9 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from metarl_envs import FAMILIES
 from metarl_envs.batch import BatchedEnv
 from metarl_envs.family import Array, TaskFamily
+from metarl_envs.registry import find_family
 from metarl_envs.rendering import RENDERERS, make_renderer, render_metadata
 
 
@@ -126,9 +126,7 @@ def make_family(family: str | TaskFamily, constants: dict[str, Any]) -> TaskFami
         if constants:
             raise TypeError(f"a given family has its constants, got {', '.join(constants)}")
         return family
-    if family not in FAMILIES:
-        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
-    cls = FAMILIES[family]
+    cls = find_family(family)
     try:
         return cls(**constants)
     except (TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl_envs import FAMILIES
+from metarl_envs import find_family
 from metarl_envs.family import Array, Target, TaskFamily
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.point import PointNavigation
@@ -54,7 +54,7 @@ class Clip(NamedTuple):
         with np.load(path, allow_pickle=False) as file:
             name, constants, captions = json.loads(str(file["text"]))
             arrays = {key: file[key] for key in ("task", "qpos", "rewards", "lengths")}
-        return cls(family=FAMILIES[name](**constants), captions=captions, **arrays)
+        return cls(family=find_family(name)(**constants), captions=captions, **arrays)
 
 
 class Painter(Protocol):

@@ -4,6 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -142,6 +143,9 @@ class Training:
             )
         if config.logging.tensorboard:
             factories["tensorboard"] = lambda: TensorboardSink(run.path / "tensorboard", start)
+        for name in config.logging.sinks:
+            make = build.find_sink(name)
+            factories[name] = partial(make, run.path, plain(config), start)
         return Sinks(factories)
 
     def _illustrate(self, iteration: int, evaluation: Evaluation) -> Media:

@@ -229,6 +229,8 @@ def resolve(config: Settings) -> Settings:
     config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)
     assert isinstance(config, RLExperiment | SupervisedExperiment)
     config = dataclasses.replace(config, outer=_OUTER.resolved(config.outer))
+    for name in config.logging.sinks:
+        find_sink(name)
     if isinstance(config, RLExperiment):
         config = dataclasses.replace(
             config,
@@ -246,6 +248,20 @@ def resolve(config: Settings) -> Settings:
     for part in parts:
         data |= dataclasses.asdict(part)
     return dataclasses.replace(config, data=data)
+
+
+def find_sink(name: str) -> Any:
+    """The class of a sink of the user's own.
+
+    Raises:
+        UserError: it does not import, or lacks a method.
+    """
+    return find("logging.sinks", name, {}, _sink_fault)
+
+
+def _sink_fault(found: Any) -> str:
+    missing = [method for method in ("log", "show", "close") if not hasattr(found, method)]
+    return f"should be a class with {', '.join(missing)}" if missing else ""
 
 
 def _inner_loss(config: RLExperiment) -> Any:

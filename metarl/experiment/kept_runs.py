@@ -149,7 +149,7 @@ def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
 
 def _portable_info(run: RunFolder) -> dict[str, Any]:
     """``run.json`` without folders of the machine, marked as of a kept run."""
-    info = run.info()
+    info = {key: value for key, value in run.info().items() if key != "directory"}
     command = info.get("command")
     words = [str(word) for word in command] if isinstance(command, list) else []
     return info | {"command": [_without_folder(word) for word in words], "kept": True}

@@ -287,7 +287,10 @@ def read_value(where: str, text: str) -> Any:
 
 
 def named_groups(
-    keys: Mapping[str, str], contents: Sequence[dict[str, Any]], overrides: Sequence[str]
+    keys: Mapping[str, str],
+    names: Mapping[str, str],
+    contents: Sequence[dict[str, Any]],
+    overrides: Sequence[str],
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Put groups of settings together that say by name what they are of.
 
@@ -296,6 +299,7 @@ def named_groups(
 
     Args:
         keys: of every group the key that has the name, ``{"outer": "name"}``.
+        names: of every group the name where none is said.
         contents: of files, in order.
         overrides: words of a command line.
 
@@ -312,8 +316,8 @@ def named_groups(
     groups: dict[str, dict[str, Any]] = {}
     for by_group in given:
         for group, values in by_group.items():
-            name, held = values.get(keys[group]), groups.get(group, {})
-            afresh = name is not None and held.get(keys[group], name) != name
+            held = groups.get(group, {keys[group]: names[group]})
+            afresh = values.get(keys[group], held[keys[group]]) != held[keys[group]]
             groups[group] = values if afresh else {**held, **values}
     return groups, rest, words
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metarl import __version__
-from metarl.experiment import build
+from metarl.experiment import build, plugins
 from metarl.experiment.parsing import named_groups, read_mapping, require_mappings
 from metarl.experiment.schema import (
     NAMED,
@@ -74,6 +74,8 @@ def read_config(run: RunFolder) -> Experiment:
     Raises:
         UserError: its config cannot be read.
     """
+    if isinstance(directory := run.info().get("directory"), str):
+        plugins.search_also(Path(directory))
     origin = f"{run.config_file}{_newer_version_note(run)}: "
     settings = _settings_of(run)
     try:
@@ -128,10 +130,8 @@ def _parse(
     schema = schema_of(contents, overrides)
     known = plain(schema())
     keys = {group: key for group, key in NAMED.items() if group in known}
-    groups, contents, overrides = named_groups(keys, contents, overrides)
-    for group, values in groups.items():
-        if keys[group] not in values:
-            values[keys[group]] = known[group][keys[group]]
+    names = {group: known[group][key] for group, key in keys.items()}
+    groups, contents, overrides = named_groups(keys, names, contents, overrides)
     for values in contents:
         require_mappings(values, known)
     contents = [*contents, groups]

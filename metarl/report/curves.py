@@ -1,5 +1,6 @@
 """Curves of runs: how training went, and how fast a model adapts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import NamedTuple
@@ -229,6 +230,8 @@ def progress(view: RunView) -> Figure:
     return figure
 
 
+PANELS_IN_A_ROW = 4
+
 DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
     "outer/kl": ("KL of the update", "linear"),
     "outer/improvement": ("surrogate improvement", "linear"),
@@ -241,15 +244,31 @@ DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
 }
 
 
+NOT_DRAWN = {f"outer/{name}" for name in ("loss_after", "kl_before", "accepted", "rejected_total")}
+"""Statistics of outer steps that no panel shows by themselves."""
+
+
 def diagnostics(view: RunView) -> Figure:
-    """The trust region and what it rests on, over iterations."""
-    series = {name: view.series(name) for name in DIAGNOSTICS}
+    """The statistics of the outer step that were logged, and what it rests on, over iterations."""
+    logged = {name for row in view.metrics for name in row if name.startswith("outer/")}
+    others = {name: (name.partition("/")[2].replace("_", " "), "linear") for name in sorted(logged)}
+    panels = dict(DIAGNOSTICS) | {n: t for n, t in others.items() if n not in DIAGNOSTICS}
+    series = {name: view.series(name) for name in panels}
     series["outer/improvement"] = view.series("outer/loss_before") - view.series("outer/loss_after")
-    figure = Figure(figsize=(9.6, 4.4))
+    if np.isfinite(series["outer/improvement"]).any():
+        panels.pop("outer/loss_before", None)
+    is_trpo = {"outer/kl", "outer/backtrack"} <= logged  # its gradient says little beside the rest
+    hidden = NOT_DRAWN | ({"outer/gradient_norm"} if is_trpo else set())
+    panels = {
+        name: panel
+        for name, panel in panels.items()
+        if np.isfinite(series[name]).any() and name not in hidden
+    }
+    rows = math.ceil(len(panels) / PANELS_IN_A_ROW)
+    figure = Figure(figsize=(9.6, 2.2 * rows))
+    grid = figure.subplots(rows, PANELS_IN_A_ROW, squeeze=False).flat
     iterations = view.series("iteration") + 1
-    for axes, (name, (title, scale)) in zip(
-        figure.subplots(2, 4).flat, DIAGNOSTICS.items(), strict=True
-    ):
+    for axes, (name, (title, scale)) in zip(grid, panels.items(), strict=False):
         known = np.isfinite(series[name])
         if scale == "log":
             known &= series[name] > 0
@@ -257,10 +276,11 @@ def diagnostics(view: RunView) -> Figure:
         axes.plot(iterations[known], series[name][known], color=COLOURS[0], marker=marker)
         axes.set_title(title, fontsize=9)
         axes.set_yscale(scale if known.any() else "linear")
-        if name == "outer/kl":
-            limit = view.config["outer"]["max_kl"]
+        limit = view.config["outer"].get("max_kl")
+        if name == "outer/kl" and limit is not None:
             axes.axhline(limit, color=INK, linestyle="--")
             axes.set_ylim(0, 1.2 * limit)
-        if axes.get_subplotspec().is_last_row():
-            axes.set_xlabel("iteration")
+        axes.set_xlabel("iteration")
+    for axes in [*grid][len(panels) :]:
+        axes.remove()
     return figure

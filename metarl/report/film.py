@@ -32,7 +32,8 @@ def film(view: RunView, tasks: int, folder: Path) -> list[Film]:
 
     They show the first recorded trajectory before and after every inner step.
     """
-    if not isinstance(view.episodes, Episodes) or tasks == 0:
+    is_drawn = view.family is not None and view.family.is_drawn
+    if not isinstance(view.episodes, Episodes) or tasks == 0 or not is_drawn:
         return []
     paths = [folder / f"task-{m + 1}.mp4" for m in range(min(tasks, view.episodes.qpos.shape[1]))]
     with tempfile.TemporaryDirectory() as temporary:
@@ -98,15 +99,20 @@ def _first_that_draws(clip: Path) -> str | None:
     return None
 
 
+def _search_path() -> list[str]:
+    """Where this process finds modules, families of the user's own among them."""
+    return [folder for folder in sys.path if folder]
+
+
 def _try(clip: Path, library: str) -> str | None:
     """Draw a clip's video; the last line of the error, or None."""
     try:
         subprocess.run(
-            # -P: not the envs/ of whatever folder this is. A session of its own: Ctrl-C asks
-            # training to stop after the iteration, and its pictures are part of that.
+            # A session of its own: Ctrl-C asks training to stop after the iteration, and its
+            # pictures are part of that.
             [sys.executable, "-P", "-m", "metarl_envs.video", str(clip), str(_video(clip))],
             start_new_session=True,
-            env={**os.environ, "MUJOCO_GL": library},
+            env={**os.environ, "MUJOCO_GL": library, "PYTHONPATH": os.pathsep.join(_search_path())},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -18,12 +18,19 @@ HEADING_WINDOW = 20  # env steps
 
 def motion(view: RunView, episodes: Episodes) -> dict[str, Callable[[], Figure]]:
     """The figures that suit the family, by name."""
+    if not _shows_motion(view, episodes):
+        return {}
     if not _is_planar(view, episodes):
         return {"velocity": lambda: velocity(view, episodes)}
     drawn = {"paths": lambda: paths(view, episodes)}
     if any(_kind(target) == "direction" for target in _targets(view, episodes)):
         drawn["heading"] = lambda: heading(view, episodes)
     return drawn
+
+
+def _shows_motion(view: RunView, episodes: Episodes) -> bool:
+    """Whether the family says where its body is."""
+    return _family(view).position(episodes.qpos).shape[-1] > 0
 
 
 def _family(view: RunView) -> Family:

@@ -154,7 +154,9 @@ def command(view: RunView) -> str:
 def settings(view: RunView) -> str:
     """All of them, as the run's ``config.yaml`` has them: those that make it what it is first."""
     fixed = {key: value for key, value in view.config.items() if key not in FREE}
-    return str(yaml.safe_dump({**fixed, **view.config}, sort_keys=False))
+    problem = view.evaluation["problem"]
+    ordered = {problem: view.config[problem], **fixed, **view.config}
+    return str(yaml.safe_dump(ordered, sort_keys=False))
 
 
 def versions(view: RunView) -> dict[str, Any]:

@@ -30,12 +30,15 @@ class Added(NamedTuple):
     value: Any
     kind: str = ""  # "env" or "data": of policies or of supervised models only
     families: Collection[str] = ()  # of these task families only; empty: of all
+    before: str = ""  # a run with this setting is newer, and needs no value
 
     def apply(self, settings: dict[str, Any]) -> None:
         env, _ = _group(settings, "env.family")
         of_kind = not self.kind or self.kind in settings
         of_family = not self.families or (env or {}).get("family") in self.families
-        if of_kind and of_family:
+        later, name = _group(settings, self.before)
+        is_newer = bool(self.before) and name in (later or {})
+        if of_kind and of_family and not is_newer:
             group, key = _group(settings, self.path, create=True)
             if group is not None:
                 group.setdefault(key, copy.deepcopy(self.value))
@@ -87,10 +90,10 @@ CHANGES: tuple[Change, ...] = (
     Added("distinct_tasks", None, kind="data"),
     Added("timeout", 300.0),
     Added("compile", False),
-    Added("outer.inner_hessian", "exact", kind="env"),
+    Added("outer.inner_hessian", "exact", kind="env", before="outer.name"),
     Renamed("outer.average", "outer.average_decay"),
-    Added("outer.average_decay", 0.0, kind="data"),
-    Added("outer.hvp_length", "fixed", kind="env"),
+    Added("outer.average_decay", 0.0, kind="data", before="outer.name"),
+    Added("outer.hvp_length", "fixed", kind="env", before="outer.name"),
     Added("evaluation.published.method", ""),
     Added("evaluation.task_file", None, kind="env"),
     Added("env.position_noise", None, families=BODIES),
@@ -99,6 +102,7 @@ CHANGES: tuple[Change, ...] = (
     Added("env.contact_cost", 0.0, families=ANTS),
     Added("env.crouched", False, families=ANTS),
     Added("env.solimp", None, families=ANTS),
+    Added("logging.sinks", []),
     Added("policy.name", "gaussian-mlp", kind="env"),
     Added("outer.name", "trpo", kind="env"),
     Added("outer.name", "adam", kind="data"),

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -53,6 +53,8 @@ class LoggingConfig:
         wandb: Weights & Biases: auto is online when WANDB_MODE or an API key says so, else offline.
         wandb_project: project name there.
         tensorboard: write TensorBoard event files (needs the extra ``tensorboard``).
+        sinks: more sinks, ``package.module:Name`` each, called with the run's folder, its config
+            and the first iteration; they have the methods of ``metarl.runtime.sinks.Sink``.
     """
 
     every: Annotated[int, Gt(0)] = 1
@@ -61,6 +63,7 @@ class LoggingConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     wandb_project: str = "metarl"
     tensorboard: bool = False
+    sinks: list[str] = field(default_factory=list)
 
 
 class Sink(Protocol):

@@ -66,7 +66,8 @@ class Physics:
     def _reset(self) -> MujocoSimulator:
         assert isinstance(self.env.simulator, MujocoSimulator)
         everyone = np.arange(self._sims)
-        self.env.simulator.reset(everyone, self.family.initial_state(self._rng, self._sims))
+        tasks = self.family.sample_tasks(self._rng, self._sims)
+        self.env.simulator.reset(everyone, self.family.initial_state(self._rng, tasks), tasks)
         return self.env.simulator
 
     def _speed(self, run: Callable[[], object]) -> float:

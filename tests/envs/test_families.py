@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metarl_envs import FAMILIES, BatchedEnv, State
+from metarl_envs import FAMILIES, BatchedEnv, State, Transition
 
 DIRECTIONS = ("half-cheetah-direction", "ant-forward-backward")
 RANGES = {
@@ -89,7 +89,8 @@ def test_rewards(name, constants, task, expected):
     control = np.full((1, family.action_dim), 0.5)
     if name.startswith("half-cheetah") and "frame_skip" in constants:
         assert family.dt == 0.01
-    reward = family.reward(before, after, control, np.array([task]))
+    step = Transition(before, after, control, np.array([task]), np.zeros((1, 0)))
+    reward = family.reward(step)
     np.testing.assert_allclose(reward, [expected], rtol=1e-12)
 
 

@@ -123,7 +123,7 @@ def test_batched_equals_single(name):
         single[m, n] = env = TaskEnv(name, task=tasks[m], horizon=25)
         env.reset()
         env.batch.simulator.reset(
-            np.array([0]), State(start.qpos[i : i + 1], start.qvel[i : i + 1])
+            np.array([0]), State(start.qpos[i : i + 1], start.qvel[i : i + 1]), tasks[[m]]
         )
     for action in actions:
         step = batch.step(action)

@@ -147,7 +147,7 @@ def test_a_body_that_is_no_planar_chain_is_refused():
 @pytest.mark.parametrize("name", PROFILES)
 def test_reset_noise_is_gaussian_of_rllabs_size(name):
     family = family_of(name)
-    state = family.initial_state(np.random.default_rng(0), 4000)
+    state = family.initial_state(np.random.default_rng(0), np.zeros((4000, family.task_dim)))
     for noise, std in ((state.qpos - family.start, 0.01), (state.qvel, 0.1)):
         np.testing.assert_allclose(noise.std(axis=0), std, rtol=0.06)
         np.testing.assert_allclose(noise.mean(axis=0), 0, atol=4 * std / np.sqrt(4000))

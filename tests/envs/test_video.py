@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from metarl_envs import FAMILIES, State
+from metarl_envs import FAMILIES, State, Transition
 from metarl_envs.family import TaskFamily
 from metarl_envs.point import PointNavigation
 from metarl_envs.rendering import GOAL, PAPER, PATH, POINT
@@ -45,7 +45,11 @@ def moving_clip(name, task, x, lengths=None, **constants):
     """A body whose first coordinates are ``x`` [T + 1] or [T + 1, 2], one panel, rewards -1."""
     family = FAMILIES[name](**constants)
     x = np.asarray(x, dtype=float).reshape(len(x), -1)
-    qpos = np.repeat(family.initial_state(np.random.default_rng(0), 1).qpos, len(x), axis=0)
+    qpos = np.repeat(
+        family.initial_state(np.random.default_rng(0), np.zeros((1, family.task_dim))).qpos,
+        len(x),
+        axis=0,
+    )
     qpos[:, : x.shape[1]] = x
     rewards = np.full((1, len(x) - 1), -1.0)
     lengths = np.array([len(x) - 1] if lengths is None else lengths)
@@ -460,7 +464,9 @@ def test_the_program_writes_videos_of_bodies_in_real_time(tmp_path, run_with_ope
 def test_positions_have_one_or_two_coordinates(name, leading):
     family = FAMILIES[name]()
     count = int(np.prod(leading))
-    qpos = family.initial_state(np.random.default_rng(0), max(count, 1)).qpos
+    qpos = family.initial_state(
+        np.random.default_rng(0), np.zeros((max(count, 1), family.task_dim))
+    ).qpos
     position = family.position(qpos[:count].reshape(*leading, -1) if leading != (0,) else qpos[:0])
     assert position.shape[:-1] == leading
     assert position.shape[-1] in (1, 2)
@@ -472,7 +478,7 @@ def test_positions_have_one_or_two_coordinates(name, leading):
 
 def test_positions_are_metres_along_the_axes(name):
     family = FAMILIES[name]()
-    qpos = family.initial_state(np.random.default_rng(0), 1).qpos[0]
+    qpos = family.initial_state(np.random.default_rng(0), np.zeros((1, family.task_dim))).qpos[0]
     start = family.position(qpos).copy()
     for axis in range(len(start)):
         moved = qpos.copy()
@@ -485,7 +491,7 @@ def test_positions_are_metres_along_the_axes(name):
 def test_targets_are_places_directions_or_velocities(name):
     family = FAMILIES[name]()
     rng = np.random.default_rng(0)
-    axes = family.position(family.initial_state(rng, 1).qpos).shape[-1]
+    axes = family.position(family.initial_state(rng, np.zeros((1, family.task_dim))).qpos).shape[-1]
     for task in family.sample_tasks(rng, 20):
         target = family.target(task)
         if target is None:  # nothing is drawn
@@ -506,14 +512,16 @@ def test_targets_are_what_is_rewarded(name):
     """Reaching the target of the picture pays more than missing it, all else being equal."""
     family = FAMILIES[name]()
     rng = np.random.default_rng(0)
-    before = family.initial_state(rng, 1)
+    before = family.initial_state(rng, np.zeros((1, family.task_dim)))
     start = family.position(before.qpos)[0]
     control = np.zeros((1, family.action_dim))
 
     def reward(task, velocity):
         qpos = before.qpos.copy()
         qpos[0, : len(velocity)] += np.multiply(velocity, family.dt)
-        return family.reward(before, State(qpos, before.qvel), control, task[None])[0]
+        after = State(qpos, before.qvel)
+        step = Transition(before, after, control, task[None], np.zeros((1, 0)))
+        return family.reward(step)[0]
 
     for task in family.sample_tasks(rng, 20):
         target = family.target(task)

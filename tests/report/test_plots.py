@@ -49,7 +49,7 @@ OF_EPISODES = {
 def moving(family, velocity, steps=30, lengths=None):
     """Episodes that go straight at ``velocity`` [K, M, N, D] in m/s, D coordinates or fewer."""
     velocity = np.asarray(velocity, dtype=float)
-    start = family.initial_state(np.random.default_rng(0), 1).qpos[0]
+    start = family.initial_state(np.random.default_rng(0), np.zeros((1, family.task_dim))).qpos[0]
     start[: family.position(start).shape[-1]] = 0
     qpos = np.tile(start, (*velocity.shape[:-1], steps + 1, 1))
     way = velocity[..., None, :] * family.dt * np.arange(steps + 1)[:, None]
@@ -597,8 +597,8 @@ def test_paths_show_the_wanted_direction():
 
 
 def diagnostics(view):
-    axes = figures([view])["diagnostics"].axes
-    return dict(zip(DIAGNOSTICS, axes, strict=True))
+    axes = {x.get_title(): x for x in figures([view])["diagnostics"].axes}
+    return {name: axes[title] for name, (title, _) in DIAGNOSTICS.items() if title in axes}
 
 
 def test_diagnostics_draw_their_metrics_over_iterations():
@@ -636,7 +636,7 @@ def test_missing_metrics_are_left_out():
     x, y = panels["outer/hvp_error"].lines[0].get_data()  # a logarithmic axis has no place for 0
     np.testing.assert_array_equal([x, y], [[1, 4], [1e-3, 1]])
     np.testing.assert_array_equal(panels["outer/improvement"].lines[0].get_xdata(), [1, 3, 4])
-    assert len(panels["inner/gradient_norm"].lines[0].get_xdata()) == 0
+    assert panels.keys() == DIAGNOSTICS.keys() - {"inner/gradient_norm"}
 
 
 def test_metrics_are_called_as_learners_call_them():

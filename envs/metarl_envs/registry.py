@@ -1,0 +1,49 @@
+"""Task families by name, those of metarl and a user's own."""
+
+import importlib
+
+import gymnasium
+
+from metarl_envs.ant import AntDirection, AntForwardBackward, AntGoal, AntVelocity
+from metarl_envs.family import TaskFamily
+from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
+from metarl_envs.point import PointNavigation
+
+FAMILIES: dict[str, type[TaskFamily]] = {
+    "point-navigation": PointNavigation,
+    "half-cheetah-velocity": HalfCheetahVelocity,
+    "half-cheetah-direction": HalfCheetahDirection,
+    "ant-direction": AntDirection,
+    "ant-forward-backward": AntForwardBackward,
+    "ant-velocity": AntVelocity,
+    "ant-goal": AntGoal,
+}
+
+
+def find_family(name: str) -> type[TaskFamily]:
+    """The family of this name, or the class that ``package.module:Name`` says.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in FAMILIES:
+        return FAMILIES[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"family {name} does not import: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, TaskFamily)):
+        raise ValueError(f"family {name} must be a subclass of TaskFamily")
+    return found
+
+
+for _name, _family in FAMILIES.items():
+    gymnasium.register(
+        id=f"metarl/{_family.__name__}-v0",
+        entry_point="metarl_envs.single:TaskEnv",
+        vector_entry_point="metarl_envs.vector:TaskVectorEnv",
+        kwargs={"family": _name},
+    )

@@ -1,0 +1,182 @@
+"""Parts of a user's own: found by name, checked, recorded in the run, found again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from metarl.commands.main import evaluate, report, train
+from metarl.core.params import flatten
+from metarl.experiment import evaluations
+from metarl.experiment.settings import read_config
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
+from metarl_envs import BatchedEnv
+
+PARTS = Path(__file__).with_name("own_parts.py")
+SMALL = [
+    *("--logging.wandb", "disabled", "--compile", "false", "--threads", "1"),
+    *("--tasks", "3", "--evaluation.tasks", "2", "--evaluation.inner_steps", "1"),
+]
+POLICY = [
+    *("--env.family", "mine:HeavyCheetah", "--env.horizon", "12"),
+    *("--policy.name", "mine:two_heads", "--policy.channels", "3"),
+    *("--inner.loss", "mine:squared_loss", "--baseline.name", "mine:Critic"),
+    *("--outer.name", "mine:HeavyBall", "--outer.rate", "0.02"),
+    *("--logging.sinks", "[mine:Diary]", "--trajectories", "3", "--evaluation.trajectories", "2"),
+    *SMALL,
+]
+MODEL = [
+    *("--data.source", "mine:Lines", "--data.steepest", "3", "--model.name", "mine:network"),
+    *("--outer.name", "mine:HeavyBall", "--outer.rate", "0.05"),
+    *SMALL,
+]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder outside the repository with the file ``mine.py`` in it."""
+    shutil.copy(PARTS, tmp_path / "mine.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.parametrize("parts", [POLICY, MODEL], ids=["policy", "model"])
+def test_parts_of_ones_own_train_evaluate_report_and_resume(mine: Path, parts: list[str], capsys):
+    whole, half = ["--iterations", "4", "--name", "whole"], ["--iterations", "2", "--name", "half"]
+    assert train([*parts, *whole]) == 0
+    assert train([*parts, *half]) == 0
+    assert train(["--resume", "runs/half", "--iterations", "4"]) == 0
+    learners = [
+        evaluations.load(run, read_config(run)).learner
+        for run in (RunFolder(Path("runs/whole")), RunFolder(Path("runs/half")))
+    ]
+    states = [learner.state_dict() for learner in learners]
+    assert np.array_equal(*(flatten(state["meta"]) for state in states))
+    assert np.array_equal(*(state["outer"]["mean"] for state in states)), "the momentum goes on"
+    assert evaluate(["runs/whole"]) == 0
+    assert report(["runs/whole", "--videos", "1"]) == 0
+    err = capsys.readouterr().err
+    assert "drawing pictures failed" not in err
+
+
+def test_a_run_finds_its_parts_again_from_another_folder(mine: Path, tmp_path_factory):
+    assert train([*POLICY, "--iterations", "1", "--name", "one"]) == 0
+    recorded = yaml.safe_load(Path("runs/one/config.yaml").read_text())
+    assert recorded["env"]["mass_range"] == [0.5, 2.0]
+    assert recorded["outer"] == {"name": "mine:HeavyBall", "rate": 0.02}
+    assert (mine / "runs/one/diary.txt").read_text().startswith("0 ")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for command in ("evaluate", "report"):
+        result = subprocess.run(
+            [sys.executable, "-m", "metarl", command, str(mine / "runs/one")],
+            cwd=elsewhere,
+            env=os.environ | {"MUJOCO_GL": "disabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+
+
+def test_switching_the_outer_step_drops_the_settings_of_the_other(mine: Path):
+    """A config's trust region says nothing to Adam."""
+    Path("trpo.yaml").write_text("outer: {max_kl: 0.02, hvp_epsilon: 0.02}\n")
+    Path("adam.yaml").write_text("outer: {name: adam, learning_rate: 0.01}\n")
+    run = [*("--env.horizon", "5", "--iterations", "1", "--trajectories", "2"), *SMALL]
+    assert train(["--config", "trpo.yaml", "--config", "adam.yaml", *run, "--name", "a"]) == 0
+    assert train(["--config", "trpo.yaml", "--outer.name", "adam", *run, "--name", "b"]) == 0
+    for name, rate in (("a", 0.01), ("b", 0.001)):
+        outer = yaml.safe_load(Path(f"runs/{name}/config.yaml").read_text())["outer"]
+        assert outer["name"] == "adam"
+        assert outer["learning_rate"] == rate
+        assert "outer/gradient_norm" in read_metrics(Path(f"runs/{name}/metrics.jsonl"))[0]
+
+
+def test_a_trust_region_trains_a_model(mine: Path):
+    assert train(["--data.source", "sinusoid", "--outer.name", "trpo", "--iterations", "5", *SMALL,
+                  "--outer.inner_hessian", "exact", "--outer.hvp_epsilon", "0.01",
+                  "--name", "model"]) == 0  # fmt: skip
+    rows = read_metrics(Path("runs/model/metrics.jsonl"))
+    accepted = [row for row in rows if row["outer/accepted"]]
+    assert len(accepted) >= 3
+    assert all(0 < row["outer/kl"] <= 0.01 for row in accepted)
+    assert all(row["outer/loss_after"] < row["outer/loss_before"] for row in accepted)
+    assert rows[0]["outer/hvp_error"] < 0.05
+
+
+BAD = {
+    "--outer.name nothing": "outer.name 'nothing' is unknown; there are trpo, adam",
+    "--outer.name nowhere:Step": "outer.name nowhere:Step does not import: ModuleNotFoundError",
+    "--outer.name mine:HeavyBal": "mine has no HeavyBal (did you mean HeavyBall?)",
+    "--outer.name mine:Diary": "it should be a subclass of OuterStep, got Diary",
+    "--outer.name mine:HeavyBall --outer.rat 1": "did you mean outer.rate?",
+    "--env.family mine:Critic": "it should be a subclass of TaskFamily, got Critic",
+    "--env.family mine:HeavyCheetah --env.mass_range [1]": "env.mass_range should",
+    "--policy.name mine:two_heads --policy.hidden [1]": "policy.hidden is not a setting",
+    "--policy.name mine:not_a_policy": "it should make a torch.nn.Module, got int",
+    "--policy.name mine:raises": "policy.name mine:raises: RuntimeError: out of ideas",
+    "--policy.name mine:not_a_distribution": "should return a Distribution",
+    "--policy.name mine:squashed": "Squashed.log_prob does not fit Squashed.sample",
+    "--inner.loss mine:Diary.close": "should be a function of (policy, params, batch)",
+    "--inner.loss reinforced": "inner.loss 'reinforced' is unknown (did you mean reinforce?)",
+    "--baseline.name mine:HeavyBall": "it should be a subclass of Baseline, got HeavyBall",
+    "--logging.sinks [mine:HeavyBall]": "it should be a class with log, show, close",
+    "--data.source mine:Diary": "it should be a class with task_fields, input_shape, draw",
+}
+
+
+@pytest.mark.parametrize("options", BAD)
+def test_a_bad_part_is_refused_in_one_line_before_the_run_begins(mine: Path, options: str, capsys):
+    try:
+        code = train([*options.split(), "--name", "run", "--logging.wandb", "disabled"])
+    except SystemExit as stopped:
+        code = stopped.code
+    err = capsys.readouterr().err
+    assert code == 2
+    assert BAD[options] in err
+    assert len(err.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_a_policy_that_draws_random_numbers_ends_in_one_line(mine: Path, capsys):
+    run = ["--env.horizon", "5", "--iterations", "1", "--trajectories", "2", *SMALL]
+    assert train(["--policy.name", "mine:noisy", *run, "--name", "run"]) == 2
+    assert "the policy is not the one that sampled" in capsys.readouterr().err
+
+
+def test_tasks_reach_the_physics_and_the_rewards(mine: Path):
+    """Each simulation has its task's mass, after a reset of some of them too; rewards are noisy
+    with numbers of the task's own generator."""
+    sys.path.append(str(mine))
+    from mine import HeavyCheetah  # type: ignore[import-not-found]
+
+    family, tasks = HeavyCheetah(horizon=5), np.array([[0.5], [1.0], [2.0]])
+    env = BatchedEnv(family, 3, 2)
+
+    def play(env: BatchedEnv, tasks, seeds) -> tuple[np.ndarray, np.ndarray]:
+        env.reset(tasks, [np.random.default_rng(seed) for seed in seeds])
+        steps = [env.step(np.full((*env.shape, 6), 0.3)) for _ in range(5)]
+        return np.stack([s.observation for s in steps]), np.stack([s.reward for s in steps])
+
+    observations, rewards = play(env, tasks, [7, 7, 7])
+    mass = env.simulator.batch.expand("body_mass").sum(1).reshape(3, 2)
+    np.testing.assert_allclose(mass, family.model.body_mass.sum() * np.repeat(tasks, 2, 1))
+    assert not np.allclose(observations[:, 0], observations[:, 2]), "another body moves otherwise"
+    assert not np.allclose(rewards[:, 1, 0], rewards[:, 1, 1])
+    alone, its_rewards = play(BatchedEnv(family, 1, 2), tasks[2:], [7])
+    np.testing.assert_array_equal(alone[:, 0], observations[:, 2])
+    np.testing.assert_array_equal(its_rewards[:, 0], rewards[:, 2])
+    again = env.simulator.state.copy()
+    env.reset(tasks[::-1], [np.random.default_rng(1)] * 3, np.array([True, False, False]))
+    np.testing.assert_array_equal(env.simulator.state.qpos[2:], again.qpos[2:])
+    mass = env.simulator.batch.expand("body_mass").sum(1).reshape(3, 2)
+    np.testing.assert_allclose(mass[:, 0], family.model.body_mass.sum() * np.array([2, 1, 2]))
