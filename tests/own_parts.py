@@ -13,7 +13,7 @@ from metarl.rl.baselines import Baseline, Values
 from metarl.rl.distributions import Gaussian
 from metarl.rl.returns import masked_mean
 from metarl.runtime.seeding import generator
-from metarl.supervised.task_data import Batch, Drawn, Episode
+from metarl.supervised.task_data import Examples, TaskBatch, TaskData
 from metarl_envs.half_cheetah import HalfCheetah
 
 
@@ -150,10 +150,10 @@ class Lines:
             x = rng.standard_normal((what.tasks, size, 1), np.float32)
             rows = slice(what.rows.start, what.rows.stop)
             x, y = (torch.from_numpy(a[rows]) for a in (x, slopes[:, None] * x))
-            return Batch(x, y)
+            return Examples(x, y)
 
         rows = slice(what.rows.start, what.rows.stop)
-        return Drawn(slopes[rows], Episode(batch(what.shots), batch(what.queries)))
+        return TaskBatch(slopes[rows], TaskData(batch(what.shots), batch(what.queries)))
 
 
 class Diary:

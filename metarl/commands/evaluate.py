@@ -17,7 +17,7 @@ def evaluate(argv: Sequence[str]) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
     runs, options = runs_and_options(evaluate, EvaluateOptions, with_short_names(argv))
     configs = [read_config(run) for run in runs]
-    evaluations.require_same_problem(runs, configs)
+    evaluations.require_same_tasks(runs, configs)
     trained = [
         evaluations.load(run, with_options(config, options, configs), options.checkpoint)
         for run, config in zip(runs, configs, strict=True)

@@ -39,9 +39,9 @@ def report(argv: Sequence[str]) -> int:
         raise UserError(f"the output should be a file named .html, got {options.output}")
     configs = [read_config(run) for run in runs]
     if options.output:
-        evaluations.require_same_problem(runs, configs)
+        evaluations.require_same_tasks(runs, configs)
     pages = {}
-    for compared, theirs in evaluations.by_problem(runs, configs):
+    for compared, theirs in evaluations.by_tasks(runs, configs):
         first, alone = compared[0], len(compared) == 1
         page = first.report_file if alone else first.path / "comparison.html"
         pages[Path(options.output) if options.output else page] = compared, theirs

@@ -34,7 +34,7 @@ class InnerAlgorithm:
     first_order: bool = False
     head_only: bool = False
     learned_rates: bool = False
-    displacement: bool = False
+    parameter_difference: bool = False
 
 
 ALGORITHMS: dict[str, InnerAlgorithm] = {
@@ -42,7 +42,7 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "fomaml": InnerAlgorithm(first_order=True),  # Finn et al. 2017, section 5.2
     "anil": InnerAlgorithm(head_only=True),  # Raghu et al. 2020
     "meta-sgd": InnerAlgorithm(learned_rates=True),  # Li et al. 2017
-    "reptile": InnerAlgorithm(first_order=True, displacement=True),  # Nichol et al. 2018
+    "reptile": InnerAlgorithm(first_order=True, parameter_difference=True),  # Nichol et al. 2018
 }
 
 

@@ -53,9 +53,9 @@ class InnerLoop:
         return ALGORITHMS[self.config.algorithm].first_order
 
     @property
-    def uses_displacement(self) -> bool:
+    def uses_parameter_difference(self) -> bool:
         """Whether the outer gradient is theta - phi (Reptile) and there is no query set."""
-        return ALGORITHMS[self.config.algorithm].displacement
+        return ALGORITHMS[self.config.algorithm].parameter_difference
 
     def meta_parameters(self, theta: Params) -> Params:
         """Return the initial meta-parameters around theta."""

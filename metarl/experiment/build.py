@@ -28,7 +28,7 @@ from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperim
 from metarl.rl.adaptation import Adaptation
 from metarl.rl.baselines import Baseline, LinearFeatureBaseline
 from metarl.rl.distributions import require_distribution
-from metarl.rl.evaluate import EvaluationProtocol
+from metarl.rl.evaluate import PolicyEvaluator
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.losses import INNER_LOSSES
 from metarl.rl.policies import gaussian_mlp
@@ -319,7 +319,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         return Adaptation(inner, config.advantage, baseline, sampler, task_map)
 
     file = held_out_tasks(config)
-    evaluation = EvaluationProtocol(
+    evaluation = PolicyEvaluator(
         config.evaluation,
         family,
         adaptation(compiled=False),

@@ -18,7 +18,7 @@ from metarl.experiment.schema import (
 )
 from metarl.experiment.settings import read_config
 from metarl.report.view import Recorded, RunView, by_test
-from metarl.rl.evaluate import Episodes
+from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import to_json, write_atomically
 from metarl.runtime.folder import RunFolder
@@ -26,7 +26,7 @@ from metarl.runtime.history import upgraded
 from metarl.runtime.scores import Evaluation, from_npz, paired_differences, to_npz
 from metarl.runtime.sinks import read_metrics
 from metarl.runtime.trainer import first_difference, load_into
-from metarl.supervised.evaluate import Examples
+from metarl.supervised.evaluate import RecordedExamples
 
 
 class Trained(NamedTuple):
@@ -68,7 +68,7 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     return Trained(run, config, checkpoint.iteration, learner)
 
 
-def require_same_problem(runs: Sequence[RunFolder], configs: Sequence[Experiment]) -> None:
+def require_same_tasks(runs: Sequence[RunFolder], configs: Sequence[Experiment]) -> None:
     """Raises UserError unless all runs are of one distribution over tasks."""
     first = configs[0]
     for run, config in zip(runs, configs, strict=True):
@@ -77,18 +77,18 @@ def require_same_problem(runs: Sequence[RunFolder], configs: Sequence[Experiment
                 f"{run.path} and {runs[0].path} cannot be compared: "
                 f"{kind_of(config)} and {kind_of(first)}"
             )
-        name = first.problem
+        name = first.task_source
         if difference := first_difference(plain(config)[name], plain(first)[name], name):
             raise UserError(f"{run.path} and {runs[0].path} cannot be compared: {difference}")
 
 
-def by_problem(
+def by_tasks(
     runs: Sequence[RunFolder], configs: Sequence[Experiment]
 ) -> list[tuple[list[RunFolder], list[Experiment]]]:
     """The runs of every distribution over tasks, in order, which can be compared."""
     groups: list[tuple[Any, list[RunFolder], list[Experiment]]] = []
     for run, config in zip(runs, configs, strict=True):
-        problem = kind_of(config), plain(config)[config.problem]
+        problem = kind_of(config), plain(config)[config.task_source]
         group = next((group for group in groups if group[0] == problem), None)
         if group is None:
             groups.append((problem, [run], [config]))
@@ -101,8 +101,8 @@ def by_problem(
 def is_own(trained: Trained) -> bool:
     """Whether the evaluation is to be that of the run's own settings and newest checkpoint."""
     newest = trained.run.checkpoints().all()[0].iteration
-    own = protocol(read_config(trained.run))
-    return trained.iteration == newest and protocol(trained.config) == own
+    own = evaluation_settings(read_config(trained.run))
+    return trained.iteration == newest and evaluation_settings(trained.config) == own
 
 
 def evaluated(trained: Trained, keep: bool) -> RunView:
@@ -124,7 +124,7 @@ def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView
     if saved and checkpoints:
         result, recorded = _as_of_today(saved[0]), _read_episodes(saved[1])
         is_newest = result["iteration"] == checkpoints[0].iteration
-        fits = is_newest and result["protocol"] == protocol(config)
+        fits = is_newest and result["protocol"] == evaluation_settings(config)
         if fits and (recorded or not episodes):
             return _view(run, read_config(run), result, recorded)
     trained = load(run, config)
@@ -139,7 +139,7 @@ def _as_of_today(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "protocol": {**taken, "problem": problem}}
 
 
-def protocol(config: Experiment) -> dict[str, Any]:
+def evaluation_settings(config: Experiment) -> dict[str, Any]:
     """How an evaluation is taken, as a config asks for it."""
     assert isinstance(config, RLExperiment | SupervisedExperiment)
     evaluation = config.evaluation
@@ -157,7 +157,7 @@ def protocol(config: Experiment) -> dict[str, Any]:
             "queries": config.evaluation.queries or config.queries,
         }
     return {
-        "problem": plain(config)[config.problem],
+        "problem": plain(config)[config.task_source],
         "tasks": evaluation.tasks,
         "seed": evaluation.seed,
         **special,
@@ -168,7 +168,7 @@ def protocol(config: Experiment) -> dict[str, Any]:
 
 def _read_episodes(data: bytes | None) -> Recorded | None:
     try:
-        return from_npz(data, [Episodes, Examples]) if data else None
+        return from_npz(data, [RecordedRollouts, RecordedExamples]) if data else None
     except ValueError:
         return None
 
@@ -246,8 +246,8 @@ def _result(
     result = {
         **evaluation.to_json(),
         "main_test": evaluation.test,
-        "problem": config.problem,
-        "protocol": protocol(config),
+        "problem": config.task_source,
+        "protocol": evaluation_settings(config),
         "iteration": iteration,
         "seed": config.seed,
         "task_file": plain(config)["evaluation"].get("task_file"),

@@ -76,7 +76,7 @@ def with_options(
     if options.tasks is not None and options.task_file is not None:
         raise UserError("either tasks are drawn or they come from task_file, not both")
     other_tasks = _other_tasks(config, options)
-    own = evaluations.protocol(configs[0])
+    own = evaluations.evaluation_settings(configs[0])
     first: Any = configs[0].evaluation
     own |= {"task_file": first.task_file} if isinstance(first, PolicyEvaluationConfig) else {}
     given = {name: own[name] for name in SHARED if name in own}
@@ -121,7 +121,7 @@ def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]
     """The settings of the held-out tasks, where options change them."""
     said = {"env": options.env, "data": options.data}
     for name, values in said.items():
-        if values and name != config.problem:
+        if values and name != config.task_source:
             raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
         for key in ("family", "source"):
             if key in values:
@@ -130,10 +130,10 @@ def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]
                 )
     if options.data and plain(config)["data"]["source"] in build.IMAGES:
         raise UserError("data is no option for images: other splits would test classes of training")
-    if options.data_folder is not None and config.problem != "data":
+    if options.data_folder is not None and config.task_source != "data":
         raise UserError(f"data_folder is no option of an evaluation in {kind_of(config)}")
     changed: dict[str, Any] = {
-        config.problem: {**plain(config)[config.problem], **said[config.problem]}
+        config.task_source: {**plain(config)[config.task_source], **said[config.task_source]}
     }
     if options.data_folder is not None:
         changed["data_folder"] = options.data_folder

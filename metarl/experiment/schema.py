@@ -70,7 +70,7 @@ class Experiment:
 
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-    problem: ClassVar[str]
+    task_source: ClassVar[str]
     """Which setting says where tasks come from."""
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class RLExperiment(Experiment, LearnerConfig):
     policy: dict[str, Any] = field(default_factory=lambda: {"name": "gaussian-mlp"})
     evaluation: PolicyEvaluationConfig = field(default_factory=PolicyEvaluationConfig)
 
-    problem: ClassVar = "env"
+    task_source: ClassVar = "env"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
     evaluation: SupervisedEvaluationConfig = field(default_factory=SupervisedEvaluationConfig)
     data_folder: str | None = None
 
-    problem: ClassVar = "data"
+    task_source: ClassVar = "data"
 
     def __post_init__(self) -> None:
         SupervisedConfig.__post_init__(self)
@@ -154,7 +154,7 @@ def schema_of(files: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> t
     said = {key for values in files for key in values}
     options = [word for word in overrides if word.startswith("--")]  # and not their values
     said |= {re.split(r"[.=]", option.removeprefix("--"))[0] for option in options}
-    return SupervisedExperiment if SupervisedExperiment.problem in said else RLExperiment
+    return SupervisedExperiment if SupervisedExperiment.task_source in said else RLExperiment
 
 
 def _require_finite(where: str, value: Any) -> None:
@@ -178,7 +178,7 @@ def fixed_settings(config: Experiment) -> dict[str, Any]:
     """The settings that a resumed run keeps, as plain values; where tasks come from is first."""
     settings = plain(config)
     fixed = {key: value for key, value in settings.items() if key not in FREE}
-    return {config.problem: fixed[config.problem]} | fixed
+    return {config.task_source: fixed[config.task_source]} | fixed
 
 
 def to_yaml(config: Experiment) -> str:

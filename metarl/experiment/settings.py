@@ -157,8 +157,8 @@ def _parse(
 
 def _tasks_of(config: Experiment) -> Any:
     """The name of its task family or source."""
-    problem = plain(config)[config.problem]
-    return problem.get("family" if config.problem == "env" else "source")
+    problem = plain(config)[config.task_source]
+    return problem.get("family" if config.task_source == "env" else "source")
 
 
 def _kept(config: Experiment) -> dict[str, Any]:

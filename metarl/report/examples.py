@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from metarl.report.style import COLOURS, INK, legend_below, wrapped
 from metarl.report.tables import number
 from metarl.report.view import Array, RunView, after, groups
-from metarl.supervised.evaluate import Examples
+from metarl.supervised.evaluate import RecordedExamples
 
 CLASSES, SUPPORT, QUERIES = 20, 5, 4  # at most so many classes, and images of each
 ACROSS, DOWN = 1.12, 1.45  # from image to image, whose sides are 1
@@ -36,14 +36,14 @@ def examples(views: Sequence[RunView]) -> dict[str, Callable[[], Figure]]:
     return {}
 
 
-def _recorded(view: RunView) -> Examples | None:
-    return view.episodes if isinstance(view.episodes, Examples) else None
+def _recorded(view: RunView) -> RecordedExamples | None:
+    return view.episodes if isinstance(view.episodes, RecordedExamples) else None
 
 
 # --- regression
 
 
-def fits(runs: Sequence[tuple[RunView, Examples]]) -> Figure:
+def fits(runs: Sequence[tuple[RunView, RecordedExamples]]) -> Figure:
     """Functions before, after one and after all inner steps (Finn et al. 2017, figure 2).
 
     A panel per task of one run; of several a row per task, a column per run.
@@ -76,7 +76,7 @@ def fits(runs: Sequence[tuple[RunView, Examples]]) -> Figure:
     return figure
 
 
-def _fit(axes: Axes, recorded: Examples, m: int) -> None:
+def _fit(axes: Axes, recorded: RecordedExamples, m: int) -> None:
     order = np.argsort(recorded.query_inputs[m, :, 0], kind="stable")
     x = recorded.query_inputs[m, order, 0]
     dots = "." if len(x) < 40 else ""  # the lines between so few are not the functions
@@ -90,7 +90,7 @@ def _fit(axes: Axes, recorded: Examples, m: int) -> None:
     axes.plot(*support, "^", color=COLOURS[3], markeredgecolor=INK, zorder=4, label="support")
 
 
-def _limits(recorded: Sequence[Examples], m: int) -> tuple[float, float]:
+def _limits(recorded: Sequence[RecordedExamples], m: int) -> tuple[float, float]:
     """What is to be seen of a task: all, unless a prediction is far from all targets."""
     truth = np.concatenate([recorded[0].query_targets[m], recorded[0].support_targets[m]])
     low, high = float(truth.min()), float(truth.max())
@@ -112,7 +112,7 @@ def _progress(view: RunView, m: int, inner_steps: Sequence[int]) -> str:
 # --- few-shot classification
 
 
-def images(view: RunView, recorded: Examples) -> Figure:
+def images(view: RunView, recorded: RecordedExamples) -> Figure:
     """Support and query images of every class, and which class each query is taken for."""
     shape = (
         min(CLASSES, 1 + int(recorded.support_targets.max())),
@@ -147,7 +147,7 @@ def _largest_class(targets: Array) -> int:
     return int(np.bincount(targets[0].astype(np.int64)).max())
 
 
-def _draw_task(axes: Axes, recorded: Examples, m: int, shape: tuple[int, int, int]) -> None:
+def _draw_task(axes: Axes, recorded: RecordedExamples, m: int, shape: tuple[int, int, int]) -> None:
     ways, shots, queries = shape
     start = ACROSS * shots + GAP
     guesses = recorded.outputs[[0, -1] if len(recorded.outputs) > 1 else [0], m].argmax(-1)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metarl.report.view import RunView, after
-from metarl.rl.evaluate import Episodes
+from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.errors import warn
 from metarl.runtime.files import write_atomically
 
@@ -33,7 +33,7 @@ def film(view: RunView, tasks: int, folder: Path) -> list[Film]:
     They show the first recorded trajectory before and after every inner step.
     """
     is_drawn = view.family is not None and view.family.is_drawn
-    if not isinstance(view.episodes, Episodes) or tasks == 0 or not is_drawn:
+    if not isinstance(view.episodes, RecordedRollouts) or tasks == 0 or not is_drawn:
         return []
     paths = [folder / f"task-{m + 1}.mp4" for m in range(min(tasks, view.episodes.qpos.shape[1]))]
     with tempfile.TemporaryDirectory() as temporary:
@@ -55,7 +55,7 @@ def film(view: RunView, tasks: int, folder: Path) -> list[Film]:
     return films
 
 
-def _caption(view: RunView, episodes: Episodes, m: int) -> str:
+def _caption(view: RunView, episodes: RecordedRollouts, m: int) -> str:
     """``velocity 1.25; returns of these episodes: -80 before adaptation, -60 after 1 ...``."""
     returns = [
         f"{rewards.sum():.1f} {after(k)}" if length else f"diverged {after(k)}"
@@ -66,7 +66,7 @@ def _caption(view: RunView, episodes: Episodes, m: int) -> str:
     return f"{view.task_name(m)}; returns of these episodes: {', '.join(returns)}"
 
 
-def _save_clip(view: RunView, episodes: Episodes, m: int, path: Path) -> None:
+def _save_clip(view: RunView, episodes: RecordedRollouts, m: int, path: Path) -> None:
     """What ``metarl_envs.video.Clip.load`` reads."""
     env = view.evaluation["protocol"]["problem"]
     constants = {key: value for key, value in env.items() if key != "family"}

@@ -10,13 +10,13 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.report.style import ARROW, COLOURS, INK, legend_below, step_colour
 from metarl.report.view import Array, Family, RunView, Target, after
-from metarl.rl.evaluate import Episodes
+from metarl.rl.evaluate import RecordedRollouts
 
 SPEED_WINDOW = 10  # env steps
 HEADING_WINDOW = 20  # env steps
 
 
-def motion(view: RunView, episodes: Episodes) -> dict[str, Callable[[], Figure]]:
+def motion(view: RunView, episodes: RecordedRollouts) -> dict[str, Callable[[], Figure]]:
     """The figures that suit the family, by name."""
     if not _shows_motion(view, episodes):
         return {}
@@ -28,7 +28,7 @@ def motion(view: RunView, episodes: Episodes) -> dict[str, Callable[[], Figure]]
     return drawn
 
 
-def _shows_motion(view: RunView, episodes: Episodes) -> bool:
+def _shows_motion(view: RunView, episodes: RecordedRollouts) -> bool:
     """Whether the family says where its body is."""
     return _family(view).position(episodes.qpos).shape[-1] > 0
 
@@ -38,7 +38,7 @@ def _family(view: RunView) -> Family:
     return view.family
 
 
-def paths(view: RunView, episodes: Episodes) -> Figure:
+def paths(view: RunView, episodes: RecordedRollouts) -> Figure:
     """The plane from above: a row per task, a column per inner step (as figure 4, right)."""
     position = _family(view).position(episodes.qpos)  # [K, M, N, T + 1, 2]
     steps, tasks = position.shape[:2]
@@ -79,7 +79,7 @@ def _draw_target(axes: Axes, target: Target | None, reach: float) -> None:
         axes.annotate("", (x, y), (0, 0), arrowprops=ARROW)
 
 
-def velocity(view: RunView, episodes: Episodes) -> Figure:
+def velocity(view: RunView, episodes: RecordedRollouts) -> Figure:
     """Velocity along x over time, mean over trajectories, and the goal; a panel per task."""
     position = _family(view).position(episodes.qpos)[..., 0]  # [K, M, N, T + 1]
     speed = (position[..., SPEED_WINDOW:] - position[..., :-SPEED_WINDOW]) / (
@@ -102,7 +102,7 @@ def velocity(view: RunView, episodes: Episodes) -> Figure:
     return figure
 
 
-def heading(view: RunView, episodes: Episodes) -> Figure:
+def heading(view: RunView, episodes: RecordedRollouts) -> Figure:
     """Angle between the motion and the wanted direction, mean over trajectories."""
     position = _family(view).position(episodes.qpos)  # [K, M, N, T + 1, 2]
     moved = position[..., HEADING_WINDOW:, :] - position[..., :-HEADING_WINDOW, :]
@@ -122,7 +122,7 @@ def heading(view: RunView, episodes: Episodes) -> Figure:
     return figure
 
 
-def _panel_per_task(view: RunView, episodes: Episodes) -> tuple[Figure, list[Axes]]:
+def _panel_per_task(view: RunView, episodes: RecordedRollouts) -> tuple[Figure, list[Axes]]:
     tasks = episodes.qpos.shape[1]
     figure = Figure(figsize=(3.1 * tasks + 0.6, 3.2))
     panels = list(figure.subplots(1, tasks, squeeze=False, sharey=True)[0])
@@ -142,7 +142,7 @@ def _lines_per_step(axes: Axes, x: Array, y: Array) -> None:
         axes.plot(x[count > 0], mean[count > 0], color=colour, linestyle=style, label=label)
 
 
-def _targets(view: RunView, episodes: Episodes) -> list[Target | None]:
+def _targets(view: RunView, episodes: RecordedRollouts) -> list[Target | None]:
     tasks = np.array(view.evaluation["tasks"][: episodes.qpos.shape[1]])
     return [_family(view).target(task) for task in tasks]
 
@@ -151,7 +151,7 @@ def _kind(target: Target | None) -> Any:
     return None if target is None else target.kind
 
 
-def _is_planar(view: RunView, episodes: Episodes) -> bool:
+def _is_planar(view: RunView, episodes: RecordedRollouts) -> bool:
     """Whether paths from above say more than the velocity along x."""
     planar = _family(view).position(episodes.qpos).shape[-1] == 2
     return planar and all(_kind(target) != "velocity" for target in _targets(view, episodes))

@@ -15,7 +15,7 @@ from metarl.report import tables
 from metarl.report.film import Film, film
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
-from metarl.rl.evaluate import Episodes
+from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.files import write_atomically
 from metarl.runtime.folder import FREE
 from metarl.runtime.sinks import Media
@@ -94,7 +94,7 @@ def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
         return film(views[0], videos, assets)
     filmed = []
     for view in views:
-        if not isinstance(view.episodes, Episodes):
+        if not isinstance(view.episodes, RecordedRollouts):
             continue
         (assets / view.name).mkdir(exist_ok=True)
         found = film(view, min(videos, 1), assets / view.name)

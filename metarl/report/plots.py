@@ -20,7 +20,7 @@ from metarl.report.examples import examples
 from metarl.report.motion import motion
 from metarl.report.style import INK, STYLE
 from metarl.report.view import RunView
-from metarl.rl.evaluate import Episodes
+from metarl.rl.evaluate import RecordedRollouts
 
 __all__ = ["DIAGNOSTICS", "INK", "figures", "to_png", "to_svg"]
 
@@ -38,7 +38,7 @@ def figures(views: Sequence[RunView]) -> dict[str, Figure]:
     if len(views) == 1 and has_task_axis(view):
         drawn["by_task"] = lambda: returns_by_task(view)
     drawn |= examples(views)
-    if len(views) == 1 and isinstance(view.episodes, Episodes):
+    if len(views) == 1 and isinstance(view.episodes, RecordedRollouts):
         drawn |= motion(view, view.episodes)
     if len(views) == 1 and view.metrics and view.family is not None:
         drawn["diagnostics"] = lambda: diagnostics(view)

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.rl.evaluate import Episodes
+from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import FREE
 from metarl.runtime.trainer import first_difference
-from metarl.supervised.evaluate import Examples
+from metarl.supervised.evaluate import RecordedExamples
 
 Array = NDArray[np.floating]
-Recorded = Episodes | Examples
+Recorded = RecordedRollouts | RecordedExamples
 
 
 class Target(Protocol):

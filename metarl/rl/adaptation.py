@@ -15,7 +15,7 @@ from metarl.core.params import Params
 from metarl.core.task_map import TaskMap
 from metarl.rl.baselines import Baseline
 from metarl.rl.diagnostics import Clock, Sampled
-from metarl.rl.losses import Batch
+from metarl.rl.losses import Transitions
 from metarl.rl.rollout import AdvantageConfig, Trajectories, make_batch
 from metarl.rl.sampler import Sampler, Stream, Watch
 
@@ -111,7 +111,7 @@ class Adaptation:
             )
         return Sampled(phi, sampled, batch, explained), state
 
-    def _inner_step(self, phi: Params, rate: Rates, support: Batch) -> Params:
+    def _inner_step(self, phi: Params, rate: Rates, support: Transitions) -> Params:
         """One inner step of every task, [M, ...] -> [M, ...]; no graph."""
         with self.clock("adaptation"):
             # Tensors, so that they are no constants of a program.
@@ -122,7 +122,7 @@ class Adaptation:
             data = phi, of_every_task(rates, len(support.mask)), support
             return cast(Params, self.task_map.map(self._step_of_task, data, recurring=True))
 
-    def _step_of_task(self, task: tuple[Params, Params, Batch]) -> Params:
+    def _step_of_task(self, task: tuple[Params, Params, Transitions]) -> Params:
         """One inner step from (phi, inner rates, support data)."""
         phi, rate, support = task
         return self.inner.step(phi, rate, support)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.core.params import Params
-from metarl.rl.losses import Batch
+from metarl.rl.losses import Transitions
 from metarl.rl.returns import masked_mean
 from metarl.rl.rollout import Trajectories
 from metarl.runtime.scores import half_width
@@ -21,7 +21,7 @@ class Sampled(NamedTuple):
 
     phi: Params  # [M, ...], the policies
     trajectories: Trajectories
-    batch: Batch  # the trajectories with advantages, as losses see them
+    batch: Transitions  # the trajectories with advantages, as losses see them
     explained_variance: Tensor  # [M], in-sample, of the baseline
 
     def outcome(self) -> "Outcome":

@@ -53,7 +53,7 @@ class PolicyEvaluationConfig(EvaluationConfig):
         return [alpha if k == 0 else alpha / 2 for k in range(self.inner_steps)]
 
 
-class Episodes(NamedTuple):
+class RecordedRollouts(NamedTuple):
     """Recorded episodes: the first N' of the first M' held-out tasks after 0, 1, ... inner steps.
 
     They are those that the scores count, not episodes of their own.
@@ -115,7 +115,7 @@ class Recorder:
         kept = qpos[: self.tasks, :RECORDED_TRAJECTORIES].copy()
         self.frames.setdefault(inner_step, []).append(kept)
 
-    def episodes(self, rounds: Sequence[Trajectories]) -> Episodes:
+    def episodes(self, rounds: Sequence[Trajectories]) -> RecordedRollouts:
         """What was seen, beside what ``rounds``, which it was seen in, say of it."""
         horizon = rounds[0].rewards.shape[-1]
         first = slice(self.tasks), slice(RECORDED_TRAJECTORIES)
@@ -123,7 +123,7 @@ class Recorder:
             np.stack(frames + [frames[-1]] * (horizon + 1 - len(frames)), axis=2)
             for _, frames in sorted(self.frames.items())
         ]
-        return Episodes(
+        return RecordedRollouts(
             qpos=np.stack(padded).astype(np.float32),
             rewards=torch.stack([r.rewards[first] for r in rounds]).float().cpu().numpy(),
             lengths=torch.stack([r.lengths[first] for r in rounds]).long().cpu().numpy(),
@@ -131,7 +131,7 @@ class Recorder:
 
 
 @dataclass(frozen=True)
-class EvaluationProtocol:
+class PolicyEvaluator:
     """Scores after 0, 1, ... inner steps on seeded held-out tasks (Finn et al. 2017, appendix A.2).
 
     Every inner step adapts on fresh trajectories, and those after the last one are fresh too.
@@ -229,8 +229,8 @@ class EvaluationProtocol:
         columns: Array = self.processes.gather(torch.stack([*per_task], 1).double()).cpu().numpy()
         return columns.T
 
-    def _recorded(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> Episodes:
+    def _recorded(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> RecordedRollouts:
         """Of the first tasks of all, wherever those were sampled."""
         by_task = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in recorder.episodes(rounds)]
         of_all = self.processes.gather([torch.from_numpy(x) for x in by_task])
-        return Episodes(*(x.numpy().swapaxes(0, 1) for x in of_all))
+        return RecordedRollouts(*(x.numpy().swapaxes(0, 1) for x in of_all))

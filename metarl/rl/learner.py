@@ -21,8 +21,8 @@ from metarl.core.params import (
 from metarl.core.processes import Processes
 from metarl.rl.adaptation import Adaptation
 from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
-from metarl.rl.evaluate import EvaluationProtocol, PolicyEvaluation, Tasks
-from metarl.rl.losses import Batch
+from metarl.rl.evaluate import PolicyEvaluation, PolicyEvaluator, Tasks
+from metarl.rl.losses import Transitions
 from metarl.rl.objective import OuterObjective
 from metarl.rl.rollout import AdvantageConfig
 from metarl.rl.sampler import Stream
@@ -86,7 +86,7 @@ class MetaRLLearner:
         adaptation: Adaptation,
         outer: OuterStep,
         theta: Params,
-        evaluation: EvaluationProtocol,
+        evaluation: PolicyEvaluator,
         seed: int,
     ):
         self.config = config
@@ -138,7 +138,9 @@ class MetaRLLearner:
         )
         return rounds
 
-    def objective(self, support: Sequence[Batch], query: Batch, iteration: int = 0) -> Objective:
+    def objective(
+        self, support: Sequence[Transitions], query: Transitions, iteration: int = 0
+    ) -> Objective:
         """What the outer step minimises, over the flat meta-parameters [P]."""
         return self._objective.of(self.meta, support, query, iteration)
 

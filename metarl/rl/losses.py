@@ -17,7 +17,7 @@ Policy: TypeAlias = Callable[[Params, Tensor], Distribution]
 """A policy as a function of its parameters and observations."""
 
 
-class Batch(NamedTuple):
+class Transitions(NamedTuple):
     """S env steps of one task, in the order of its trajectories; of all tasks with M in front.
 
     S is the number of the task with the most: padding is left out, not carried along.
@@ -35,13 +35,13 @@ class Batch(NamedTuple):
     discounts: Tensor  # [S], gamma, or 0 where the env step terminated the episode
 
 
-def reinforce_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
+def reinforce_loss(policy: Policy, params: Params, batch: Transitions) -> Tensor:
     """Vanilla policy gradient: -mean log pi(a|s) A (Williams 1992)."""
     log_probs = policy(params, batch.observations).log_prob(batch.actions)
     return -masked_mean(log_probs * batch.advantages, batch.mask)
 
 
-def lvc_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
+def lvc_loss(policy: Policy, params: Params, batch: Transitions) -> Tensor:
     """Low-variance curvature: -mean pi / pi_sampling A (Rothfuss et al. 2019, equation 9).
 
     Same gradient as ``reinforce_loss`` at the sampling policy; its derivative also sees that the
@@ -52,13 +52,13 @@ def lvc_loss(policy: Policy, params: Params, batch: Batch) -> Tensor:
     return -masked_mean(ratio * batch.advantages, batch.mask)
 
 
-INNER_LOSSES: dict[str, Callable[[Policy, Params, Batch], Tensor]] = {
+INNER_LOSSES: dict[str, Callable[[Policy, Params, Transitions], Tensor]] = {
     "reinforce": reinforce_loss,
     "lvc": lvc_loss,
 }
 
 
-def surrogate_and_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
+def surrogate_and_kl(policy: Policy, params: Params, batch: Transitions) -> Tensor:
     """Outer objective and constraint of one task, [2] (Schulman et al. 2015, equation 14).
 
     -mean pi_phi / pi_sampling A  and  mean KL(pi_sampling || pi_phi), with the log-probabilities
@@ -70,11 +70,11 @@ def surrogate_and_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
     return torch.stack([surrogate, masked_mean(batch.sampling.kl(new), batch.mask)])
 
 
-def _ratio(new: Distribution, batch: Batch) -> Tensor:
+def _ratio(new: Distribution, batch: Transitions) -> Tensor:
     """pi(a|s) / pi_sampling(a|s), [S]; 1 in the padding, where it must not overflow."""
     return torch.exp((new.log_prob(batch.actions) - batch.log_probs) * batch.mask)
 
 
-def mean_kl(policy: Policy, params: Params, batch: Batch) -> Tensor:
+def mean_kl(policy: Policy, params: Params, batch: Transitions) -> Tensor:
     """mean KL(pi_sampling || pi_phi) of one task, a scalar in nats."""
     return masked_mean(batch.sampling.kl(policy(params, batch.observations)), batch.mask)

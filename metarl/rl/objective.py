@@ -12,12 +12,12 @@ from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.step import Objective
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.task_map import TaskMap
-from metarl.rl.losses import Batch, Policy, mean_kl, surrogate_and_kl
+from metarl.rl.losses import Policy, Transitions, mean_kl, surrogate_and_kl
 from metarl.rl.rollout import padded
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
-TaskData: TypeAlias = tuple[Sequence[Batch], Batch]
+TaskBatches: TypeAlias = tuple[Sequence[Transitions], Transitions]
 """Support data of every inner step and query data, of one task."""
 
 
@@ -38,7 +38,7 @@ class OuterObjective:
         self._kls_for_products = cache(lambda epsilon: partial(self._kl_for_products, epsilon))
 
     def of(
-        self, like: Params, support: Sequence[Batch], query: Batch, iteration: int = 0
+        self, like: Params, support: Sequence[Transitions], query: Transitions, iteration: int = 0
     ) -> Objective:
         """Return the objective of one iteration's tasks.
 
@@ -53,7 +53,7 @@ class OuterObjective:
         data = (of_support, query)
 
         @cache
-        def curvature_data(fraction: float) -> TaskData:
+        def curvature_data(fraction: float) -> TaskBatches:
             return of_support, for_curvature(query, fraction)
 
         def loss_and_kl(theta: Tensor) -> Tensor:
@@ -78,23 +78,23 @@ class OuterObjective:
         first_order = self._inner.is_first_order
         return Objective(loss_and_kl, loss_gradient, kl_gradient, kl_hvp, iteration, first_order)
 
-    def surrogate_and_kl(self, meta: Params, task: TaskData) -> Tensor:
+    def surrogate_and_kl(self, meta: Params, task: TaskBatches) -> Tensor:
         """Of one task: surrogate and KL of the adapted policy on the query trajectories, [2]."""
         support, query = task
         return surrogate_and_kl(self._policy, self._inner.adapt(meta, support), query)
 
-    def kl(self, meta: Params, task: TaskData) -> Tensor:
+    def kl(self, meta: Params, task: TaskBatches) -> Tensor:
         """Of one task: the KL alone, a scalar."""
         return self._kl_for_products(None, meta, task)
 
     def _kl_for_products(
-        self, hessian_epsilon: float | None, meta: Params, task: TaskData
+        self, hessian_epsilon: float | None, meta: Params, task: TaskBatches
     ) -> Tensor:
         support, query = task
         return mean_kl(self._policy, self._inner.adapt(meta, support, hessian_epsilon), query)
 
 
-def for_curvature(query: Batch, fraction: float) -> Batch:
+def for_curvature(query: Transitions, fraction: float) -> Transitions:
     """Return the env steps of every task that the curvature is estimated from: one at a different
     place of every stretch, as equal distances would see the same moments of every trajectory.
     """

@@ -13,7 +13,7 @@ from metarl.core.params import tree_map
 from metarl.core.task_map import TaskMap
 from metarl.rl.baselines import Baseline, Regression
 from metarl.rl.distributions import Distribution
-from metarl.rl.losses import Batch
+from metarl.rl.losses import Transitions
 from metarl.rl.returns import (
     discounted_returns,
     explained_variance,
@@ -73,7 +73,7 @@ def make_batch(
     baseline: Baseline,
     state: State,
     task_map: TaskMap,
-) -> tuple[Batch, Tensor, State]:
+) -> tuple[Transitions, Tensor, State]:
     """Fit the baseline once and turn returns into standardised advantages.
 
     Args:
@@ -104,7 +104,7 @@ def make_batch(
         rewards + cut_off * final_values[..., None], discounts, following, config.gae_lambda
     )
     numbers = torch.arange(mask.shape[1], device=mask.device)[:, None]
-    batch = Batch(
+    batch = Transitions(
         trajectories.observations,
         trajectories.actions,
         torch.func.vmap(standardize)(advantages, mask),
@@ -120,7 +120,7 @@ def make_batch(
     return pack(batch, BUCKETS if task_map.compiled else None), explained, state
 
 
-def pack(batch: Batch, buckets: int | None = None) -> Batch:
+def pack(batch: Transitions, buckets: int | None = None) -> Transitions:
     """Move the valid ones of a batch's [M, N, T] env steps to the front and cut the rest off.
 
     Args:
@@ -139,7 +139,7 @@ def pack(batch: Batch, buckets: int | None = None) -> Batch:
     return padded(packed, min(full, step * math.ceil(max(size, 1) / step)))
 
 
-def padded(batch: Batch, size: int) -> Batch:
+def padded(batch: Transitions, size: int) -> Transitions:
     """A batch [M, S] with zeros up to S = ``size``."""
 
     def pad(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from metarl.runtime.errors import UserError, warn
 from metarl.runtime.scores import Evaluation, EvaluationConfig
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.losses import Criterion
-from metarl.supervised.task_data import Draw, Episode, Source
+from metarl.supervised.task_data import Source, TaskData, TaskRequest
 
 Array = NDArray[np.floating]
 
@@ -69,7 +69,7 @@ def parse_test(name: str, variants: Sequence[str]) -> HeldOutTest:
     return HeldOutTest(int(match[1]), match[2] or "")
 
 
-class Examples(NamedTuple):
+class RecordedExamples(NamedTuple):
     """The first M' held-out tasks and what the model says of their query data."""
 
     support_inputs: Array  # [M', S, ...]
@@ -79,7 +79,7 @@ class Examples(NamedTuple):
     outputs: Array  # [steps + 1, M', Q, ...], after 0, 1, ... inner steps
 
 
-class Judged(NamedTuple):
+class TaskScores(NamedTuple):
     """One task after 0, 1, ... inner steps; of all tasks with M in front."""
 
     scores: dict[str, Tensor]  # [steps + 1] by kind; the first one counts
@@ -93,15 +93,15 @@ class Prediction(Protocol):
     def criterion(self) -> Criterion: ...
     @property
     def ways(self) -> int | None: ...
-    def prepare(self, tasks: Array, episodes: Episode) -> Episode: ...
+    def prepare(self, tasks: Array, episodes: TaskData) -> TaskData: ...
 
 
-Judge = Callable[[Episode, Sequence[float]], Judged]
+EvaluateTask = Callable[[TaskData, Sequence[float]], TaskScores]
 """Adapts to one task with the given inner rates, and judges after every inner step."""
 
 
 @dataclass(frozen=True)
-class SupervisedProtocol:
+class ModelEvaluator:
     """Scores after 0, 1, ... inner steps on seeded held-out tasks.
 
     Args:
@@ -134,7 +134,7 @@ class SupervisedProtocol:
             return [HeldOutTest(self.shots, "")]
         return [parse_test(name, self.source.variants) for name in self.config.tests]
 
-    def run(self, judge: Judge) -> Evaluation:
+    def run(self, judge: EvaluateTask) -> Evaluation:
         """The scores of all tests: the first one's, which has the others."""
         alpha, validation = self.config.choose_rate(self.alpha, lambda a: self._validate(judge, a))
         found = [e for test in self.tests for e in self._run(judge, test, alpha)]
@@ -143,7 +143,7 @@ class SupervisedProtocol:
             _warn_of_leaks(main, 1 / self.predictor.ways)
         return main
 
-    def _run(self, judge: Judge, test: HeldOutTest, alpha: float) -> list[Evaluation]:
+    def _run(self, judge: EvaluateTask, test: HeldOutTest, alpha: float) -> list[Evaluation]:
         rates = self.config.rates(alpha)
         tasks, episodes, judged = self._judge(judge, test, Purpose.EVALUATION_TASKS, rates)
         kinds = [
@@ -168,7 +168,7 @@ class SupervisedProtocol:
             test=name,
         )
 
-    def _validate(self, judge: Judge, alpha: float) -> float:
+    def _validate(self, judge: EvaluateTask, alpha: float) -> float:
         """Mean score over validation tasks and inner steps from the first on; higher is better."""
         rates = self.config.rates(alpha)
         *_, judged = self._judge(judge, self.tests[0], Purpose.VALIDATION_TASKS, rates)
@@ -176,8 +176,8 @@ class SupervisedProtocol:
         return score if self.predictor.criterion.higher_is_better else -score
 
     def _judge(
-        self, judge: Judge, test: HeldOutTest, purpose: Purpose, rates: Sequence[float]
-    ) -> tuple[Array, Episode, Judged]:
+        self, judge: EvaluateTask, test: HeldOutTest, purpose: Purpose, rates: Sequence[float]
+    ) -> tuple[Array, TaskData, TaskScores]:
         share = self.task_map.processes.share(self.config.tasks)
         tasks, episodes = self.source.draw(self._draw(test, purpose)._replace(share=share))
         prepared = self.predictor.prepare(tasks, episodes)
@@ -189,14 +189,14 @@ class SupervisedProtocol:
             judged._replace(scores=self.task_map.processes.gather(judged.scores)),
         )
 
-    def _recorded(self, episodes: Episode, outputs: Tensor) -> Examples:
+    def _recorded(self, episodes: TaskData, outputs: Tensor) -> RecordedExamples:
         """Of the first tasks of all, wherever those were judged."""
         left = max(0, RECORDED_TASKS - self.task_map.processes.share(self.config.tasks).start)
 
         def first(x: Tensor) -> Any:
             return self.task_map.processes.gather(x[:left]).cpu().numpy()
 
-        return Examples(
+        return RecordedExamples(
             support_inputs=first(episodes.support.inputs),
             support_targets=first(episodes.support.targets),
             query_inputs=first(episodes.query.inputs),
@@ -204,10 +204,10 @@ class SupervisedProtocol:
             outputs=np.swapaxes(first(outputs), 0, 1),
         )
 
-    def _draw(self, test: HeldOutTest, purpose: Purpose) -> Draw:
+    def _draw(self, test: HeldOutTest, purpose: Purpose) -> TaskRequest:
         config = self.config
         queries = config.queries or self.queries
-        return Draw(config.seed, purpose, 0, config.tasks, test.shots, queries, test.variant)
+        return TaskRequest(config.seed, purpose, 0, config.tasks, test.shots, queries, test.variant)
 
 
 def mark_diverged(scores: Array, higher_is_better: bool) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose, generator
-from metarl.supervised.task_data import Batch, Draw, Drawn, Episode
+from metarl.supervised.task_data import Examples, TaskBatch, TaskData, TaskRequest
 
 SPLIT_OF = {
     Purpose.TRAIN_TASKS: "train",
@@ -72,7 +72,7 @@ class FewShot:
         self.task_fields = tuple(f"class_{n}" for n in range(config.ways))
         self.input_shape = tuple(next(iter(splits.values())).inputs.shape[1:])
 
-    def require(self, what: Draw) -> None:
+    def require(self, what: TaskRequest) -> None:
         """Refuse to draw tasks that cannot be drawn.
 
         Raises:
@@ -94,7 +94,7 @@ class FewShot:
                 f"images of class {found.names[fewest]} in the {split} split"
             )
 
-    def draw(self, what: Draw) -> Drawn:
+    def draw(self, what: TaskRequest) -> TaskBatch:
         """Tasks [M, N] of class numbers; inputs [M, N * K, ...], targets [M, N * K]."""
         images = self.splits[SPLIT_OF[what.purpose]]
         tasks = [self._task(images, what, m) for m in what.rows]
@@ -102,10 +102,10 @@ class FewShot:
         index = np.stack([index for _, index in tasks])  # [M, N, K + queries]
         sides = index[..., : what.shots], index[..., what.shots :]
         support, query = (self._batch(images, side) for side in sides)
-        return Drawn(classes.astype(np.float64), Episode(support, query))
+        return TaskBatch(classes.astype(np.float64), TaskData(support, query))
 
     def _task(
-        self, images: LabelledTensors, what: Draw, m: int
+        self, images: LabelledTensors, what: TaskRequest, m: int
     ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Classes [N] and examples [N, K + queries] of task m."""
         rng = generator(what.seed, what.purpose, what.iteration, m)
@@ -114,7 +114,7 @@ class FewShot:
         index = [rng.choice(images.of_class[c], examples, replace=False) for c in classes]
         return classes, np.stack(index)
 
-    def _batch(self, images: LabelledTensors, index: NDArray[np.integer]) -> Batch:
+    def _batch(self, images: LabelledTensors, index: NDArray[np.integer]) -> Examples:
         tasks, ways, examples = index.shape
         targets = torch.arange(ways).repeat_interleave(examples).expand(tasks, -1)
-        return Batch(images[index.reshape(tasks, -1)], targets)
+        return Examples(images[index.reshape(tasks, -1)], targets)

@@ -25,9 +25,9 @@ from metarl.core.task_map import TaskMap
 from metarl.runtime.errors import UserError
 from metarl.runtime.scores import Evaluation
 from metarl.runtime.seeding import Purpose
-from metarl.supervised.evaluate import SupervisedEvaluationConfig, SupervisedProtocol
+from metarl.supervised.evaluate import ModelEvaluator, SupervisedEvaluationConfig
 from metarl.supervised.objective import LOSS, TaskObjective, objective_of
-from metarl.supervised.task_data import Draw, Episode, Source
+from metarl.supervised.task_data import Source, TaskData, TaskRequest
 
 EVALUATION_CHUNK = 50  # held-out tasks at once, where training takes no fewer
 
@@ -124,7 +124,7 @@ class SupervisedLearner:
         self._update = program(self._meta_update) if in_one else self._meta_update
         self._iteration = 0
         self._seed = seed
-        self._protocol = SupervisedProtocol(
+        self._protocol = ModelEvaluator(
             evaluation,
             source,
             task.predictor,
@@ -165,7 +165,7 @@ class SupervisedLearner:
         }
 
     def _meta_update(
-        self, theta: Tensor, state: State, episodes: Episode
+        self, theta: Tensor, state: State, episodes: TaskData
     ) -> tuple[Tensor, State, dict[str, Any], Tensor]:
         """One outer step from theta [P]: the new theta and state, what to log, and the mean of
         ``TaskObjective.values`` before it, [4].
@@ -186,15 +186,15 @@ class SupervisedLearner:
 
     # --- its parts
 
-    def episodes(self, iteration: int) -> Episode:
+    def episodes(self, iteration: int) -> TaskData:
         """The training data of this process's tasks."""
         return self.task.predictor.prepare(*self._source.draw(self._draw(iteration)))
 
-    def _draw(self, iteration: int) -> Draw:
+    def _draw(self, iteration: int) -> TaskRequest:
         config = self.config
         if config.distinct_tasks is not None:
             iteration %= config.distinct_tasks // config.tasks
-        return Draw(
+        return TaskRequest(
             self._seed,
             Purpose.TRAIN_TASKS,
             iteration,

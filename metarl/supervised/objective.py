@@ -16,13 +16,13 @@ from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.step import Objective
 from metarl.core.params import Params, tree_map, unflatten
 from metarl.core.task_map import TaskMap, sum_of_products
-from metarl.supervised.evaluate import Judged
+from metarl.supervised.evaluate import TaskScores
 from metarl.supervised.losses import Criterion, Model, apart_from_each_other
-from metarl.supervised.task_data import Batch, Episode
+from metarl.supervised.task_data import Examples, TaskData
 
 Array = NDArray[np.floating]
 
-Task: TypeAlias = tuple[Episode, Tensor | tuple[()]]
+Task: TypeAlias = tuple[TaskData, Tensor | tuple[()]]
 """Data of one task, and its outputs for the query data before the update, where a KL is wanted."""
 
 LOSS, SCORE = 2, 3  # entries of ``TaskObjective.values``
@@ -48,21 +48,21 @@ class Predictor:
     observe_task: bool = False
     device: str = "cpu"
 
-    def loss(self, params: Params, batch: Batch) -> Tensor:
+    def loss(self, params: Params, batch: Examples) -> Tensor:
         return self.criterion.loss(self.model(params, batch.inputs), batch.targets)
 
-    def sum_over_classes(self, params: Params, batch: Batch) -> Tensor:
+    def sum_over_classes(self, params: Params, batch: Examples) -> Tensor:
         """The sum over classes of each one's mean loss, where all have as many examples."""
         return self.loss(params, batch) * (self.ways or 1)
 
-    def prepare(self, tasks: Array, episodes: Episode) -> Episode:
+    def prepare(self, tasks: Array, episodes: TaskData) -> TaskData:
         """Episodes on the device, and with the tasks beside the inputs for the oracle."""
         if self.observe_task:
             row = torch.as_tensor(tasks, dtype=episodes.support.inputs.dtype)[:, None]
-            episodes = Episode(*(_beside_inputs(batch, row) for batch in episodes))
+            episodes = TaskData(*(_beside_inputs(batch, row) for batch in episodes))
         return tree_map(lambda x: x.to(self.device), episodes)
 
-    def outputs(self, phi: Params, task: Episode) -> dict[str, Tensor]:
+    def outputs(self, phi: Params, task: TaskData) -> dict[str, Tensor]:
         """Outputs for the query data by kind; the first one is what counts."""
         support, query = task
         together = self.model(phi, query.inputs)
@@ -97,7 +97,7 @@ class TaskObjective:
         outputs = self.predictor.model(phi, query.inputs)
         criterion = self.predictor.criterion
         loss = descended = criterion.loss(outputs, query.targets)
-        if self.inner.uses_displacement:
+        if self.inner.uses_parameter_difference:
             # Its gradient is (theta - phi) / alpha (Nichol et al. 2018, section 3).
             alpha = self.inner.config.alpha
             moved = {n: (p - phi[n]).detach() / alpha for n, p in theta.items()}
@@ -117,13 +117,13 @@ class TaskObjective:
             reference, self.predictor.model(phi, query.inputs)
         )
 
-    def query_outputs(self, meta: Params, task: Episode) -> Tensor:
+    def query_outputs(self, meta: Params, task: TaskData) -> Tensor:
         """Outputs for the query data after adaptation."""
         _, phi = self._adapted(meta, (task, ()))
         outputs: Tensor = self.predictor.model(phi, task.query.inputs)
         return outputs
 
-    def judge(self, meta: Tensor, task: Episode, alphas: Sequence[float]) -> Judged:
+    def judge(self, meta: Tensor, task: TaskData, alphas: Sequence[float]) -> TaskScores:
         """Adapt with these inner rates, and score the query data after every inner step."""
         support, query = task
         phi, rates = self.inner.split(unflatten(meta, self.like), alphas)
@@ -136,7 +136,7 @@ class TaskObjective:
             kind: torch.stack([score(o[kind], query.targets) for o in outputs])
             for kind in outputs[0]
         }
-        return Judged(scores, torch.stack([next(iter(o.values())) for o in outputs]))
+        return TaskScores(scores, torch.stack([next(iter(o.values())) for o in outputs]))
 
     def _adapted(
         self, meta: Params, task: Task, hessian_epsilon: float | None = None
@@ -145,8 +145,8 @@ class TaskObjective:
         (support, query), _ = task
         of_names = unflatten(meta["meta"], self.like)
         theta, rates = self.inner.split(of_names, self.inner.config.alphas)
-        if self.inner.uses_displacement:  # no query set: adapt to all there is
-            support = Batch(*(torch.cat(pair) for pair in zip(support, query, strict=True)))
+        if self.inner.uses_parameter_difference:  # no query set: adapt to all there is
+            support = Examples(*(torch.cat(pair) for pair in zip(support, query, strict=True)))
         return theta, self.inner.adapt(of_names, [support] * len(rates), hessian_epsilon)
 
 
@@ -154,7 +154,7 @@ def objective_of(
     task: TaskObjective,
     task_map: TaskMap,
     theta: Tensor,
-    episodes: Episode,
+    episodes: TaskData,
     needs_kl: bool,
     iteration: int,
 ) -> Objective:
@@ -201,6 +201,6 @@ def _kl_of(task: TaskObjective, hessian_epsilon: float | None) -> Callable[[Para
     return partial(task.kl, hessian_epsilon=hessian_epsilon)
 
 
-def _beside_inputs(batch: Batch, tasks: Tensor) -> Batch:
+def _beside_inputs(batch: Examples, tasks: Tensor) -> Examples:
     rows = tasks.expand(-1, batch.inputs.shape[1], -1)
     return batch._replace(inputs=torch.cat([batch.inputs, rows], -1))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from metarl.core.params import tree_map
 from metarl.runtime.seeding import Purpose, generator
-from metarl.supervised.task_data import Batch, Draw, Drawn, Episode
+from metarl.supervised.task_data import Examples, TaskBatch, TaskData, TaskRequest
 
 Array = NDArray[np.float32]
 Interval = tuple[float, float]
@@ -46,19 +46,19 @@ class Sinusoid:
             if not low <= high:
                 raise ValueError(f"{name} should be [low, high], got [{low}, {high}]")
 
-    def require(self, what: Draw) -> None:
+    def require(self, what: TaskRequest) -> None:
         """Everything can be drawn."""
 
-    def draw(self, what: Draw) -> Drawn:
+    def draw(self, what: TaskRequest) -> TaskBatch:
         """Tasks [M, 2]; inputs and targets [M, S, 1]."""
         block, row = divmod(what.iteration, BLOCK)
         tasks, episodes = _block(self, what._replace(iteration=block, share=None))
         rows = slice(what.rows.start, what.rows.stop)
-        return Drawn(tasks[row, rows], tree_map(lambda x: x[row, rows], episodes))
+        return TaskBatch(tasks[row, rows], tree_map(lambda x: x[row, rows], episodes))
 
 
 @lru_cache(maxsize=4)
-def _block(family: Sinusoid, what: Draw) -> Drawn:
+def _block(family: Sinusoid, what: TaskRequest) -> TaskBatch:
     """A block of iterations: tasks [B, M, 2]; inputs and targets [B, M, S, 1].
 
     The tasks are the same whatever is drawn of them.
@@ -75,12 +75,12 @@ def _block(family: Sinusoid, what: Draw) -> Drawn:
     query = _scale(rng.random((blocks, what.tasks, what.queries), np.float32), (low, high))
     noise = np.float32(family.noise) * rng.standard_normal(support.shape, np.float32)
 
-    def of(x: Array, noise: Array | float) -> Batch:
+    def of(x: Array, noise: Array | float) -> Examples:
         y = amplitude * np.sin(x - phase) + noise
-        return Batch(torch.from_numpy(x)[..., None], torch.from_numpy(y)[..., None])
+        return Examples(torch.from_numpy(x)[..., None], torch.from_numpy(y)[..., None])
 
     tasks = np.concatenate([amplitude, phase], -1)
-    return Drawn(tasks, Episode(of(support, noise), of(query, 0.0)))
+    return TaskBatch(tasks, TaskData(of(support, noise), of(query, 0.0)))
 
 
 def _scale(unit: Array, interval: Interval) -> Array:

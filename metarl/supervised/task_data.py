@@ -10,28 +10,28 @@ from torch import Tensor
 from metarl.runtime.seeding import Purpose
 
 
-class Batch(NamedTuple):
+class Examples(NamedTuple):
     """S examples of one task; of all tasks with M in front."""
 
     inputs: Tensor  # [S, ...]
     targets: Tensor  # [S, ...], or [S] class numbers
 
 
-class Episode(NamedTuple):
+class TaskData(NamedTuple):
     """Support data to adapt on, query data to judge on."""
 
-    support: Batch
-    query: Batch
+    support: Examples
+    query: Examples
 
 
-class Drawn(NamedTuple):
+class TaskBatch(NamedTuple):
     """M tasks and an episode of each."""
 
     tasks: NDArray[np.floating]  # [M, task_dim]
-    episodes: Episode
+    episodes: TaskData
 
 
-class Draw(NamedTuple):
+class TaskRequest(NamedTuple):
     """What to draw. Equal ones give equal data."""
 
     seed: int
@@ -62,5 +62,5 @@ class Source(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...  # of one example
     @property
     def variants(self) -> Sequence[str]: ...
-    def require(self, what: Draw) -> None: ...
-    def draw(self, what: Draw) -> Drawn: ...
+    def require(self, what: TaskRequest) -> None: ...
+    def draw(self, what: TaskRequest) -> TaskBatch: ...

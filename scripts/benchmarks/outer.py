@@ -13,13 +13,13 @@ from metarl.core.params import flatten, tree_map
 from metarl.experiment.build import make_rl_learner
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.learner import MetaRLLearner
-from metarl.rl.losses import Batch
+from metarl.rl.losses import Transitions
 
 Function = Callable[..., Any]
 
 
 def parts(
-    learner: MetaRLLearner, support: Sequence[Batch], query: Batch
+    learner: MetaRLLearner, support: Sequence[Transitions], query: Transitions
 ) -> dict[str, Callable[[], object]]:
     """The outer step and what it is made of, each ready to be called."""
     objective, theta, step = (
@@ -47,7 +47,9 @@ def watch(
     """
     make = learner.objective
 
-    def watched(support: Sequence[Batch], query: Batch, iteration: int = 0) -> Objective:
+    def watched(
+        support: Sequence[Transitions], query: Transitions, iteration: int = 0
+    ) -> Objective:
         begin(tuple(support), query)
         objective = make(support, query, iteration)
         functions: dict[str, Any] = {n: f for n, f in vars(objective).items() if callable(f)}
@@ -102,7 +104,7 @@ def _call(args: Any, kwargs: Any, function: Function) -> Any:
     return function(*args, **kwargs)
 
 
-def _of_a_task(batch: Batch) -> Batch:
+def _of_a_task(batch: Transitions) -> Transitions:
     """One task with as many env steps as the mean one: padding is no work."""
     env_steps = max(1, round(float(batch.mask.sum(1).mean())))
     return tree_map(lambda x: x[:1, :env_steps], batch)

@@ -95,10 +95,10 @@ def decode(path):
 def test_a_clip_is_what_reports_save(tmp_path):
     from metarl.report.film import _save_clip  # here, as environments else know no PyTorch
     from metarl.report.view import RunView
-    from metarl.rl.evaluate import Episodes
+    from metarl.rl.evaluate import RecordedRollouts
 
     rng = np.random.default_rng(0)
-    episodes = Episodes(  # 2 inner steps, 2 tasks, 2 trajectories each, 4 env steps
+    episodes = RecordedRollouts(  # 2 inner steps, 2 tasks, 2 trajectories each, 4 env steps
         rng.normal(size=(3, 2, 2, 5, 2)),
         rng.normal(size=(3, 2, 2, 4)),
         rng.integers(1, 5, (3, 2, 2)),

@@ -24,7 +24,7 @@ from metarl.experiment.schema import RLExperiment
 from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
 from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
-from metarl.rl.evaluate import Episodes, PolicyEvaluation
+from metarl.rl.evaluate import PolicyEvaluation, RecordedRollouts
 from metarl.runtime.files import to_json
 from metarl_envs import FAMILIES
 
@@ -56,7 +56,7 @@ def moving(family, velocity, steps=30, lengths=None):
     qpos[..., : way.shape[-1]] += way
     lengths = np.broadcast_to(steps if lengths is None else lengths, velocity.shape[:-1]).copy()
     qpos[np.arange(steps + 1) > lengths[..., None]] = GARBAGE
-    return Episodes(qpos, np.zeros((*velocity.shape[:-1], steps)), lengths)
+    return RecordedRollouts(qpos, np.zeros((*velocity.shape[:-1], steps)), lengths)
 
 
 def metric_rows(iterations=4, **values):

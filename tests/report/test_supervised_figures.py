@@ -21,7 +21,7 @@ from metarl.experiment.settings import read_config
 from metarl.report.plots import figures, to_png, to_svg
 from metarl.report.style import COLOURS
 from metarl.report.view import RunView
-from metarl.supervised.evaluate import Examples
+from metarl.supervised.evaluate import RecordedExamples
 
 ROOT = Path(__file__).parents[2]
 TESTS = ["10-shot", "5-shot", "20-shot", "5-shot half-range"]
@@ -426,7 +426,7 @@ def fake_images(ways, shots, queries, channels, steps=1):
     def targets(examples):
         return np.tile(np.repeat(np.arange(ways), examples), (2, 1))
 
-    return Examples(
+    return RecordedExamples(
         rng.random((2, ways * shots, channels, 4, 4), dtype=np.float32),
         targets(shots),
         rng.random((2, ways * queries, channels, 4, 4), dtype=np.float32),

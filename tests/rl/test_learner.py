@@ -31,8 +31,8 @@ from metarl.rl.distributions import Gaussian
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import (
     INNER_LOSSES,
-    Batch,
     Policy,
+    Transitions,
     lvc_loss,
     mean_kl,
     reinforce_loss,
@@ -360,7 +360,7 @@ def test_ratio_is_one_and_kl_zero_at_the_sampling_policy(algorithm, loss, rates)
 def test_kl_is_from_the_sampling_to_the_new_policy() -> None:
     learner = toy_learner()
     support, _ = sampled(learner)
-    batch: Batch = task(double(support.batch), 0)
+    batch: Transitions = task(double(support.batch), 0)
     params = double(learner.meta)
     params["log_std"] = params["log_std"] - 0.7
     params["head.bias"] = params["head.bias"] + 0.3
@@ -379,7 +379,7 @@ def test_kl_is_from_the_sampling_to_the_new_policy() -> None:
 def test_padding_cannot_overflow_the_ratio() -> None:
     learner = toy_learner("ant-direction", horizon=60)
     support, _ = sampled(learner)
-    batch: Batch = task(support.batch, int(support.batch.mask.sum(1).argmin()))
+    batch: Transitions = task(support.batch, int(support.batch.mask.sum(1).argmin()))
     assert (batch.mask == 0).any()
     narrow = learner.meta | {"log_std": torch.full((8,), -50.0)}
     batch = batch._replace(
@@ -399,7 +399,7 @@ def test_padding_cannot_overflow_the_ratio() -> None:
 def test_surrogate_gradient_is_the_policy_gradient_at_the_sampling_policy() -> None:
     learner = toy_learner()
     support, _ = sampled(learner)
-    batch: Batch = task(double(support.batch), 0)
+    batch: Transitions = task(double(support.batch), 0)
     theta = double(learner.meta)
     batch = batch._replace(
         log_probs=policy_of(learner)(theta, batch.observations).log_prob(batch.actions)
@@ -442,12 +442,12 @@ def test_lvc_estimates_the_known_meta_gradient_of_a_gaussian_bandit(loss: str) -
         mean = params["mean"].expand(*observations.shape[:-1], 1)
         return Gaussian(mean, torch.zeros_like(mean))
 
-    def batch_of(mean: float) -> Batch:
+    def batch_of(mean: float) -> Transitions:
         z = torch.randn(n, 1, 1, generator=generator, dtype=torch.float64)
         sampling = Gaussian(torch.full_like(z, mean), torch.zeros_like(z))
         rewards = -((mean + z - goal) ** 2)[..., 0] / 2
         ones = torch.ones_like(rewards)
-        return Batch(
+        return Transitions(
             *(z, mean + z, rewards, sampling, sampling.log_prob(mean + z), ones),
             *(ones, ones, rewards, ones),
         )

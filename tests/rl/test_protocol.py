@@ -9,7 +9,7 @@ import torch
 from metarl.core.params import flatten
 from metarl.experiment.build import make_family, make_learner
 from metarl.experiment.schema import RLExperiment
-from metarl.rl.evaluate import Episodes, PolicyEvaluationConfig
+from metarl.rl.evaluate import PolicyEvaluationConfig, RecordedRollouts
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.losses import surrogate_and_kl
 from metarl.rl.sampler import Stream
@@ -96,12 +96,12 @@ def test_watching_changes_no_score():
 def test_episodes_survive_their_file_and_nothing_is_unpickled():
     episodes = toy().evaluate(0).episodes
     data = to_npz(episodes)
-    for found, expected in zip(from_npz(data, [Episodes]), episodes, strict=True):
+    for found, expected in zip(from_npz(data, [RecordedRollouts]), episodes, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert data == to_npz(episodes)
     for damaged in (b"", data[:100], b"\x80\x04N.", data.replace(b"qpos", b"qpqs")):
         with pytest.raises(ValueError, match="damaged episodes"):
-            from_npz(damaged, [Episodes])
+            from_npz(damaged, [RecordedRollouts])
 
 
 # --- the protocol's choices

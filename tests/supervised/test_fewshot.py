@@ -7,9 +7,9 @@ import torch
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.fewshot import FewShot, FewShotConfig, LabelledTensors
-from metarl.supervised.task_data import Draw
+from metarl.supervised.task_data import TaskRequest
 
-TRAIN = Draw(seed=0, purpose=Purpose.TRAIN_TASKS, iteration=3, tasks=50, shots=2, queries=3)
+TRAIN = TaskRequest(seed=0, purpose=Purpose.TRAIN_TASKS, iteration=3, tasks=50, shots=2, queries=3)
 TEST = TRAIN._replace(purpose=Purpose.EVALUATION_TASKS)
 
 
@@ -28,7 +28,9 @@ def source() -> FewShot:
 
 
 @pytest.mark.parametrize(("what", "start"), [(TRAIN, 0), (TEST, 100)])
-def test_an_episode_has_its_classes_and_no_image_twice(source: FewShot, what: Draw, start: int):
+def test_an_episode_has_its_classes_and_no_image_twice(
+    source: FewShot, what: TaskRequest, start: int
+):
     tasks, episode = source.draw(what)
     assert tasks.shape == (50, 4)
     assert source.input_shape == (1, 1, 1)
@@ -79,7 +81,7 @@ def test_floating_point_inputs_of_any_shape_stay_as_they_are():
     ],
 )
 def test_tasks_that_cannot_be_drawn_are_refused(
-    source: FewShot, ways: int, what: Draw, message: str
+    source: FewShot, ways: int, what: TaskRequest, message: str
 ):
     other = FewShot(source.splits, FewShotConfig(ways=ways))
     with pytest.raises(UserError, match=message):

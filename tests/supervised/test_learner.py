@@ -19,7 +19,7 @@ from metarl.runtime.errors import UserError
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
 from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
 from metarl.supervised.models import ModelConfig
-from metarl.supervised.task_data import Batch, Episode
+from metarl.supervised.task_data import Examples, TaskData
 
 GLYPHS = {"source": "glyphs", "ways": 3}
 CONV = ModelConfig(name="conv", filters=4)
@@ -42,7 +42,7 @@ def inner(algorithm: str, **settings: Any) -> SupervisedInnerConfig:
     return SupervisedInnerConfig(algorithm=algorithm, **({"rate": 0.05} | settings))  # type: ignore[arg-type]
 
 
-def in_double(learner: SupervisedLearner) -> tuple[Params, Episode]:
+def in_double(learner: SupervisedLearner) -> tuple[Params, TaskData]:
     """Meta-parameters (moved off the symmetric start) and training data, in float64."""
     torch.manual_seed(0)
     meta = learner.state_dict()["meta"]
@@ -52,7 +52,7 @@ def in_double(learner: SupervisedLearner) -> tuple[Params, Episode]:
     return {"meta": flat}, double
 
 
-def mean_gradient(learner: SupervisedLearner) -> tuple[Params, Tensor, Episode]:
+def mean_gradient(learner: SupervisedLearner) -> tuple[Params, Tensor, TaskData]:
     """Meta-parameters by name, the meta-gradient over all tasks, and the data."""
     meta, episodes = in_double(learner)
     _, gradient = TaskMap(2).mean_and_grad(learner.task.values, meta, (episodes, ()))
@@ -66,7 +66,7 @@ class ByHand:
         order = ("body.0.weight", "body.0.bias", "head.weight", "head.bias")
         self.p = [params[name].numpy() for name in order]
 
-    def gradient(self, p: list[np.ndarray], batch: Batch) -> list[np.ndarray]:
+    def gradient(self, p: list[np.ndarray], batch: Examples) -> list[np.ndarray]:
         """dL/dp, backpropagated by hand."""
         x, y = (t.numpy() for t in batch)
         w1, b1, w2, b2 = p
@@ -76,7 +76,7 @@ class ByHand:
         return [dz.T @ x, dz.sum(0), e.T @ h, e.sum(0)]
 
     def hessian_product(
-        self, p: list[np.ndarray], v: list[np.ndarray], batch: Batch
+        self, p: list[np.ndarray], v: list[np.ndarray], batch: Examples
     ) -> list[np.ndarray]:
         """d(dL/dp) along v: every line of ``gradient`` differentiated (Pearlmutter 1994)."""
         x, y = (t.numpy() for t in batch)
@@ -105,9 +105,9 @@ def test_the_meta_gradient_is_that_of_numpy_by_hand(algorithm: str):
         rates[:2] = [np.zeros_like(p) for p in rates[:2]]
     total: list[list[np.ndarray]] = []
     for m in range(4):
-        s, q = (Batch(side.inputs[m], side.targets[m]) for side in (support, query))
+        s, q = (Examples(side.inputs[m], side.targets[m]) for side in (support, query))
         if algorithm == "reptile":
-            s = Batch(*(torch.cat(pair) for pair in zip(s, q, strict=True)))
+            s = Examples(*(torch.cat(pair) for pair in zip(s, q, strict=True)))
         g = hand.gradient(hand.p, s)
         phi = [p - a * x for p, a, x in zip(hand.p, rates, g, strict=True)]
         v = hand.gradient(phi, q)
@@ -150,7 +150,7 @@ def test_reptile_gives_the_displacement_of_several_steps():
     hand = ByHand(params)
     moved = []
     for m in range(4):
-        both = Batch(*(torch.cat([a[m], b[m]]) for a, b in zip(support, query, strict=True)))
+        both = Examples(*(torch.cat([a[m], b[m]]) for a, b in zip(support, query, strict=True)))
         phi = hand.p
         for _ in range(3):
             step = hand.gradient(phi, both)

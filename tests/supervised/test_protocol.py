@@ -15,15 +15,15 @@ from metarl.runtime.errors import UserError
 from metarl.runtime.scores import from_npz, to_npz
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.evaluate import (
-    Examples,
     HeldOutTest,
+    RecordedExamples,
     SupervisedEvaluationConfig,
     mark_diverged,
     parse_test,
 )
 from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
 from metarl.supervised.models import ModelConfig, make_model
-from metarl.supervised.task_data import Draw
+from metarl.supervised.task_data import TaskRequest
 
 GLYPHS = {"source": "glyphs", "ways": 3}
 
@@ -51,7 +51,7 @@ def test_scores_are_those_of_gradient_steps_with_an_optimiser():
     assert [main.test, *(e.test for e in main.others)] == ["4-shot", "2-shot half-range"]
     source = make_source({"source": "sinusoid"}, None)
     for found, shots, variant in ((main, 4, ""), (main.others[0], 2, "half-range")):
-        what = Draw(0, Purpose.EVALUATION_TASKS, 0, 60, shots, 7, variant)
+        what = TaskRequest(0, Purpose.EVALUATION_TASKS, 0, 60, shots, 7, variant)
         tasks, (support, query) = source.draw(what)
         np.testing.assert_array_equal(found.tasks, tasks)
         assert found.scores.shape == (4, 60)
@@ -76,7 +76,7 @@ def test_accuracy_is_of_every_query_beside_the_support_data_or_of_all_at_once():
     learner = toy(config, data=GLYPHS, model=model, shots=2, queries=2)
     module = make_model(model, (1, 28, 28), 3, 0)
     main = learner.evaluate(0)
-    what = Draw(0, Purpose.EVALUATION_TASKS, 0, 8, 2, 2)
+    what = TaskRequest(0, Purpose.EVALUATION_TASKS, 0, 8, 2, 2)
     _, (support, query) = make_source(GLYPHS, None).draw(what)
     params = learner.state_dict()["meta"]
     for m in range(8):
@@ -114,9 +114,9 @@ def test_the_same_tasks_come_at_every_evaluation_of_every_run():
 def test_recorded_examples_survive_their_file():
     config = SupervisedEvaluationConfig(tasks=5, inner_steps=2, queries=4)
     examples = toy(config).evaluate(0).episodes
-    assert isinstance(examples, Examples)
+    assert isinstance(examples, RecordedExamples)
     assert examples.outputs.shape == (3, 3, 4, 1)
-    kept = from_npz(to_npz(examples), [Examples])
+    kept = from_npz(to_npz(examples), [RecordedExamples])
     for a, b in zip(kept, examples, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -10,14 +10,16 @@ from metarl.experiment.build import parse_source
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.sinusoid import BLOCK, Sinusoid
-from metarl.supervised.task_data import Draw
+from metarl.supervised.task_data import TaskRequest
 
-TRAIN = Draw(seed=0, purpose=Purpose.TRAIN_TASKS, iteration=3, tasks=400, shots=10, queries=7)
+TRAIN = TaskRequest(
+    seed=0, purpose=Purpose.TRAIN_TASKS, iteration=3, tasks=400, shots=10, queries=7
+)
 TEST = TRAIN._replace(purpose=Purpose.EVALUATION_TASKS, iteration=0)
 
 
 @pytest.mark.parametrize("what", [TRAIN, TEST])
-def test_targets_are_those_of_the_task(what: Draw):
+def test_targets_are_those_of_the_task(what: TaskRequest):
     tasks, episode = Sinusoid().draw(what)
     assert tasks.shape == (400, 2)
     amplitude, phase = (torch.from_numpy(x)[:, None, None] for x in tasks.T)
