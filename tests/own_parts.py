@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 from torch.func import functional_call
 
@@ -15,6 +16,7 @@ from metarl.rl.returns import masked_mean
 from metarl.runtime.seeding import generator
 from metarl.supervised.task_data import Examples, TaskBatch, TaskData
 from metarl_envs.half_cheetah import HalfCheetah
+from metarl_envs.point import PointNavigation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +176,59 @@ class Diary:
 
 def network(shape, outputs):
     return nn.Sequential(nn.Linear(shape[0], 5), nn.Tanh(), nn.Linear(5, outputs))
+
+
+class Compass(PointNavigation):
+    """Point navigation by four discrete moves."""
+
+    @property
+    def action_space(self):
+        return spaces.Discrete(4)
+
+    def control(self, action):
+        moves = self.max_step * np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        return moves[action.astype(int)]
+
+
+class Categorical(NamedTuple):
+    """One of K actions, from the logits [..., K]."""
+
+    logits: torch.Tensor
+
+    @property
+    def noise_dim(self):
+        return 1
+
+    def sample(self, noise):
+        uniform = torch.special.ndtr(noise)
+        return (self.logits.softmax(-1).cumsum(-1)[..., :-1] < uniform).sum(-1)
+
+    def mode(self):
+        return self.logits.argmax(-1)
+
+    def log_prob(self, action):
+        return self.logits.log_softmax(-1).gather(-1, action[..., None])[..., 0]
+
+    def kl(self, other):
+        ours, theirs = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
+        return (ours.exp() * (ours - theirs)).sum(-1)
+
+    def entropy(self):
+        logs = self.logits.log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1)
+
+    def statistics(self):
+        return {"largest_probability": self.logits.softmax(-1).amax(-1)}
+
+
+class Moves(nn.Module):
+    def __init__(self, observations, actions):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(observations.shape[0], 16), nn.Tanh())
+        self.head = nn.Linear(16, int(actions.n))
+
+    def forward(self, observation):
+        return Categorical(self.head(self.body(observation)))
 
 
 # --- what should be refused

@@ -153,6 +153,21 @@ def test_a_policy_that_draws_random_numbers_ends_in_one_line(mine: Path, capsys)
     assert "the policy is not the one that sampled" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "compiled", ["false", pytest.param("true", marks=pytest.mark.needs_compiler)]
+)
+def test_discrete_actions_of_a_distribution_of_ones_own_learn(mine: Path, compiled: str):
+    run = [*("--env.family", "mine:Compass", "--env.horizon", "20", "--policy.name", "mine:Moves")]
+    run += ["--tasks", "8", "--trajectories", "10", "--iterations", "8", "--outer.max_kl", "0.05"]
+    run += ["--inner.rate", "0.5", "--evaluation.tasks", "4", "--evaluation.mean_actions", "true"]
+    run += ["--logging.wandb", "disabled", "--logging.report", "false", "--compile", compiled]
+    assert train([*run, "--name", "moves"]) == 0
+    rows = read_metrics(Path("runs/moves/metrics.jsonl"))
+    assert all(0 <= row["policy/entropy"] <= np.log(4) + 1e-5 for row in rows)
+    assert all(0.25 <= row["policy/largest_probability"] <= 1 for row in rows)
+    assert rows[-1]["return/after"] > rows[0]["return/after"] + 0.5
+
+
 def test_tasks_reach_the_physics_and_the_rewards(mine: Path):
     """Each simulation has its task's mass, after a reset of some of them too; rewards are noisy
     with numbers of the task's own generator."""

@@ -44,6 +44,7 @@ class BatchedEnv:
         self._tasks = np.zeros((num_tasks * num_envs, family.task_dim))
         self._elapsed = np.zeros(num_tasks * num_envs, dtype=np.int64)
         self._alive = np.zeros(num_tasks * num_envs, dtype=bool)
+        self._action_shape = family.action_space.shape or ()
         self._rngs: list[np.random.Generator | None] = [None] * num_tasks
 
     @property
@@ -104,18 +105,20 @@ class BatchedEnv:
         return self._observe()
 
     def step(self, action: Array) -> EnvStep:
-        """One env step of the running episodes under the policy's ``action`` [M, N, A].
+        """One env step of the running episodes under the policy's ``action`` [M, N, *action_shape].
 
         Raises:
             ValueError: ``action`` has the wrong shape.
         """
-        expected = (*self.shape, self.family.action_dim)
+        expected = (*self.shape, *self._action_shape)
         if action.shape != expected:
             raise ValueError(f"action must have shape {expected}, got {action.shape}")
         alive = self._alive.copy()
         ids = None if alive.all() else np.flatnonzero(alive)
         # As float64 first, so that an action has one control and one cost whatever its dtype.
-        control = self.family.control(action.astype(np.float64).reshape(len(alive), -1))
+        control = self.family.control(
+            action.astype(np.float64).reshape(len(alive), *self._action_shape)
+        )
         before = self.simulator.state.copy()
         noise = self._noise()
         diverged = self.simulator.step(control, noise, ids)

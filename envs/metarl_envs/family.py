@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -154,14 +154,18 @@ class TaskFamily(ABC):
         return spaces.Box(-np.inf, np.inf, (dim,), np.float64)
 
     @property
-    def action_space(self) -> "spaces.Box[np.float32]":
-        """Space of a policy's actions; ``control`` clips those outside of it."""
+    def action_space(self) -> "spaces.Space[Any]":
+        """Space of a policy's actions, which ``control`` turns into those of the actuators."""
         low, high = (x.astype(np.float32) for x in self.control_range)
         scale = np.float32(self.action_scale)
         return spaces.Box(low / scale, high / scale, dtype=np.float32)
 
     def control(self, action: Array) -> Array:
-        """Actuator controls clip(action_scale * a, low, high) of the policy's actions [..., A]."""
+        """Actuator controls [..., A] of the policy's actions [..., *action_shape].
+
+        By default clip(action_scale * a, low, high). Discrete actions come as whole numbers in
+        float64.
+        """
         low, high = self.control_range
         return np.clip(self.action_scale * action, low, high)
 
