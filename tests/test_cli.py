@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import metarl
+from metarl.commands.list import list_
 from metarl.commands.main import evaluate, report, train
 from metarl.commands.main import main as command_line
 from metarl.runtime.sinks import read_metrics
@@ -420,3 +421,20 @@ def test_a_script_is_started_anywhere(tmp_path: Path, start, script):
     assert (process.returncode, out) == (2, "")
     assert re.fullmatch(r"metarl report: error: there is no run folder missing.*\n", err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_list_shows_families_algorithms_configs_and_runs(toy, runs: Path, capsys):
+    train(toy("run"))
+    capsys.readouterr()
+    assert list_([]) == 0
+    text = capsys.readouterr().out
+    for word in (*FAMILIES, "meta-sgd", "Raghu et al. 2020", "trpo", "lvc", "omniglot"):
+        assert word in text
+    assert "paper/half_cheetah_velocity" in text
+    assert "runs/run" in text
+    assert list_(["configs"]) == 0
+    assert "half-cheetah-velocity" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        list_(["famlies"])
+    assert stopped.value.code == 2
+    assert "there are families, algorithms, configs, runs" in capsys.readouterr().err

@@ -23,29 +23,31 @@ Options = TypeVar("Options")
 def command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
     """Turn a UserError into one line and exit code 2, Ctrl-C into one line and its usual 130."""
 
+    name = function.__name__.rstrip("_")
+
     @wraps(function)
     def run(argv: Sequence[str]) -> int:
         try:
             return function(argv)
         except UserError as error:
             if leads():
-                print(f"metarl {function.__name__}: error: {error}", file=sys.stderr)
+                print(f"metarl {name}: error: {error}", file=sys.stderr)
             return 2
         except (Fault, torch.OutOfMemoryError) as error:
             reason = str(error).partition("\n")[0]
-            print(f"metarl {function.__name__}: error: {reason}", file=sys.stderr, flush=True)
+            print(f"metarl {name}: error: {reason}", file=sys.stderr, flush=True)
             return 1
         except StoppedElsewhere:
             return 1
         except Disconnected as error:
-            where = f"metarl {function.__name__}: process {launched().rank}"
+            where = f"metarl {name}: process {launched().rank}"
             print(f"{where}: another process is lost: {error}", file=sys.stderr, flush=True)
             return 1
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except KeyboardInterrupt:
-            print(f"metarl {function.__name__}: interrupted", file=sys.stderr)
+            print(f"metarl {name}: interrupted", file=sys.stderr)
             return 130
 
     return run

@@ -7,6 +7,7 @@ from metarl import __version__
 from metarl.commands.evaluate import evaluate
 from metarl.commands.gradcheck import gradcheck
 from metarl.commands.keep import keep
+from metarl.commands.list import list_
 from metarl.commands.report import report
 from metarl.commands.train import train
 from metarl.experiment.parsing import Parser
@@ -16,6 +17,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "report": report,
     "keep": keep,
+    "list": list_,
     "gradcheck": gradcheck,
 }
 

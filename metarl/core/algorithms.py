@@ -38,12 +38,21 @@ class InnerAlgorithm:
 
 
 ALGORITHMS: dict[str, InnerAlgorithm] = {
-    "maml": InnerAlgorithm(),  # Finn et al. 2017
-    "fomaml": InnerAlgorithm(first_order=True),  # Finn et al. 2017, section 5.2
-    "anil": InnerAlgorithm(head_only=True),  # Raghu et al. 2020
-    "meta-sgd": InnerAlgorithm(learned_rates=True),  # Li et al. 2017
-    "reptile": InnerAlgorithm(first_order=True, parameter_difference=True),  # Nichol et al. 2018
+    "maml": InnerAlgorithm(),
+    "fomaml": InnerAlgorithm(first_order=True),
+    "anil": InnerAlgorithm(head_only=True),
+    "meta-sgd": InnerAlgorithm(learned_rates=True),
+    "reptile": InnerAlgorithm(first_order=True, parameter_difference=True),
 }
+
+SOURCES = {
+    "maml": "Finn et al. 2017",
+    "fomaml": "Finn et al. 2017, section 5.2",
+    "anil": "Raghu et al. 2020",
+    "meta-sgd": "Li et al. 2017",
+    "reptile": "Nichol et al. 2018; of supervised models",
+}
+"""The papers of the algorithms."""
 
 
 @dataclass(frozen=True)

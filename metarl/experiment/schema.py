@@ -205,6 +205,17 @@ def config_parser(prog: str, schema: type[Experiment], epilog: str = "") -> Pars
     return parser
 
 
+def config_files() -> dict[str, Path]:
+    """The repository's or the installed package's configs, by name."""
+    package = Path(metarl.__file__).parent
+    folders = [package.parent / "configs", package / "configs"]
+    return {
+        str(path.relative_to(folder).with_suffix("")): path
+        for folder in folders
+        for path in sorted(folder.rglob("*.yaml"))
+    }
+
+
 def find_config(name: str) -> Path:
     """A config by path, or by name from the repository's or the installed package's configs.
 

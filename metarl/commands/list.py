@@ -1,0 +1,103 @@
+"""``metarl list``."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from metarl.commands.command import command
+from metarl.core.algorithms import ALGORITHMS, SOURCES
+from metarl.experiment import build
+from metarl.experiment.parsing import Parser
+from metarl.experiment.schema import config_files
+from metarl.rl.losses import INNER_LOSSES
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.sinks import read_metrics
+
+Rows = list[list[str]]
+
+
+def families() -> Rows:
+    """Task families, ``--env.family``."""
+    rows = [["family", "task", "horizon", ""]]
+    for name, family in build.FAMILIES.items():
+        horizon = str(family.__dataclass_fields__["horizon"].default)
+        rows.append([name, ", ".join(family.task_fields), horizon, _first_line(family)])
+    return rows
+
+
+def algorithms() -> Rows:
+    """What learns: the parts of an algorithm, each a setting."""
+    rows = [["setting", "name", ""]]
+    rows += [["inner.algorithm", name, SOURCES[name]] for name in ALGORITHMS]
+    for setting, registry in (
+        ("inner.loss", INNER_LOSSES),
+        ("outer.name", build.OUTER_STEPS),
+        ("baseline.name", build.BASELINES),
+        ("policy.name", build.POLICIES),
+        ("data.source", build.SOURCES),
+    ):
+        rows += [[setting, name, _first_line(found)] for name, found in registry.items()]
+    return rows
+
+
+def configs() -> Rows:
+    """Experiments, ``metarl train --config NAME``."""
+    rows = [["config", ""]]
+    for name, path in config_files().items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        rows.append([name, first.removeprefix("#").strip() if first.startswith("#") else ""])
+    return rows
+
+
+def runs() -> Rows:
+    """Runs in the folders runs/ and results/."""
+    rows = [["run", "iterations done", "last evaluation"]]
+    for folder in ("runs", "results"):
+        for path in sorted(Path(folder).glob("*/config.yaml")):
+            run = RunFolder(path.parent)
+            logged = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
+            done = max((row["iteration"] + 1 for row in logged), default=0)
+            saved = run.load_evaluation()
+            rows.append([str(run.path), str(done), _scores(saved[0]) if saved else ""])
+    return rows
+
+
+WHAT: dict[str, Callable[[], Rows]] = {
+    "families": families,
+    "algorithms": algorithms,
+    "configs": configs,
+    "runs": runs,
+}
+
+
+@command
+def list_(argv: Sequence[str]) -> int:
+    """List families, algorithms, configs and runs."""
+    parser = Parser(prog="metarl list", description=list_.__doc__)
+    parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)}; nothing: all.")
+    asked = parser.parse_args(list(argv)).what
+    for name in asked:
+        if name not in WHAT:
+            parser.error(f"there is no list of {name}; there are {', '.join(WHAT)}")
+    for name in asked or WHAT:
+        print(f"{str(WHAT[name].__doc__).rstrip('.').replace('``', '')}\n")
+        _print_columns(WHAT[name]())
+    return 0
+
+
+def _print_columns(rows: Rows) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"  {'  '.join(cells)}".rstrip())
+    print()
+
+
+def _first_line(found: Any) -> str:
+    return (inspect.getdoc(found) or "").partition("\n")[0].rstrip(".")
+
+
+def _scores(result: dict[str, Any]) -> str:
+    means = [row["mean"] for row in result["rows"]]
+    return f"{result['measure']} " + " / ".join("–" if x is None else f"{x:.4g}" for x in means)
