@@ -423,7 +423,8 @@ def test_a_script_is_started_anywhere(tmp_path: Path, start, script):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_list_shows_families_algorithms_configs_and_runs(toy, runs: Path, capsys):
+def test_list_shows_families_algorithms_configs_and_runs(toy, runs: Path, monkeypatch, capsys):
+    monkeypatch.chdir(runs.parent)
     train(toy("run"))
     capsys.readouterr()
     assert list_([]) == 0
