@@ -7,7 +7,7 @@ from typing import Any
 
 from metarl.commands.command import command
 from metarl.core.algorithms import ALGORITHMS, SOURCES
-from metarl.experiment import build
+from metarl.experiment import registries
 from metarl.experiment.parsing import Parser
 from metarl.experiment.schema import config_files
 from metarl.rl.losses import INNER_LOSSES
@@ -20,7 +20,7 @@ Rows = list[list[str]]
 def families() -> Rows:
     """Task families, ``--env.family``."""
     rows = [["family", "task", "horizon", ""]]
-    for name, family in build.FAMILIES.items():
+    for name, family in registries.FAMILIES.items():
         horizon = str(family.__dataclass_fields__["horizon"].default)
         rows.append([name, ", ".join(family.task_fields), horizon, _first_line(family)])
     return rows
@@ -32,10 +32,10 @@ def algorithms() -> Rows:
     rows += [["inner.algorithm", name, SOURCES[name]] for name in ALGORITHMS]
     for setting, registry in (
         ("inner.loss", INNER_LOSSES),
-        ("outer.name", build.OUTER_STEPS),
-        ("baseline.name", build.BASELINES),
-        ("policy.name", build.POLICIES),
-        ("data.source", build.SOURCES),
+        ("outer.name", registries.OUTER_STEPS),
+        ("baseline.name", registries.BASELINES),
+        ("policy.name", registries.POLICIES),
+        ("data.source", registries.SOURCES),
     ):
         rows += [[setting, name, _first_line(found)] for name, found in registry.items()]
     return rows

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
-from metarl.experiment import build, evaluations
+from metarl.experiment import build, evaluations, registries
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
 from metarl.report import tables
 from metarl.runtime.errors import UserError
@@ -144,7 +144,7 @@ class Training:
         if config.logging.tensorboard:
             factories["tensorboard"] = lambda: TensorboardSink(run.path / "tensorboard", start)
         for name in config.logging.sinks:
-            make = build.find_sink(name)
+            make = registries.find_sink(name)
             factories[name] = partial(make, run.path, plain(config), start)
         return Sinks(factories)
 

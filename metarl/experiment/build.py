@@ -1,7 +1,6 @@
 """The one place where names in a config become objects."""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,34 +10,35 @@ from torch import nn
 
 from metarl.core.compile import compiler_fault
 from metarl.core.inner_loop import InnerLoop
-from metarl.core.outer.adam import Adam
 from metarl.core.outer.step import OuterStep
-from metarl.core.outer.trust_region import TrustRegion
 from metarl.core.params import Functional, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
 from metarl.experiment.parsing import (
-    parse_object,
-    parse_settings,
-    setting_lines,
     suggestion,
 )
-from metarl.experiment.plugins import Check, call, find, function_of, reason, subclass_of
+from metarl.experiment.plugins import call, find, function_of, reason
+from metarl.experiment.registries import (
+    BASELINE,
+    FAMILY,
+    OUTER,
+    POLICY,
+    find_sink,
+    inner_loss,
+    make_family,
+    parse_source,
+    policy_settings,
+)
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment, find_file
 from metarl.rl.adaptation import Adaptation
-from metarl.rl.baselines import Baseline, LinearFeatureBaseline
 from metarl.rl.distributions import require_distribution
 from metarl.rl.evaluate import PolicyEvaluator
 from metarl.rl.learner import MetaRLLearner
-from metarl.rl.losses import INNER_LOSSES
-from metarl.rl.policies import gaussian_mlp
 from metarl.rl.sampler import Sampler
 from metarl.rl.task_file import TaskFile, read_task_file
 from metarl.runtime.errors import UserError, warn
 from metarl.runtime.seeding import Purpose, torch_seed
-from metarl.supervised.fewshot import FewShot, FewShotConfig, LabelledTensors
-from metarl.supervised.glyphs import Glyphs
-from metarl.supervised.images import ImageFolder, ImageSet
+from metarl.supervised.fewshot import FewShot, LabelledTensors
 from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.losses import CLASSIFICATION, REGRESSION
 from metarl.supervised.models import (
@@ -49,118 +49,17 @@ from metarl.supervised.models import (
     sees_batches,
 )
 from metarl.supervised.objective import Predictor, TaskObjective
-from metarl.supervised.omniglot import Omniglot
-from metarl.supervised.sinusoid import Sinusoid
 from metarl.supervised.task_data import Source
-from metarl_envs import FAMILIES, TaskFamily
+from metarl_envs import TaskFamily
 
 Settings = TypeVar("Settings", bound=Experiment)
 Learner = MetaRLLearner | SupervisedLearner
-
-IMAGES: dict[str, type[ImageSet]] = {
-    "omniglot": Omniglot,
-    "image-folder": ImageFolder,
-    "glyphs": Glyphs,
-}
-SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
-OUTER_STEPS: dict[str, type[OuterStep]] = {"trpo": TrustRegion, "adam": Adam}
-BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline}
-POLICIES: dict[str, Any] = {"gaussian-mlp": gaussian_mlp}
 
 UNADAPTED = ("pretrained", "random", "oracle")
 """Methods of configs/baselines, whose returns a task file need not have."""
 
 COMPILE_FROM = {RLExperiment: 50, SupervisedExperiment: 2000}
 """Iterations from which compiling saves more time than it takes."""
-
-
-class _Group:
-    """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``."""
-
-    def __init__(self, where: str, key: str, registry: Mapping[str, Any], check: Check):
-        self.where = where
-        self.key = key
-        self._registry = registry
-        self._check = check
-
-    def find(self, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return what the group names, and its other settings.
-
-        Raises:
-            UserError: the name is unknown, does not import or is of the wrong kind.
-        """
-        where = f"{self.where}.{self.key}"
-        found = find(where, settings.get(self.key), self._registry, self._check)
-        return found, {k: v for k, v in settings.items() if k != self.key}
-
-    def make(self, settings: dict[str, Any]) -> Any:
-        """Return an object of the class that the group names.
-
-        Raises:
-            UserError: see ``find``; or a setting is unknown, or a value is not allowed.
-        """
-        kind, values = self.find(settings)
-        return parse_object(kind, values, self.where)
-
-    def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the group with all settings written out."""
-        return {self.key: settings[self.key], **dataclasses.asdict(self.make(settings))}
-
-
-_FAMILY = _Group("env", "family", FAMILIES, subclass_of(TaskFamily))
-_OUTER = _Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
-_BASELINE = _Group("baseline", "name", BASELINES, subclass_of(Baseline))
-_POLICY = _Group("policy", "name", POLICIES, function_of("observation_space", "action_space"))
-
-
-def _source_fault(found: Any) -> str:
-    missing = [n for n in ("task_fields", "input_shape", "draw") if not hasattr(found, n)]
-    return f"should be a class with {', '.join(missing)}" if missing else ""
-
-
-_SOURCE = _Group("data", "source", SOURCES, _source_fault)
-
-
-GROUPS = {group.where: group for group in (_FAMILY, _SOURCE, _POLICY, _OUTER, _BASELINE)}
-
-
-def settings_help(groups: Mapping[str, dict[str, Any]]) -> str:
-    """The settings of what the groups name, as a command's help shows them."""
-    sections = []
-    for where, settings in groups.items():
-        group = GROUPS[where]
-        try:
-            found, _ = group.find(settings)
-        except UserError:  # said when the settings are used
-            continue
-        skip = 2 if group is _POLICY else 0
-        title = f"{where}: {group.key} {settings[group.key]}"
-        sections.append("\n".join([title, *setting_lines(found, where, skip)]))
-    return "\n\n".join(sections)
-
-
-def make_family(env: dict[str, Any]) -> TaskFamily:
-    """The task family that ``env`` names, with its constants.
-
-    Raises:
-        UserError: the family or a constant is unknown, or a value is not allowed.
-    """
-    family: TaskFamily = _FAMILY.make(env)
-    return family
-
-
-def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
-    """Settings of the source that ``data`` names and, if it has images, of few-shot tasks of them.
-
-    Raises:
-        UserError: the source or a setting is unknown, or a value is not allowed.
-    """
-    source, settings = _SOURCE.find(data)
-    if source not in IMAGES.values():
-        return parse_object(source, settings, "data"), None
-    of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)} & settings.keys()
-    tasks = {name: settings.pop(name) for name in of_tasks}
-    return parse_object(source, settings, "data"), parse_object(FewShotConfig, tasks, "data")
 
 
 def make_source(data: dict[str, Any], folder: str | None) -> Source:
@@ -177,16 +76,6 @@ def make_source(data: dict[str, Any], folder: str | None) -> Source:
         return made
     found = source.load(Path(folder) if folder else None)
     return FewShot({name: LabelledTensors(*split) for name, split in found.items()}, few_shot)
-
-
-def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
-    """Return all settings of the policy that ``policy`` names, its name first.
-
-    Raises:
-        UserError: it is unknown, or a setting is, or a value is not allowed.
-    """
-    make, values = _POLICY.find(policy)
-    return {"name": policy["name"], **parse_settings(make, values, "policy", skip=2)}
 
 
 def task_file_path(config: Experiment) -> Path | None:
@@ -209,7 +98,7 @@ def held_out_tasks(config: RLExperiment) -> TaskFile | None:
     path = task_file_path(config)
     if path is None:
         return None
-    file = read_task_file(path, _FAMILY.find(config.env)[0].task_fields)
+    file = read_task_file(path, FAMILY.find(config.env)[0].task_fields)
     method = config.evaluation.published.method
     if file.published and method not in ("", *UNADAPTED, *file.published):
         raise UserError(
@@ -228,17 +117,17 @@ def resolve(config: Settings) -> Settings:
     pays = config.device == "cpu" and config.iterations >= COMPILE_FROM[type(config)]
     config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)
     assert isinstance(config, RLExperiment | SupervisedExperiment)
-    config = dataclasses.replace(config, outer=_OUTER.resolved(config.outer))
+    config = dataclasses.replace(config, outer=OUTER.resolved(config.outer))
     for name in config.logging.sinks:
         find_sink(name)
     if isinstance(config, RLExperiment):
         config = dataclasses.replace(
             config,
-            env=_FAMILY.resolved(config.env),
+            env=FAMILY.resolved(config.env),
             policy=policy_settings(config.policy),
-            baseline=_BASELINE.resolved(config.baseline),
+            baseline=BASELINE.resolved(config.baseline),
         )
-        _inner_loss(config)
+        inner_loss(config.inner.loss)
         if file := held_out_tasks(config):
             evaluation = dataclasses.replace(config.evaluation, tasks=len(file.tasks))
             config = dataclasses.replace(config, evaluation=evaluation)
@@ -248,25 +137,6 @@ def resolve(config: Settings) -> Settings:
     for part in parts:
         data |= dataclasses.asdict(part)
     return dataclasses.replace(config, data=data)
-
-
-def find_sink(name: str) -> Any:
-    """The class of a sink of the user's own.
-
-    Raises:
-        UserError: it does not import, or lacks a method.
-    """
-    return find("logging.sinks", name, {}, _sink_fault)
-
-
-def _sink_fault(found: Any) -> str:
-    missing = [method for method in ("log", "show", "close") if not hasattr(found, method)]
-    return f"should be a class with {', '.join(missing)}" if missing else ""
-
-
-def _inner_loss(config: RLExperiment) -> Any:
-    check = function_of("policy", "params", "batch")
-    return find("inner.loss", config.inner.loss, INNER_LOSSES, check)
 
 
 def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
@@ -301,7 +171,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     policy = Functional(module)
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
     inner = _make_inner_loop(
-        config, partial(_inner_loss(config), policy), theta, ("head.", "log_std")
+        config, partial(inner_loss(config.inner.loss), policy), theta, ("head.", "log_std")
     )
 
     def adaptation(compiled: bool) -> Adaptation:
@@ -315,7 +185,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         )
         chunk_size = config.chunk_size or (1 if config.device == "cpu" else config.tasks)
         task_map = TaskMap(chunk_size, threads, compiled, processes)
-        baseline = _BASELINE.make(config.baseline)
+        baseline = BASELINE.make(config.baseline)
         return Adaptation(inner, config.advantage, baseline, sampler, task_map)
 
     file = held_out_tasks(config)
@@ -331,7 +201,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         config,
         family,
         adaptation(compiles(config)) if compiles(config) else evaluation.adaptation,
-        _OUTER.make(config.outer),
+        OUTER.make(config.outer),
         theta,
         evaluation,
         config.seed,
@@ -344,7 +214,7 @@ def make_policy(config: RLExperiment, family: TaskFamily) -> nn.Module:
     Raises:
         UserError: it cannot be made, or does not give a sound distribution of actions.
     """
-    make, _ = _POLICY.find(config.policy)
+    make, _ = POLICY.find(config.policy)
     name = config.policy["name"]
     settings = {k: v for k, v in config.policy.items() if k != "name"}
     observations = family.observation_space
@@ -378,7 +248,7 @@ def make_supervised_learner(
         raise UserError("inner.reduction class-sum is for classification, and there are no classes")
     if config.observe_task and ways:
         raise UserError("observe_task is for regression: to be told the classes is to be told all")
-    outer: OuterStep = _OUTER.make(config.outer)
+    outer: OuterStep = OUTER.make(config.outer)
     if outer.needs_kl and config.inner.algorithm == "reptile":
         raise UserError("inner.algorithm reptile has no loss to bound: use outer.name adam")
     shape = source.input_shape

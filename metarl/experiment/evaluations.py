@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.experiment import build
+from metarl.experiment import build, registries
 from metarl.experiment.schema import (
     Experiment,
     RLExperiment,
@@ -219,7 +219,7 @@ def _view(run: RunFolder, config: Experiment, result: dict[str, Any], episodes: 
         metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
         evaluation=result,
         episodes=episodes,
-        family=build.make_family(result["protocol"]["problem"]) if is_rl else None,
+        family=registries.make_family(result["protocol"]["problem"]) if is_rl else None,
     )
 
 

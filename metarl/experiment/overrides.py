@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from metarl.experiment import build, evaluations
+from metarl.experiment import build, evaluations, registries
 from metarl.experiment.schema import Experiment, kind_of, plain
 from metarl.experiment.settings import checked
 from metarl.rl.evaluate import PolicyEvaluationConfig
@@ -112,7 +112,7 @@ def _draws_other_tasks(config: Experiment, constants: dict[str, Any]) -> bool:
     settings = plain(config).get("env")
     if not constants or settings is None:
         return False
-    one, other = (build.make_family(env) for env in (settings, {**settings, **constants}))
+    one, other = (registries.make_family(env) for env in (settings, {**settings, **constants}))
     before, now = (f.sample_tasks(np.random.default_rng(0), 8) for f in (one, other))
     return not np.array_equal(before, now)
 
@@ -128,7 +128,7 @@ def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]
                 raise UserError(
                     f"{name}.{key} cannot differ from the trained one, only its constants can"
                 )
-    if options.data and plain(config)["data"]["source"] in build.IMAGES:
+    if options.data and plain(config)["data"]["source"] in registries.IMAGES:
         raise UserError("data is no option for images: other splits would test classes of training")
     if options.data_folder is not None and config.task_source != "data":
         raise UserError(f"data_folder is no option of an evaluation in {kind_of(config)}")

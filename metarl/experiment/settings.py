@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metarl import __version__
-from metarl.experiment import build, plugins
+from metarl.experiment import build, plugins, registries
 from metarl.experiment.parsing import named_groups, read_mapping, require_mappings
 from metarl.experiment.schema import (
     NAMED,
@@ -136,7 +136,7 @@ def _parse(
         require_mappings(values, known)
     contents = [*contents, groups]
     named = {group: groups.get(group, known[group]) for group in keys}
-    epilog = "" if origin else build.settings_help(named)
+    epilog = "" if origin else registries.settings_help(named)
     parser = config_parser("metarl" if origin else "metarl train", schema, epilog)
     parser.origin = origin
     arguments = [f"--config={json.dumps(values)}" for values in contents]

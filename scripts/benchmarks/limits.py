@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.experiment.build import make_family
+from metarl.experiment.registries import make_family
 from metarl.experiment.schema import RLExperiment
 from metarl_envs import BatchedEnv
 from metarl_envs.simulator import MujocoSimulator

@@ -11,7 +11,7 @@ from benchmarks.cases import Settings, experiment
 from benchmarks.results import Result, digits, spread
 from benchmarks.tables import table_with
 from metarl.core.task_map import cores
-from metarl.experiment.build import make_family
+from metarl.experiment.registries import make_family
 from metarl.experiment.schema import RLExperiment
 
 SIZES: dict[str, Sequence[int]] = {

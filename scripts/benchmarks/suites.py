@@ -21,7 +21,8 @@ from benchmarks.outer import FlopMeter, parts
 from benchmarks.results import Limit, Numbers, Result, peak_memory
 from metarl.core.params import tree_map
 from metarl.core.task_map import TaskMap
-from metarl.experiment.build import make_family, make_rl_learner, make_supervised_learner
+from metarl.experiment.build import make_rl_learner, make_supervised_learner
+from metarl.experiment.registries import make_family
 from metarl.experiment.schema import RLExperiment, SupervisedExperiment
 from metarl.rl.adaptation import of_every_task
 from metarl.rl.sampler import Stream

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from metarl.core.params import flatten
-from metarl.experiment.build import make_family, make_learner
+from metarl.experiment.build import make_learner
+from metarl.experiment.registries import make_family
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.evaluate import PolicyEvaluationConfig, RecordedRollouts
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.experiment.build import parse_source
+from metarl.experiment.registries import parse_source
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.sinusoid import BLOCK, Sinusoid

@@ -1,0 +1,154 @@
+"""What the names in a config stand for: the registries, and parts of the user's own."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from metarl.core.outer.adam import Adam
+from metarl.core.outer.step import OuterStep
+from metarl.core.outer.trust_region import TrustRegion
+from metarl.experiment.parsing import parse_object, parse_settings, setting_lines
+from metarl.experiment.plugins import Check, find, function_of, subclass_of
+from metarl.rl.baselines import Baseline, LinearFeatureBaseline
+from metarl.rl.losses import INNER_LOSSES
+from metarl.rl.policies import gaussian_mlp
+from metarl.runtime.errors import UserError
+from metarl.supervised.fewshot import FewShotConfig
+from metarl.supervised.glyphs import Glyphs
+from metarl.supervised.images import ImageFolder, ImageSet
+from metarl.supervised.omniglot import Omniglot
+from metarl.supervised.sinusoid import Sinusoid
+from metarl_envs import FAMILIES, TaskFamily
+
+IMAGES: dict[str, type[ImageSet]] = {
+    "omniglot": Omniglot,
+    "image-folder": ImageFolder,
+    "glyphs": Glyphs,
+}
+SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
+OUTER_STEPS: dict[str, type[OuterStep]] = {"trpo": TrustRegion, "adam": Adam}
+BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline}
+POLICIES: dict[str, Any] = {"gaussian-mlp": gaussian_mlp}
+
+
+class Group:
+    """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``."""
+
+    def __init__(self, where: str, key: str, registry: Mapping[str, Any], check: Check):
+        self.where = where
+        self.key = key
+        self._registry = registry
+        self._check = check
+
+    def find(self, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return what the group names, and its other settings.
+
+        Raises:
+            UserError: the name is unknown, does not import or is of the wrong kind.
+        """
+        where = f"{self.where}.{self.key}"
+        found = find(where, settings.get(self.key), self._registry, self._check)
+        return found, {k: v for k, v in settings.items() if k != self.key}
+
+    def make(self, settings: dict[str, Any]) -> Any:
+        """Return an object of the class that the group names.
+
+        Raises:
+            UserError: see ``find``; or a setting is unknown, or a value is not allowed.
+        """
+        kind, values = self.find(settings)
+        return parse_object(kind, values, self.where)
+
+    def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the group with all settings written out."""
+        return {self.key: settings[self.key], **dataclasses.asdict(self.make(settings))}
+
+
+FAMILY = Group("env", "family", FAMILIES, subclass_of(TaskFamily))
+OUTER = Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
+BASELINE = Group("baseline", "name", BASELINES, subclass_of(Baseline))
+POLICY = Group("policy", "name", POLICIES, function_of("observation_space", "action_space"))
+
+
+def _source_fault(found: Any) -> str:
+    missing = [n for n in ("task_fields", "input_shape", "draw") if not hasattr(found, n)]
+    return f"should be a class with {', '.join(missing)}" if missing else ""
+
+
+SOURCE = Group("data", "source", SOURCES, _source_fault)
+
+
+GROUPS = {group.where: group for group in (FAMILY, SOURCE, POLICY, OUTER, BASELINE)}
+
+
+def settings_help(groups: Mapping[str, dict[str, Any]]) -> str:
+    """The settings of what the groups name, as a command's help shows them."""
+    sections = []
+    for where, settings in groups.items():
+        group = GROUPS[where]
+        try:
+            found, _ = group.find(settings)
+        except UserError:  # said when the settings are used
+            continue
+        skip = 2 if group is POLICY else 0
+        title = f"{where}: {group.key} {settings[group.key]}"
+        sections.append("\n".join([title, *setting_lines(found, where, skip)]))
+    return "\n\n".join(sections)
+
+
+def make_family(env: dict[str, Any]) -> TaskFamily:
+    """The task family that ``env`` names, with its constants.
+
+    Raises:
+        UserError: the family or a constant is unknown, or a value is not allowed.
+    """
+    family: TaskFamily = FAMILY.make(env)
+    return family
+
+
+def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
+    """Settings of the source that ``data`` names and, if it has images, of few-shot tasks of them.
+
+    Raises:
+        UserError: the source or a setting is unknown, or a value is not allowed.
+    """
+    source, settings = SOURCE.find(data)
+    if source not in IMAGES.values():
+        return parse_object(source, settings, "data"), None
+    of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)} & settings.keys()
+    tasks = {name: settings.pop(name) for name in of_tasks}
+    return parse_object(source, settings, "data"), parse_object(FewShotConfig, tasks, "data")
+
+
+def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings of the policy that ``policy`` names, its name first.
+
+    Raises:
+        UserError: it is unknown, or a setting is, or a value is not allowed.
+    """
+    make, values = POLICY.find(policy)
+    return {"name": policy["name"], **parse_settings(make, values, "policy", skip=2)}
+
+
+def inner_loss(name: str) -> Any:
+    """The inner loss of this name.
+
+    Raises:
+        UserError: there is none, or it is no function of (policy, params, batch).
+    """
+    check = function_of("policy", "params", "batch")
+    return find("inner.loss", name, INNER_LOSSES, check)
+
+
+def find_sink(name: str) -> Any:
+    """The class of a sink of the user's own.
+
+    Raises:
+        UserError: it does not import, or lacks a method.
+    """
+    return find("logging.sinks", name, {}, _sink_fault)
+
+
+def _sink_fault(found: Any) -> str:
+    missing = [method for method in ("log", "show", "close") if not hasattr(found, method)]
+    return f"should be a class with {', '.join(missing)}" if missing else ""
