@@ -7,7 +7,7 @@ import pytest
 
 from metarl.commands.main import gradcheck
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[1] / "docs" / "library.md").read_text()
 
 
 def snippet(containing: str) -> str:
@@ -20,7 +20,7 @@ def snippet(containing: str) -> str:
 
 def test_the_readmes_library_example_meta_trains(capsys):
     """What it prints is the loss after one inner step: it falls, and by far."""
-    exec(compile(snippet("mean_and_grad"), "README.md", "exec"), {})
+    exec(compile(snippet("mean_and_grad"), "library.md", "exec"), {})
     losses = [float(line) for line in capsys.readouterr().out.split()]
     assert len(losses) > 3
     assert losses[-1] < 0.5 * losses[0]

@@ -1,0 +1,79 @@
+"""README and docs: their code runs, their links lead somewhere, and README stays short."""
+
+import re
+import shlex
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from metarl.commands.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+TOY = [
+    *("--iterations", "1", "--tasks", "2", "--trajectories", "2", "--compile", "false"),
+    *("--evaluation.tasks", "2", "--evaluation.trajectories", "2", "--threads", "1"),
+    *("--logging.wandb", "disabled", "--logging.report", "false", "--env.horizon", "5"),
+]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+def examples(page: Path) -> list[tuple[str, str, str]]:
+    """Files with a name in their first line, and the command that follows them."""
+    found = []
+    code = blocks(page)
+    for (kind, text), (following, command) in pairwise(code):
+        if kind == "python" and (name := re.match(r"# (\w+\.py)\n", text)):
+            assert following == "bash", f"{name[1]} in {page.name} needs the command that uses it"
+            found.append((name[1], text, command))
+    return found
+
+
+EXAMPLES = [(page, *example) for page in PAGES for example in examples(page)]
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "text", "command"), EXAMPLES, ids=[f"{e[0].name}-{e[1]}" for e in EXAMPLES]
+)
+def test_an_example_with_its_command_trains(
+    page: Path, name: str, text: str, command: str, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
+    Path(name).write_text(text)
+    metarl, train, *words = shlex.split(command)
+    assert (metarl, train) == ("metarl", "train")
+    assert COMMANDS[train]([*words, *TOY, "--name", "toy"]) == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_other_programs_in_the_docs_compile(page: Path):
+    for kind, text in blocks(page):
+        if kind == "python":
+            compile(text, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_the_docs_name_exist(page: Path):
+    named = re.findall(r"`((?:metarl|envs|scripts|tests|configs)/[\w/.-]+\.\w+)`", page.read_text())
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 170
+    assert max(map(len, lines)) <= 110
