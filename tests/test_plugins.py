@@ -101,6 +101,13 @@ def test_switching_the_outer_step_drops_the_settings_of_the_other(mine: Path):
         assert "outer/gradient_norm" in read_metrics(Path(f"runs/{name}/metrics.jsonl"))[0]
 
 
+def test_a_critic_sees_what_the_policy_sees(mine: Path):
+    """The oracle's observations have the task in them."""
+    run = ["--env.horizon", "5", "--iterations", "1", "--trajectories", "2", *SMALL]
+    told = ["--observe_task", "true", "--inner.steps", "0", "--evaluation.inner_steps", "0"]
+    assert train(["--baseline.name", "mine:Critic", *run, *told, "--name", "oracle"]) == 0
+
+
 def test_a_trust_region_trains_a_model(mine: Path):
     assert train(["--data.source", "sinusoid", "--outer.name", "trpo", "--iterations", "5", *SMALL,
                   "--outer.inner_hessian", "exact", "--outer.hvp_epsilon", "0.01",

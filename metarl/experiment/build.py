@@ -174,6 +174,8 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         config, partial(inner_loss(config.inner.loss), policy), theta, ("head.", "log_std")
     )
 
+    baseline, observed = BASELINE.make(config.baseline), observation_space(config, family)
+
     def adaptation(compiled: bool) -> Adaptation:
         sampler = Sampler(
             partial(family.environments, observe_task=config.observe_task),
@@ -185,8 +187,8 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         )
         chunk_size = config.chunk_size or (1 if config.device == "cpu" else config.tasks)
         task_map = TaskMap(chunk_size, threads, compiled, processes)
-        baseline = BASELINE.make(config.baseline)
-        return Adaptation(inner, config.advantage, baseline, sampler, task_map)
+        state = baseline.init(observed.shape[-1], config.seed)
+        return Adaptation(inner, config.advantage, baseline, sampler, task_map, state)
 
     file = held_out_tasks(config)
     evaluation = PolicyEvaluator(
@@ -208,6 +210,11 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     )
 
 
+def observation_space(config: RLExperiment, family: TaskFamily) -> Any:
+    """Space of what the policy sees: with the task, where it is told."""
+    return family.observation_space_with_task if config.observe_task else family.observation_space
+
+
 def make_policy(config: RLExperiment, family: TaskFamily) -> nn.Module:
     """The policy that the config names, for the spaces of a family.
 
@@ -217,9 +224,7 @@ def make_policy(config: RLExperiment, family: TaskFamily) -> nn.Module:
     make, _ = POLICY.find(config.policy)
     name = config.policy["name"]
     settings = {k: v for k, v in config.policy.items() if k != "name"}
-    observations = family.observation_space
-    if config.observe_task:
-        observations = family.observation_space_with_task
+    observations = observation_space(config, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.seed, Purpose.PARAMETERS))
         module = call("policy.name", name, make, observations, family.action_space, **settings)

@@ -32,6 +32,7 @@ class Adaptation:
         baseline: what they are measured against.
         sampler: collects trajectories.
         task_map: evaluates per-task functions over the tasks of this process.
+        baseline_state: of the baseline, before the first iteration.
         clock: times sampling and adaptation.
     """
 
@@ -40,6 +41,7 @@ class Adaptation:
     baseline: Baseline
     sampler: Sampler
     task_map: TaskMap
+    baseline_state: State = ()
     clock: Clock = field(default_factory=Clock)
 
     def sample_and_adapt(

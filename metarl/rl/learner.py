@@ -94,7 +94,7 @@ class MetaRLLearner:
         self.outer = outer
         self.meta = adaptation.inner.meta_parameters(theta)
         self.outer_state = outer.init(flatten(self.meta))
-        self.baseline_state = adaptation.baseline.init(family.observation_dim, seed)
+        self.baseline_state = adaptation.baseline_state
         self.env_steps = 0
         self.rejected_updates = 0
         self._objective = OuterObjective(
