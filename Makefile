@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install train test lint check clean
+.PHONY: help install train test lint docs check clean
 
 help:  ## this list (the default)
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -33,10 +33,13 @@ lint: $(STAMP)  ## ruff and mypy
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+docs: $(STAMP)  ## build the documentation in site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 check: lint test  ## all that CI checks: lint, then test
 
 clean:  ## remove the virtual environment, caches and built packages; keeps runs/
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip builds metarl in an environment of its own, which -c does not reach: pip before 25.3 reads

@@ -1,7 +1,9 @@
 """README and docs: their code runs, their links lead somewhere, and README stays short."""
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -71,6 +73,23 @@ def test_files_that_the_docs_name_exist(page: Path):
     named = re.findall(r"`((?:metarl|envs|scripts|tests|configs)/[\w/.-]+\.\w+)`", page.read_text())
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path):
+    """Every link, every module of the reference."""
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Descent" in (tmp_path / "site/own_problems/index.html").read_text()
+    assert (
+        "metarl.core.outer.step.OuterStep" in (tmp_path / "site/reference/index.html").read_text()
+    )
 
 
 def test_the_readme_is_short():
