@@ -124,3 +124,18 @@ def test_a_name_that_looks_like_a_date_is_a_name(tmp_path: Path):
     (tmp_path / "dated.yaml").write_text("env: {family: point-navigation}\nname: 2024-01-01\n")
     config, _ = read_settings(["--config", str(tmp_path / "dated.yaml")])
     assert config.name == "2024-01-01"
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        (["--config", "half_cheetah_velocity"], 2e-2),
+        (["--config", "half_cheetah_velocity", "--policy.activation", "tanh"], 1e-3),
+        (["--config", "half_cheetah_velocity", "--outer.hvp_epsilon", "0.005"], 5e-3),
+        (["--config", "paper/half_cheetah_velocity"], 1.0),
+        (["--config", "point_navigation"], 1e-3),
+    ],
+)
+def test_the_finite_difference_suits_the_network(options: list[str], length: float):
+    config, _ = read_settings(options)
+    assert config.outer["hvp_epsilon"] == length

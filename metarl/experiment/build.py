@@ -11,6 +11,7 @@ from torch import nn
 from metarl.core.compile import compiler_fault
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.step import OuterStep
+from metarl.core.outer.trust_region import TrustRegion, suited_epsilon
 from metarl.core.params import Functional, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
@@ -117,14 +118,15 @@ def resolve(config: Settings) -> Settings:
     pays = config.device == "cpu" and config.iterations >= COMPILE_FROM[type(config)]
     config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)
     assert isinstance(config, RLExperiment | SupervisedExperiment)
-    config = dataclasses.replace(config, outer=OUTER.resolved(config.outer))
+    if isinstance(config, RLExperiment):
+        config = dataclasses.replace(config, policy=policy_settings(config.policy))
+    config = dataclasses.replace(config, outer=OUTER.resolved(_outer_of_network(config)))
     for name in config.logging.sinks:
         find_sink(name)
     if isinstance(config, RLExperiment):
         config = dataclasses.replace(
             config,
             env=FAMILY.resolved(config.env),
-            policy=policy_settings(config.policy),
             baseline=BASELINE.resolved(config.baseline),
         )
         inner_loss(config.inner.loss)
@@ -137,6 +139,18 @@ def resolve(config: Settings) -> Settings:
     for part in parts:
         data |= dataclasses.asdict(part)
     return dataclasses.replace(config, data=data)
+
+
+def _outer_of_network(config: RLExperiment | SupervisedExperiment) -> dict[str, Any]:
+    """The settings of the outer step, with those that follow from the network's hidden units."""
+    if not issubclass(OUTER.find(config.outer)[0], TrustRegion):
+        return config.outer
+    if isinstance(config, RLExperiment):
+        activation = config.policy.get("activation", "")
+    else:
+        activation = config.model.activation
+    length = suited_epsilon(activation, config.outer.get("hvp_length", "fixed"))
+    return {"hvp_epsilon": length, **config.outer}
 
 
 def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:

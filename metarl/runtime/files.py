@@ -24,6 +24,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:  # also when interrupted: no half file is left behind
         temporary.unlink(missing_ok=True)
         raise
+    if os.name == "nt":  # Windows has no handle of a directory to flush
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # the rename itself

@@ -16,6 +16,13 @@ from metarl.core.outer.step import Objective, OuterStep, State, Stats
 HessianVectorProduct: TypeAlias = Callable[[Tensor], Tensor]
 
 
+def suited_epsilon(activation: str, hvp_length: str = "fixed") -> float:
+    """Return the ``hvp_epsilon`` that suits a network with these hidden units."""
+    if hvp_length == "proportional":
+        return 1.0
+    return 2e-2 if activation == "relu" else 1e-3
+
+
 def dot(a: Tensor, b: Tensor) -> float:
     """Inner product of two vectors, accumulated in float64."""
     return float(a.double() @ b.double())
@@ -95,7 +102,8 @@ class TrustRegion(OuterStep):
             by double backward (slower, more memory).
         hvp_epsilon: length of the finite difference in parameter space. 1e-3 suits smooth networks;
             the inner gradient of a ReLU network jumps where a unit switches, and takes about 2e-2
-            to average over the jumps (shorter, conjugate gradient diverges).
+            to average over the jumps (shorter, conjugate gradient diverges). An experiment that
+            does not say it takes ``suited_epsilon``.
         hvp_length: length of the finite difference along a vector v: ``hvp_epsilon`` whatever v is,
             or ``hvp_epsilon |v| / |theta|``, as in rllab (with ``hvp_epsilon`` 1 and central
             differences), which Finn et al. 2017 used.
