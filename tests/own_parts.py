@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.func import functional_call
 
+from metarl.core.outer.adam import Adam
 from metarl.core.outer.step import OuterStep
 from metarl.rl.baselines import Baseline, Values
 from metarl.rl.distributions import Gaussian
@@ -90,6 +91,37 @@ class HeavyBall(OuterStep):
         values, gradient = objective.loss_gradient(theta)
         mean = 0.9 * state.mean + gradient
         return theta - self.rate * mean, Momentum(mean), {"loss_before": values[0]}
+
+
+def clipped_surrogate(task):
+    """ProMP's objective of one task: clipped ratios, and the KL of theta on the support data."""
+    new = task.policy(task.phi, task.query.observations)
+    ratio = torch.exp(new.log_prob(task.query.actions) - task.query.log_probs)
+    advantages, mask = task.query.advantages, task.query.mask
+    gain = torch.minimum(ratio * advantages, ratio.clamp(0.7, 1.3) * advantages)
+    support = task.support[0]
+    kl = support.sampling.kl(task.policy(task.theta, support.observations))
+    return 5e-4 * masked_mean(kl, support.mask) - masked_mean(gain, mask)
+
+
+@dataclass(frozen=True)
+class Proximal(Adam):
+    """ProMP: several epochs of Adam on one batch (Rothfuss et al. 2019).
+
+    Args:
+        epochs: of the same trajectories.
+    """
+
+    epochs: int = 5
+    is_traceable = False
+
+    def step(self, objective, theta, state):
+        seen = []
+        for _ in range(self.epochs):
+            values, gradient = objective.gradient_of(clipped_surrogate, theta)
+            theta, state = self.update(theta, gradient, state)
+            seen.append(values[0])
+        return theta, state, {"first": seen[0], "last": seen[-1]}
 
 
 @dataclass(frozen=True)

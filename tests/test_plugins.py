@@ -101,6 +101,16 @@ def test_switching_the_outer_step_drops_the_settings_of_the_other(mine: Path):
         assert "outer/gradient_norm" in read_metrics(Path(f"runs/{name}/metrics.jsonl"))[0]
 
 
+def test_an_outer_step_has_a_loss_of_its_own(mine: Path):
+    """ProMP, from outside: epochs of Adam on a clipped surrogate and the KL on support data."""
+    run = ["--env.horizon", "20", "--iterations", "3", "--trajectories", "5", *SMALL]
+    step = ["--outer.name", "mine:Proximal", "--outer.learning_rate", "0.003"]
+    assert train([*run, *step, "--name", "promp"]) == 0
+    rows = read_metrics(Path("runs/promp/metrics.jsonl"))
+    assert all(abs(row["outer/first"]) < 1e-5 for row in rows), "ratios and KL before the update"
+    assert all(row["outer/last"] < row["outer/first"] for row in rows)
+
+
 def test_a_critic_sees_what_the_policy_sees(mine: Path):
     """The oracle's observations have the task in them."""
     run = ["--env.horizon", "5", "--iterations", "1", "--trajectories", "2", *SMALL]

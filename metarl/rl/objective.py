@@ -1,9 +1,9 @@
 """What an outer step of meta-reinforcement-learning minimises, and the KL that bounds it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,16 @@ TaskBatches: TypeAlias = tuple[Sequence[Transitions], Transitions]
 """Support data of every inner step and query data, of one task."""
 
 
+class AdaptedTask(NamedTuple):
+    """One task after adaptation, for losses of an outer step's own."""
+
+    policy: Policy
+    theta: Params
+    phi: Params
+    support: Sequence[Transitions]  # one per inner step
+    query: Transitions
+
+
 class OuterObjective:
     """Mean over tasks of the surrogate of phi(theta) on the query trajectories, and the mean
     KL(pi_sampling || pi_phi(theta)).
@@ -35,6 +45,7 @@ class OuterObjective:
         self._policy = policy
         self._inner = inner
         self._task_map = task_map
+        self._own_losses = cache(lambda loss: partial(self._own_loss, loss))
         self._kls_for_products = cache(lambda epsilon: partial(self._kl_for_products, epsilon))
 
     def of(
@@ -75,8 +86,30 @@ class OuterObjective:
             at, along = unflatten(theta, like), unflatten(v, like)
             return flatten(task_map.hvp(self.kl, at, curvature_data(fraction), along))
 
-        first_order = self._inner.is_first_order
-        return Objective(loss_and_kl, loss_gradient, kl_gradient, kl_hvp, iteration, first_order)
+        def gradient_of(
+            loss: Callable[[AdaptedTask], Tensor], theta: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            at = unflatten(theta, like)
+            values, gradient = task_map.mean_and_grad(self._own_losses(loss), at, data)
+            return values, flatten(gradient)
+
+        return Objective(
+            loss_and_kl,
+            loss_gradient,
+            kl_gradient,
+            kl_hvp,
+            gradient_of,
+            iteration,
+            self._inner.is_first_order,
+        )
+
+    def _own_loss(
+        self, loss: Callable[[AdaptedTask], Tensor], meta: Params, task: TaskBatches
+    ) -> Tensor:
+        support, query = task
+        theta, _ = self._inner.split(meta, [])
+        phi = self._inner.adapt(meta, support)
+        return loss(AdaptedTask(self._policy, theta, phi, support, query))
 
     def surrogate_and_kl(self, meta: Params, task: TaskBatches) -> Tensor:
         """Of one task: surrogate and KL of the adapted policy on the query trajectories, [2]."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +24,17 @@ Array = NDArray[np.floating]
 
 Task: TypeAlias = tuple[TaskData, Tensor | tuple[()]]
 """Data of one task, and its outputs for the query data before the update, where a KL is wanted."""
+
+
+class AdaptedTask(NamedTuple):
+    """One task after adaptation, for losses of an outer step's own."""
+
+    model: Model
+    theta: Params
+    phi: Params
+    support: Examples
+    query: Examples
+
 
 LOSS, SCORE = 2, 3  # entries of ``TaskObjective.values``
 
@@ -117,6 +128,12 @@ class TaskObjective:
             reference, self.predictor.model(phi, query.inputs)
         )
 
+    def own_loss(self, loss: Callable[[AdaptedTask], Tensor], meta: Params, task: Task) -> Tensor:
+        """A loss of the outer step's own, of one task."""
+        (support, query), _ = task
+        theta, phi = self._adapted(meta, task)
+        return loss(AdaptedTask(self.predictor.model, theta, phi, support, query))
+
     def query_outputs(self, meta: Params, task: TaskData) -> Tensor:
         """Outputs for the query data after adaptation."""
         _, phi = self._adapted(meta, (task, ()))
@@ -185,11 +202,16 @@ def objective_of(
     def kl_hvp(theta: Tensor, v: Tensor, fraction: float = 1.0) -> Tensor:
         return task_map.hvp(task.kl, {"meta": theta}, data, {"meta": v})["meta"]
 
+    def gradient_of(loss: Callable[[AdaptedTask], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradient = task_map.mean_and_grad(_own_loss_of(task, loss), {"meta": theta}, data)
+        return values, gradient["meta"]
+
     return Objective(
         lambda theta: task_map.mean(task.values, {"meta": theta}, data)[:2],
         loss_gradient,
         kl_gradient,
         kl_hvp,
+        gradient_of,
         iteration,
         task.inner.is_first_order,
     )
@@ -199,6 +221,13 @@ def objective_of(
 def _kl_of(task: TaskObjective, hessian_epsilon: float | None) -> Callable[[Params, Any], Tensor]:
     """The same function for the same arguments: a program is compiled for each."""
     return partial(task.kl, hessian_epsilon=hessian_epsilon)
+
+
+@cache
+def _own_loss_of(
+    task: TaskObjective, loss: Callable[[AdaptedTask], Tensor]
+) -> Callable[[Params, Any], Tensor]:
+    return partial(task.own_loss, loss)
 
 
 def _beside_inputs(batch: Examples, tasks: Tensor) -> Examples:

@@ -38,7 +38,7 @@ from metarl.rl.losses import (
     reinforce_loss,
     surrogate_and_kl,
 )
-from metarl.rl.objective import for_curvature
+from metarl.rl.objective import AdaptedTask, for_curvature
 from metarl.rl.policies import gaussian_mlp
 from metarl.rl.rollout import (
     AdvantageConfig,
@@ -526,6 +526,22 @@ def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str, inner_hess
     product = finite_difference_hvp(learner.outer.kl_gradient(problem), theta, central)
     assert relative_difference(product(v), problem.kl_hvp(theta, v)) < 1e-4
     assert float(u @ product(v)) == pytest.approx(float(v @ product(u)), rel=1e-3)
+
+
+def test_the_gradient_of_an_own_loss_is_that_of_the_same_surrogate() -> None:
+    learner = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd", steps=2))
+    *support, query = sampled(learner)
+    objective, theta = (
+        learner.objective([s.batch for s in support], query.batch),
+        flatten(learner.meta),
+    )
+
+    def own(task: AdaptedTask) -> Tensor:
+        return surrogate_and_kl(task.policy, task.phi, task.query)
+
+    expected, found = objective.loss_gradient(theta), objective.gradient_of(own, theta)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_fomaml_uses_the_exact_product() -> None:

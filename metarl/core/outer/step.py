@@ -36,6 +36,19 @@ class CurvatureProduct(Protocol):
         """Return the product [P] of the KL's Hessian at theta [P] with v [P]."""
 
 
+class OwnLossGradient(Protocol):
+    """The meta-gradient of a loss of the outer step's own, as ProMP has."""
+
+    def __call__(self, loss: Callable[[Any], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean over tasks of ``loss`` [K], and the gradient [P] of its first entry.
+
+        Args:
+            loss: of one adapted task, [K] or a scalar; the same function in every call, as it may
+                be compiled. What an adapted task holds, the learner says: ``AdaptedTask`` of
+                ``metarl.rl.objective`` or of ``metarl.supervised.objective``.
+        """
+
+
 @dataclass(frozen=True)
 class Objective:
     """What an outer step minimises, and the KL that may bound it, for one iteration's tasks.
@@ -48,6 +61,7 @@ class Objective:
             [P].
         kl_gradient: theta -> [P]; zero at the theta that the data were sampled with.
         kl_hvp: theta, v -> [P].
+        gradient_of: of a loss of the step's own.
         iteration: number of the iteration, from 0.
         first_order: gradients ignore that theta moves the inner gradients (FOMAML), so their finite
             differences are no Hessian-vector products.
@@ -57,6 +71,7 @@ class Objective:
     loss_gradient: Callable[[Tensor], tuple[Tensor, Tensor]]
     kl_gradient: CurvatureGradient
     kl_hvp: CurvatureProduct
+    gradient_of: OwnLossGradient | None = None
     iteration: int = 0
     first_order: bool = False
 
