@@ -94,8 +94,8 @@ class BatchedEnv:
         starts = []
         for m in resetting.tolist():
             self._rngs[m] = rngs[m]
-            of_task = np.repeat(tasks[m : m + 1], num_envs, axis=0)
-            starts.append(self.family.initial_state(rngs[m], of_task))
+            of_task = slice(m * num_envs, (m + 1) * num_envs)
+            starts.append(self.family.initial_state(rngs[m], self._tasks[of_task]))
         start = State(
             np.concatenate([s.qpos for s in starts]), np.concatenate([s.qvel for s in starts])
         )

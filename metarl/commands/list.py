@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.commands.command import command
-from metarl.core.algorithms import ALGORITHMS, SOURCES
+from metarl.core.algorithms import ALGORITHMS
 from metarl.experiment import registries
 from metarl.experiment.parsing import Parser
 from metarl.experiment.schema import config_files
@@ -29,7 +29,7 @@ def families() -> Rows:
 def algorithms() -> Rows:
     """What learns: the parts of an algorithm, each a setting."""
     rows = [["setting", "name", ""]]
-    rows += [["inner.algorithm", name, SOURCES[name]] for name in ALGORITHMS]
+    rows += [["inner.algorithm", name, found.source] for name, found in ALGORITHMS.items()]
     for setting, registry in (
         ("inner.loss", INNER_LOSSES),
         ("outer.name", registries.OUTER_STEPS),

@@ -1,6 +1,5 @@
 """The ``metarl`` command."""
 
-import argparse
 import sys
 
 from metarl import __version__
@@ -10,7 +9,7 @@ from metarl.commands.keep import keep
 from metarl.commands.list import list_
 from metarl.commands.report import report
 from metarl.commands.train import train
-from metarl.experiment.parsing import Parser
+from metarl.experiment.parsing import HelpFormatter, Parser
 
 COMMANDS = {
     "train": train,
@@ -28,7 +27,7 @@ def main() -> int:
         prog="metarl",
         description="Gradient-based meta-reinforcement-learning.",
         version=__version__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         epilog="\n".join(["commands:", *map(_line, COMMANDS)]),
     )
     parser.add_argument("command", choices=list(COMMANDS), help="see metarl COMMAND --help")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metarl.core.adapt import adapt
 from metarl.core.gradcheck import Entry, check_gradient
 from metarl.core.params import Functional, Params, parameters_of, tree_map
-from metarl.runtime.errors import UserError
+from metarl.runtime.errors import UserError, described
 
 NAMES = {
     "module": "a torch.nn.Module",
@@ -58,8 +58,7 @@ def check_file(path: Path, rate: float, inner_steps: int, entries: int) -> list[
     except UserError:
         raise
     except Exception as error:  # whatever the user's code does
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} fails: {type(error).__name__}: {reason}") from error
+        raise UserError(f"{path} fails: {described(error)}") from error
 
 
 def _to_double(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
 from metarl.experiment import build, evaluations, registries
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
 from metarl.report import tables
-from metarl.runtime.errors import UserError
+from metarl.runtime.errors import UserError, described
 from metarl.runtime.files import write_atomically
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import launched
@@ -189,9 +189,8 @@ def _described(error: Exception, run: RunFolder) -> str:
     except OSError:
         print(text, file=sys.stderr)
         kept = "the traceback is above"
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"{reason} ({place.filename}, line {place.lineno}); {kept}; "
+        f"{described(error)} ({place.filename}, line {place.lineno}); {kept}; "
         f"--resume {run.path} goes on from the last checkpoint"
     )

@@ -24,13 +24,15 @@ class InnerAlgorithm:
     """One row of the table.
 
     Args:
+        source: its paper.
         first_order: do not differentiate through the inner gradient.
         head_only: adapt only the parameters of the last layer.
         learned_rates: one learned rate per parameter element, part of the meta-parameters.
-        displacement: the outer gradient of a task is theta - phi, in units of alpha; there is no
-            query set.
+        parameter_difference: the outer gradient of a task is theta - phi, in units of alpha; there
+            is no query set.
     """
 
+    source: str
     first_order: bool = False
     head_only: bool = False
     learned_rates: bool = False
@@ -38,21 +40,14 @@ class InnerAlgorithm:
 
 
 ALGORITHMS: dict[str, InnerAlgorithm] = {
-    "maml": InnerAlgorithm(),
-    "fomaml": InnerAlgorithm(first_order=True),
-    "anil": InnerAlgorithm(head_only=True),
-    "meta-sgd": InnerAlgorithm(learned_rates=True),
-    "reptile": InnerAlgorithm(first_order=True, parameter_difference=True),
+    "maml": InnerAlgorithm("Finn et al. 2017"),
+    "fomaml": InnerAlgorithm("Finn et al. 2017, section 5.2", first_order=True),
+    "anil": InnerAlgorithm("Raghu et al. 2020", head_only=True),
+    "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates=True),
+    "reptile": InnerAlgorithm(
+        "Nichol et al. 2018; of supervised models", first_order=True, parameter_difference=True
+    ),
 }
-
-SOURCES = {
-    "maml": "Finn et al. 2017",
-    "fomaml": "Finn et al. 2017, section 5.2",
-    "anil": "Raghu et al. 2020",
-    "meta-sgd": "Li et al. 2017",
-    "reptile": "Nichol et al. 2018; of supervised models",
-}
-"""The papers of the algorithms."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from metarl.core.adapt import LossFn, Rates, adapt
 from metarl.core.algorithms import (
     ALGORITHMS,
+    InnerAlgorithm,
     InnerConfig,
     adapted_names,
     inner_rates,
@@ -48,18 +49,13 @@ class InnerLoop:
         return cls(config, loss, adapted_names(ALGORITHMS[config.algorithm], names, head))
 
     @property
-    def is_first_order(self) -> bool:
-        """Whether the outer step ignores the derivative of the inner steps."""
-        return ALGORITHMS[self.config.algorithm].first_order
-
-    @property
-    def uses_parameter_difference(self) -> bool:
-        """Whether the outer gradient is theta - phi (Reptile) and there is no query set."""
-        return ALGORITHMS[self.config.algorithm].parameter_difference
+    def algorithm(self) -> InnerAlgorithm:
+        """The choices that the algorithm's name stands for."""
+        return ALGORITHMS[self.config.algorithm]
 
     def meta_parameters(self, theta: Params) -> Params:
         """Return the initial meta-parameters around theta."""
-        return with_rates(ALGORITHMS[self.config.algorithm], theta, self.adapted, self.config.rate)
+        return with_rates(self.algorithm, theta, self.adapted, self.config.rate)
 
     def split(self, meta: Params, alphas: Sequence[float]) -> tuple[Params, list[Rates]]:
         """Return theta, and the rates of inner steps with inner rates ``alphas``."""
@@ -77,11 +73,10 @@ class InnerLoop:
                 differences of this length; None: exactly. ANIL is always exact: the gradient of
                 a head costs less than two gradients of all parameters.
         """
-        algorithm = ALGORITHMS[self.config.algorithm]
         gradient: InnerGradient
-        if algorithm.first_order:
+        if self.algorithm.first_order:
             gradient = first_order
-        elif hessian_epsilon is None or algorithm.head_only:
+        elif hessian_epsilon is None or self.algorithm.head_only:
             gradient = exact
         else:
             gradient = by_differences(hessian_epsilon)

@@ -8,7 +8,7 @@ float64 and rounded once: results do not depend on how chunks are spread over th
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from operator import itemgetter
@@ -57,7 +57,7 @@ class TaskMap:
         compiled: compile mean and meta-gradient of every objective that it is called with, and
             functions that ``map`` is told recur. A function is compiled once for every shape of its
             data, and so must not change what it closes over; a method of the same object is the
-            same function.
+            same function, and so is a partial of the same function with equal arguments.
         processes: the processes that share the tasks; data are those of this one's.
 
     Raises:
@@ -80,7 +80,7 @@ class TaskMap:
         self._pool = thread_pool(self.threads) if self.threads > 1 else None
         self.compiled = compiled
         self.processes = processes
-        self._programs: dict[tuple[str, Callable[..., Any]], Callable[..., Any]] = {}
+        self._programs: dict[tuple[str, Hashable], Callable[..., Any]] = {}
 
     def map(self, fn: Callable[[Any], Any], data: Any, recurring: bool = False) -> Any:
         """``fn(task_data)`` for every task, without a graph; results stacked to [M, ...].
@@ -130,7 +130,7 @@ class TaskMap:
         """``run``, or what it was compiled to when ``fn`` first came."""
         if not self.compiled:
             return run
-        key = kind, fn
+        key = kind, _identity(fn)
         return self._programs.get(key) or self._programs.setdefault(key, Compiled(run))
 
     def hvp(self, objective: Objective, meta: Params, data: Any, vector: Params) -> Params:
@@ -192,6 +192,13 @@ class TaskMap:
             for start in range(0, tasks, size)
         )
         return map(fn, chunks) if self._pool is None else self._pool.map(fn, chunks)
+
+
+def _identity(fn: Callable[..., Any]) -> Hashable:
+    """Equal for the same function; partials by themselves compare by identity."""
+    if not isinstance(fn, partial):
+        return fn
+    return _identity(fn.func), fn.args, tuple(sorted(fn.keywords.items()))
 
 
 def sum_of_products(a: Params, b: Params) -> Tensor:

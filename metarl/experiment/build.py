@@ -1,6 +1,7 @@
 """The one place where names in a config become objects."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +16,8 @@ from metarl.core.outer.trust_region import TrustRegion, suited_epsilon
 from metarl.core.params import Functional, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
-from metarl.experiment.parsing import (
-    suggestion,
-)
-from metarl.experiment.plugins import call, find, function_of, reason
+from metarl.experiment.parsing import suggestion
+from metarl.experiment.plugins import call, find, function_of
 from metarl.experiment.registries import (
     BASELINE,
     FAMILY,
@@ -37,7 +36,7 @@ from metarl.rl.evaluate import PolicyEvaluator
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.sampler import Sampler
 from metarl.rl.task_file import TaskFile, read_task_file
-from metarl.runtime.errors import UserError, warn
+from metarl.runtime.errors import UserError, described, warn
 from metarl.runtime.seeding import Purpose, torch_seed
 from metarl.supervised.fewshot import FewShot, LabelledTensors
 from metarl.supervised.learner import SupervisedLearner
@@ -118,16 +117,16 @@ def resolve(config: Settings) -> Settings:
     pays = config.device == "cpu" and config.iterations >= COMPILE_FROM[type(config)]
     config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)
     assert isinstance(config, RLExperiment | SupervisedExperiment)
-    if isinstance(config, RLExperiment):
-        config = dataclasses.replace(config, policy=policy_settings(config.policy))
-    config = dataclasses.replace(config, outer=OUTER.resolved(_outer_of_network(config)))
     for name in config.logging.sinks:
         find_sink(name)
     if isinstance(config, RLExperiment):
+        policy = policy_settings(config.policy)
         config = dataclasses.replace(
             config,
             env=FAMILY.resolved(config.env),
+            policy=policy,
             baseline=BASELINE.resolved(config.baseline),
+            outer=_resolved_outer(config.outer, policy.get("activation", "")),
         )
         inner_loss(config.inner.loss)
         if file := held_out_tasks(config):
@@ -138,19 +137,16 @@ def resolve(config: Settings) -> Settings:
     data = {"source": config.data["source"]}
     for part in parts:
         data |= dataclasses.asdict(part)
-    return dataclasses.replace(config, data=data)
+    outer = _resolved_outer(config.outer, config.model.activation)
+    return dataclasses.replace(config, data=data, outer=outer)
 
 
-def _outer_of_network(config: RLExperiment | SupervisedExperiment) -> dict[str, Any]:
-    """The settings of the outer step, with those that follow from the network's hidden units."""
-    if not issubclass(OUTER.find(config.outer)[0], TrustRegion):
-        return config.outer
-    if isinstance(config, RLExperiment):
-        activation = config.policy.get("activation", "")
-    else:
-        activation = config.model.activation
-    length = suited_epsilon(activation, config.outer.get("hvp_length", "fixed"))
-    return {"hvp_epsilon": length, **config.outer}
+def _resolved_outer(outer: dict[str, Any], activation: str) -> dict[str, Any]:
+    """All settings of the outer step, with those that follow from the network's hidden units."""
+    if issubclass(OUTER.find(outer)[0], TrustRegion):
+        length = suited_epsilon(activation, outer.get("hvp_length", "fixed"))
+        outer = {"hvp_epsilon": length, **outer}
+    return OUTER.resolved(outer)
 
 
 def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
@@ -184,11 +180,10 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     module = make_policy(config, family)
     policy = Functional(module)
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
-    inner = _make_inner_loop(
-        config, partial(inner_loss(config.inner.loss), policy), theta, ("head.", "log_std")
-    )
-
-    baseline, observed = BASELINE.make(config.baseline), observation_space(config, family)
+    loss = partial(inner_loss(config.inner.loss), policy)
+    inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
+    baseline = BASELINE.make(config.baseline)
+    state = baseline.init(observation_space(config, family).shape[-1], config.seed)
 
     def adaptation(compiled: bool) -> Adaptation:
         sampler = Sampler(
@@ -201,7 +196,6 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         )
         chunk_size = config.chunk_size or (1 if config.device == "cpu" else config.tasks)
         task_map = TaskMap(chunk_size, threads, compiled, processes)
-        state = baseline.init(observed.shape[-1], config.seed)
         return Adaptation(inner, config.advantage, baseline, sampler, task_map, state)
 
     file = held_out_tasks(config)
@@ -229,6 +223,23 @@ def observation_space(config: RLExperiment, family: TaskFamily) -> Any:
     return family.observation_space_with_task if config.observe_task else family.observation_space
 
 
+def make_module(
+    where: str, name: str, seed: int, make: Callable[..., Any], *args: Any, **settings: Any
+) -> nn.Module:
+    """The network that ``make`` makes with PyTorch's generator seeded.
+
+    Raises:
+        UserError: it raised anything, or made something else.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = call(where, name, make, *args, **settings)
+    if not isinstance(module, nn.Module):
+        made = type(module).__name__
+        raise UserError(f"{where} {name}: it should make a torch.nn.Module, got {made}")
+    return module
+
+
 def make_policy(config: RLExperiment, family: TaskFamily) -> nn.Module:
     """The policy that the config names, for the spaces of a family.
 
@@ -239,20 +250,16 @@ def make_policy(config: RLExperiment, family: TaskFamily) -> nn.Module:
     name = config.policy["name"]
     settings = {k: v for k, v in config.policy.items() if k != "name"}
     observations = observation_space(config, family)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(config.seed, Purpose.PARAMETERS))
-        module = call("policy.name", name, make, observations, family.action_space, **settings)
-        if not isinstance(module, nn.Module):
-            raise UserError(
-                f"policy.name {name}: it should make a torch.nn.Module, got {type(module).__name__}"
-            )
-        example = torch.zeros(3, *observations.shape)
-        found = call("policy.name", name, module, example)
+    seed = torch_seed(config.seed, Purpose.PARAMETERS)
+    spaces = observations, family.action_space
+    module = make_module("policy.name", name, seed, make, *spaces, **settings)
+    found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
         require_distribution(found)
+    except ValueError as error:
+        raise UserError(f"policy.name {name}: {error}") from error
     except Exception as error:  # whatever a user's distribution does
-        said = str(error) if isinstance(error, ValueError) else reason(error)
-        raise UserError(f"policy.name {name}: {said}") from error
+        raise UserError(f"policy.name {name}: {described(error)}") from error
     return module
 
 
@@ -286,7 +293,7 @@ def make_supervised_learner(
     by_class = config.inner.reduction == "class-sum"
     loss = predictor.sum_over_classes if by_class else predictor.loss
     try:
-        inner = _make_inner_loop(config, loss, theta, ("head.",))
+        inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.",))
     except ValueError as error:
         raise UserError(f"model.name {config.model.name}: {error}") from error
     if changed:
@@ -300,12 +307,6 @@ def make_supervised_learner(
         config.evaluation,
         config.seed,
     )
-
-
-def _make_inner_loop(
-    config: RLExperiment | SupervisedExperiment, loss: Any, theta: dict[str, Any], head: Any
-) -> InnerLoop:
-    return InnerLoop.of(config.inner, loss, list(theta), head)
 
 
 def _use_threads_for_tasks(config: Experiment, processes: Processes) -> int:
@@ -331,11 +332,7 @@ def _make_module(
         if name in MODELS:
             return make_model(config.model, shape, outputs, seed), False
         make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = call("model.name", name, make, shape, outputs)
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"it should make a torch.nn.Module, got {type(module).__name__}")
+        module = make_module("model.name", name, seed, make, shape, outputs)
         changed = require_stateless(module)
         require_outputs(module, shape, outputs)
     except ValueError as error:

@@ -7,8 +7,8 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -118,11 +118,9 @@ def parse_object(schema: type[Schema], values: dict[str, Any], where: str) -> Sc
     Raises:
         UserError: a key is unknown, or a value has the wrong type or is out of range.
     """
-    parsed = _parsed(schema, values, where, {f.name for f in dataclasses.fields(schema)})  # type: ignore[arg-type]
-    try:
-        return schema(**parsed)
-    except Exception as error:
-        raise UserError(_placed(one_line(str(error)), where)) from error
+    known = [f.name for f in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    with _said_of(where):
+        return schema(**_parsed(schema, values, where, known))
 
 
 def parse_settings(
@@ -134,7 +132,7 @@ def parse_settings(
         UserError: see ``parse_object``.
     """
     names = list(inspect.signature(function).parameters)
-    parsed = _parsed(function, values, where, set(names[skip:]), set(names[:skip]))
+    parsed = _parsed(function, values, where, names[skip:], skipped=names[:skip])
     return {name: parsed[name] for name in names[skip:] if name in parsed}
 
 
@@ -142,25 +140,33 @@ def _parsed(
     schema: Callable[..., Any],
     values: dict[str, Any],
     where: str,
-    known: set[str],
-    skipped: set[str] = frozenset(),  # type: ignore[assignment]
+    known: Sequence[str],
+    skipped: Sequence[str] = (),
 ) -> dict[str, Any]:
     for key in values:
         if key not in known:
+            paths = [f"{where}.{name}" for name in sorted(known)]
             raise UserError(
-                f"{where}.{key} is not a setting"
-                f"{suggestion(f'{where}.{key}', [f'{where}.{name}' for name in sorted(known)])}; "
+                f"{where}.{key} is not a setting{suggestion(f'{where}.{key}', paths)}; "
                 f"there are {', '.join(sorted(known)) or 'none'}"
             )
     parser = ArgumentParser(exit_on_error=False)
-    if isinstance(schema, type):
-        parser.add_class_arguments(schema, skip=set(skipped))
-    else:
-        parser.add_function_arguments(schema, skip=set(skipped))
-    try:
+    is_class = isinstance(schema, type)
+    add = parser.add_class_arguments if is_class else parser.add_function_arguments
+    add(schema, skip=set(skipped))
+    with _said_of(where):
         namespace = parser.parse_object(values)
         parser.validate(namespace, skip_unset=False)  # parse_object lets null pass
         return dict(vars(parser.instantiate(namespace)))
+
+
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """Turn what goes wrong with the settings of a group into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(_placed(one_line(str(error)), where)) from error
 

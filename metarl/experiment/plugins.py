@@ -1,6 +1,7 @@
 """Names become objects: a row of a registry, or ``package.module:Name`` of the user's own."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.experiment.parsing import suggestion
-from metarl.runtime.errors import UserError
+from metarl.runtime.errors import UserError, described
 
 Check = Callable[[Any], str]
 """Return what is wrong with an object, ``should be ...``; nothing if it is of the right kind."""
@@ -67,12 +68,7 @@ def call(where: str, name: str, make: Callable[..., Any], *args: Any, **kwargs: 
     except UserError:
         raise
     except Exception as error:  # whatever a user's code does
-        raise UserError(f"{where} {name}: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """An exception as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{where} {name}: {described(error)}") from error
 
 
 def subclass_of(*bases: type) -> Check:
@@ -92,8 +88,6 @@ def function_of(*arguments: str) -> Check:
     """Check for something that can be called with so many positional arguments."""
 
     def check(found: Any) -> str:
-        import inspect
-
         if not callable(found):
             return f"should be a function of ({', '.join(arguments)})"
         try:
@@ -107,6 +101,16 @@ def function_of(*arguments: str) -> Check:
     return check
 
 
+def class_with(*names: str) -> Check:
+    """Check for a class with these attributes."""
+
+    def check(found: Any) -> str:
+        missing = [name for name in names if not hasattr(found, name)]
+        return f"should be a class with {', '.join(missing)}" if missing else ""
+
+    return check
+
+
 def _imported(where: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
     for folder in (os.getcwd(), *_folders):
@@ -115,7 +119,7 @@ def _imported(where: str, name: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:  # whatever a user's code does
-        raise UserError(f"{where} {name} does not import: {reason(error)}") from error
+        raise UserError(f"{where} {name} does not import: {described(error)}") from error
     for part in attribute.split("."):
         try:
             found = getattr(found, part)

@@ -8,7 +8,7 @@ from metarl.core.outer.adam import Adam
 from metarl.core.outer.step import OuterStep
 from metarl.core.outer.trust_region import TrustRegion
 from metarl.experiment.parsing import parse_object, parse_settings, setting_lines
-from metarl.experiment.plugins import Check, find, function_of, subclass_of
+from metarl.experiment.plugins import Check, class_with, find, function_of, subclass_of
 from metarl.rl.baselines import Baseline, LinearFeatureBaseline
 from metarl.rl.losses import INNER_LOSSES
 from metarl.rl.policies import gaussian_mlp
@@ -68,16 +68,7 @@ FAMILY = Group("env", "family", FAMILIES, subclass_of(TaskFamily))
 OUTER = Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
 BASELINE = Group("baseline", "name", BASELINES, subclass_of(Baseline))
 POLICY = Group("policy", "name", POLICIES, function_of("observation_space", "action_space"))
-
-
-def _source_fault(found: Any) -> str:
-    missing = [n for n in ("task_fields", "input_shape", "draw") if not hasattr(found, n)]
-    return f"should be a class with {', '.join(missing)}" if missing else ""
-
-
-SOURCE = Group("data", "source", SOURCES, _source_fault)
-
-
+SOURCE = Group("data", "source", SOURCES, class_with("task_fields", "input_shape", "draw"))
 GROUPS = {group.where: group for group in (FAMILY, SOURCE, POLICY, OUTER, BASELINE)}
 
 
@@ -146,9 +137,4 @@ def find_sink(name: str) -> Any:
     Raises:
         UserError: it does not import, or lacks a method.
     """
-    return find("logging.sinks", name, {}, _sink_fault)
-
-
-def _sink_fault(found: Any) -> str:
-    missing = [method for method in ("log", "show", "close") if not hasattr(found, method)]
-    return f"should be a class with {', '.join(missing)}" if missing else ""
+    return find("logging.sinks", name, {}, class_with("log", "show", "close"))

@@ -23,7 +23,7 @@ from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.rl.learner import LearnerConfig
 from metarl.runtime.checkpoint import CheckpointConfig
 from metarl.runtime.errors import UserError
-from metarl.runtime.folder import FREE
+from metarl.runtime.folder import fixed
 from metarl.runtime.scores import EvaluationConfig
 from metarl.runtime.sinks import LoggingConfig
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
@@ -175,10 +175,8 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def fixed_settings(config: Experiment) -> dict[str, Any]:
-    """The settings that a resumed run keeps, as plain values; where tasks come from is first."""
-    settings = plain(config)
-    fixed = {key: value for key, value in settings.items() if key not in FREE}
-    return {config.task_source: fixed[config.task_source]} | fixed
+    """The settings that a resumed run keeps, as plain values."""
+    return fixed(plain(config))
 
 
 def to_yaml(config: Experiment) -> str:

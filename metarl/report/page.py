@@ -17,7 +17,7 @@ from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.files import write_atomically
-from metarl.runtime.folder import FREE
+from metarl.runtime.folder import fixed
 from metarl.runtime.sinks import Media
 
 CAPTIONS = {
@@ -153,10 +153,7 @@ def command(view: RunView) -> str:
 
 def settings(view: RunView) -> str:
     """All of them, as the run's ``config.yaml`` has them: those that make it what it is first."""
-    fixed = {key: value for key, value in view.config.items() if key not in FREE}
-    problem = view.evaluation["problem"]
-    ordered = {problem: view.config[problem], **fixed, **view.config}
-    return str(yaml.safe_dump(ordered, sort_keys=False))
+    return str(yaml.safe_dump({**fixed(view.config), **view.config}, sort_keys=False))
 
 
 def versions(view: RunView) -> dict[str, Any]:

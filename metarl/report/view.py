@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.errors import UserError
-from metarl.runtime.folder import FREE
+from metarl.runtime.folder import fixed
 from metarl.runtime.trainer import first_difference
 from metarl.supervised.evaluate import RecordedExamples
 
@@ -143,8 +143,7 @@ def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
 
 def _are_seeds(views: Sequence[RunView]) -> bool:
     """Whether the runs are one experiment with different seeds."""
-    kept = [key for key in views[0].config if key not in (*FREE, "seed")]
-    experiments = [{key: view.config.get(key) for key in kept} for view in views]
+    experiments = [{**fixed(view.config), "seed": None} for view in views]
     seeds = {view.config.get("seed") for view in views}
     return len(seeds) == len(views) and all(e == experiments[0] for e in experiments)
 

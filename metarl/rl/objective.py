@@ -45,8 +45,6 @@ class OuterObjective:
         self._policy = policy
         self._inner = inner
         self._task_map = task_map
-        self._own_losses = cache(lambda loss: partial(self._own_loss, loss))
-        self._kls_for_products = cache(lambda epsilon: partial(self._kl_for_products, epsilon))
 
     def of(
         self, like: Params, support: Sequence[Transitions], query: Transitions, iteration: int = 0
@@ -78,7 +76,7 @@ class OuterObjective:
         def kl_gradient(
             theta: Tensor, fraction: float = 1.0, hessian_epsilon: float | None = None
         ) -> Tensor:
-            kl = self._kls_for_products(hessian_epsilon)
+            kl = partial(self.kl, hessian_epsilon=hessian_epsilon)
             at = unflatten(theta, like)
             return flatten(task_map.mean_and_grad(kl, at, curvature_data(fraction))[1])
 
@@ -90,7 +88,7 @@ class OuterObjective:
             loss: Callable[[AdaptedTask], Tensor], theta: Tensor
         ) -> tuple[Tensor, Tensor]:
             at = unflatten(theta, like)
-            values, gradient = task_map.mean_and_grad(self._own_losses(loss), at, data)
+            values, gradient = task_map.mean_and_grad(partial(self._own_loss, loss), at, data)
             return values, flatten(gradient)
 
         return Objective(
@@ -100,7 +98,7 @@ class OuterObjective:
             kl_hvp,
             gradient_of,
             iteration,
-            self._inner.is_first_order,
+            self._inner.algorithm.first_order,
         )
 
     def _own_loss(
@@ -116,13 +114,8 @@ class OuterObjective:
         support, query = task
         return surrogate_and_kl(self._policy, self._inner.adapt(meta, support), query)
 
-    def kl(self, meta: Params, task: TaskBatches) -> Tensor:
-        """Of one task: the KL alone, a scalar."""
-        return self._kl_for_products(None, meta, task)
-
-    def _kl_for_products(
-        self, hessian_epsilon: float | None, meta: Params, task: TaskBatches
-    ) -> Tensor:
+    def kl(self, meta: Params, task: TaskBatches, hessian_epsilon: float | None = None) -> Tensor:
+        """Of one task: the KL alone, a scalar; ``hessian_epsilon``: see ``InnerLoop.adapt``."""
         support, query = task
         return mean_kl(self._policy, self._inner.adapt(meta, support, hessian_epsilon), query)
 

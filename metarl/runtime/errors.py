@@ -11,6 +11,11 @@ class UserError(Exception):
         super().__init__(" ".join(message.splitlines()))  # whatever was quoted in it
 
 
+def described(error: BaseException) -> str:
+    """An exception of whatever kind as one line: its type and its message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def under_torchrun() -> bool:
     """Whether torchrun has started this process, and says so in environment variables."""
     return "TORCHELASTIC_RUN_ID" in os.environ

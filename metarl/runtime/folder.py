@@ -20,6 +20,7 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -38,6 +39,14 @@ FREE = (
     *("threads", "device", "chunk_size", "compile", "data_folder", "folder", "name"),
 )
 """Settings that a resumed run may change; all others make it what it is."""
+
+
+def fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a run what it is; where its tasks come from is first."""
+    kept = {key: value for key, value in settings.items() if key not in FREE}
+    return {key: kept[key] for key in ("env", "data") if key in kept} | kept
+
+
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 

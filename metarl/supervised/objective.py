@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.core.adapt import adapt
-from metarl.core.gradients import first_order
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.step import Objective
 from metarl.core.params import Params, tree_map, unflatten
@@ -83,7 +81,7 @@ class Predictor:
         return {"": apart, "transductive": together}
 
 
-@dataclass(frozen=True, eq=False)  # a program is compiled once for every method of an object
+@dataclass(frozen=True)
 class TaskObjective:
     """What training and evaluation ask of one task, as functions of the meta-parameters [P].
 
@@ -108,7 +106,7 @@ class TaskObjective:
         outputs = self.predictor.model(phi, query.inputs)
         criterion = self.predictor.criterion
         loss = descended = criterion.loss(outputs, query.targets)
-        if self.inner.uses_parameter_difference:
+        if self.inner.algorithm.parameter_difference:
             # Its gradient is (theta - phi) / alpha (Nichol et al. 2018, section 3).
             alpha = self.inner.config.alpha
             moved = {n: (p - phi[n]).detach() / alpha for n, p in theta.items()}
@@ -146,7 +144,7 @@ class TaskObjective:
         phi, rates = self.inner.split(unflatten(meta, self.like), alphas)
         outputs = [self.predictor.outputs(phi, task)]
         for rate in rates:
-            phi = adapt(self.inner.loss, phi, [rate], [support], first_order)
+            phi = self.inner.step(phi, rate, support)
             outputs.append(self.predictor.outputs(phi, task))
         score = self.predictor.criterion.score
         scores = {
@@ -162,7 +160,7 @@ class TaskObjective:
         (support, query), _ = task
         of_names = unflatten(meta["meta"], self.like)
         theta, rates = self.inner.split(of_names, self.inner.config.alphas)
-        if self.inner.uses_parameter_difference:  # no query set: adapt to all there is
+        if self.inner.algorithm.parameter_difference:  # no query set: adapt to all there is
             support = Examples(*(torch.cat(pair) for pair in zip(support, query, strict=True)))
         return theta, self.inner.adapt(of_names, [support] * len(rates), hessian_epsilon)
 
@@ -192,7 +190,7 @@ def objective_of(
     def kl_gradient(
         theta: Tensor, fraction: float = 1.0, hessian_epsilon: float | None = None
     ) -> Tensor:
-        kl = _kl_of(task, hessian_epsilon)
+        kl = partial(task.kl, hessian_epsilon=hessian_epsilon)
         return task_map.mean_and_grad(kl, {"meta": theta}, data)[1]["meta"]
 
     def loss_gradient(theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +201,9 @@ def objective_of(
         return task_map.hvp(task.kl, {"meta": theta}, data, {"meta": v})["meta"]
 
     def gradient_of(loss: Callable[[AdaptedTask], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
-        values, gradient = task_map.mean_and_grad(_own_loss_of(task, loss), {"meta": theta}, data)
+        values, gradient = task_map.mean_and_grad(
+            partial(task.own_loss, loss), {"meta": theta}, data
+        )
         return values, gradient["meta"]
 
     return Objective(
@@ -213,21 +213,8 @@ def objective_of(
         kl_hvp,
         gradient_of,
         iteration,
-        task.inner.is_first_order,
+        task.inner.algorithm.first_order,
     )
-
-
-@cache
-def _kl_of(task: TaskObjective, hessian_epsilon: float | None) -> Callable[[Params, Any], Tensor]:
-    """The same function for the same arguments: a program is compiled for each."""
-    return partial(task.kl, hessian_epsilon=hessian_epsilon)
-
-
-@cache
-def _own_loss_of(
-    task: TaskObjective, loss: Callable[[AdaptedTask], Tensor]
-) -> Callable[[Params, Any], Tensor]:
-    return partial(task.own_loss, loss)
 
 
 def _beside_inputs(batch: Examples, tasks: Tensor) -> Examples:

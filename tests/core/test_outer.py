@@ -1,6 +1,7 @@
 """The task axis: loop = vmap = threads, and gradients that are those of the mean."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -171,3 +172,14 @@ def test_who_uses_threads_takes_that_pool(make, monkeypatch):
     else:
         Sampler(lambda *_: None, lambda *_: None, 1, threads=2)
     assert asked == [3 if make is TaskMap else 2]
+
+
+@pytest.mark.needs_compiler
+def test_partials_of_one_function_with_equal_arguments_are_one_program() -> None:
+    def scaled(scale: float, meta: Params, x: Tensor) -> Tensor:
+        return scale * (meta["w"] * x).sum()
+
+    task_map, meta, data = TaskMap(compiled=True), {"w": torch.ones(3)}, torch.ones(1, 3)
+    for scale in (2.0, 2.0, 3.0):
+        assert float(task_map.mean(partial(scaled, scale), meta, data)) == 3 * scale
+    assert len(task_map._programs) == 2
