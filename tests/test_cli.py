@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import metarl
+from metarl.commands.completion import completion
 from metarl.commands.list import list_
 from metarl.commands.main import evaluate, report, train
 from metarl.commands.main import main as command_line
@@ -25,53 +26,56 @@ from metarl_envs.point import PointNavigation
 
 BAD_SETTINGS = [
     # unknown keys and names
-    ("--taks 3", "unrecognized arguments: --taks 3 (did you mean --tasks?)"),
+    ("--taks 3", "taks is not a setting (did you mean tasks?)"),
     ("--outer.max_kll 1", "did you mean outer.max_kl?"),
     ("--env.horizont 5", "env.horizont is not a setting (did you mean env.horizon?)"),
     ("--env.family point-navigatoin", "did you mean point-navigation?"),
     ("--env.family nothing-like-it", "is unknown; there are point-navigation, half-cheetah-"),
-    ("--inner.algorithm mamll", "inner.algorithm should be one of 'maml', 'fomaml', 'anil'"),
+    ("--inner.algorithm mamll", "should be one of maml, fomaml, anil, meta-sgd, got mamll"),
     ("--inner.algorithm reptile", "inner.algorithm should be one of"),
-    ("--device tpu", "device should be one of 'cpu', 'cuda', got tpu"),
+    ("--device tpu", "device should be one of cpu, cuda, got tpu"),
     ("--config poitn_navigation", "did you mean point_navigation?"),
-    ("positional", "unrecognized arguments: positional"),
-    ("--conf smoke", "unrecognized arguments: --conf"),
+    ("positional", "train takes options only, got positional"),
+    ("--conf smoke", "conf is not a setting; there are advantage, "),
     # wrong types
-    ("--tasks many", "tasks should be a valid integer, got many"),
-    ("--tasks 1.5", "tasks should be a valid integer, got 1.5"),
-    ("--inner.rate fast", "inner.rate should be a valid number, got fast"),
-    ("--inner.rates 0.1", "inner.rates should be a list, got 0.1"),
+    ("--tasks many", "tasks should be an integer >= 1, got many"),
+    ("--tasks 1.5", "tasks should be an integer >= 1, got 1.5"),
+    ("--inner.rate fast", "inner.rate should be a number > 0, got fast"),
+    ("--inner.rates 0.1", "inner.rates should be a list, each a number > 0 or null"),
     ("--outer.hvp_symmetric 3", "outer.hvp_symmetric should be true or false, got 3"),
-    ("--policy.hidden_sizes 100", "policy.hidden_sizes should be a valid list, got 100"),
+    (
+        "--policy.hidden_sizes 100",
+        "policy.hidden_sizes should be a list of at least 1, each an integer > 0",
+    ),
     ("--policy 100", "policy should be a mapping, got 100"),
     ("--env 3", "env should be a mapping, got 3"),
-    ("--env.horizon x", "horizon should be an integer, got x"),
-    ("--env.goal_range 1", "goal_range should be a list, got 1"),
-    ("--env.goal_range [1]", "goal_range should be a list with 2 elements, got [1]"),
-    ("--env.goal_range [a,b]", "goal_range should be a number, got a"),
-    ("--logging.wandb off", "logging.wandb should be one of 'auto', 'online', 'offline'"),
-    ("--tasks", "argument --tasks: expected one argument"),
-    ("--config", "argument --config: expected one argument"),
+    ("--env.horizon x", "env.horizon should be an integer, got x"),
+    ("--env.goal_range 1", "env.goal_range should be [a number, a number], got 1"),
+    ("--env.goal_range [1]", "env.goal_range should be [a number, a number], got [1]"),
+    ("--env.goal_range [a,b]", "env.goal_range should be [a number, a number], got [a,b]"),
+    ("--logging.wandb off", "should be one of auto, online, offline, disabled, got off"),
+    ("--tasks", "--tasks needs a value"),
+    ("--config", "--config needs a value"),
     # values out of range
-    ("--tasks 0", "tasks should be greater than or equal to 1, got 0"),
-    ("--trajectories 0", "trajectories should be greater than or equal to 1, got 0"),
-    ("--iterations -1", "iterations should be greater than or equal to 0, got -1"),
-    ("--seed -1", "seed should be greater than or equal to 0, got -1"),
-    ("--threads -1", "threads should be greater than or equal to 0, got -1"),
-    ("--chunk_size 0", "chunk_size should be greater than 0, got 0"),
-    ("--inner.rate -0.1", "inner.rate should be greater than 0, got -0.1"),
-    ("--inner.rate inf", "inner.rate should be finite, got inf"),
-    ("--inner.rate nan", "inner.rate should be"),
-    ("--inner.rates [-0.1]", "inner.rates should be greater than 0, got [-0.1]"),
-    ("--outer.max_kl 0", "outer.max_kl should be greater than 0, got 0"),
-    ("--outer.max_kl -1", "outer.max_kl should be greater than 0, got -1"),
-    ("--outer.backtrack_ratio 1", "outer.backtrack_ratio should be less than 1, got 1"),
-    ("--advantage.discount 2", "advantage.discount should be less than or equal to 1, got 2"),
-    ("--policy.hidden_sizes []", "policy.hidden_sizes should have at least 1 item, got []"),
-    ("--policy.hidden_sizes [8,0]", "policy.hidden_sizes should be greater than 0, got [8, 0]"),
-    ("--policy.init_std 0", "policy.init_std should be greater than 0, got 0"),
-    ("--checkpoint.keep 0", "checkpoint.keep should be greater than or equal to 1, got 0"),
-    ("--evaluation.tasks 0", "evaluation.tasks should be greater than 0, got 0"),
+    ("--tasks 0", "tasks should be an integer >= 1, got 0"),
+    ("--trajectories 0", "trajectories should be an integer >= 1, got 0"),
+    ("--iterations -1", "iterations should be an integer >= 0, got -1"),
+    ("--seed -1", "seed should be an integer >= 0, got -1"),
+    ("--threads -1", "threads should be an integer >= 0, got -1"),
+    ("--chunk_size 0", "chunk_size should be an integer > 0 or null, got 0"),
+    ("--inner.rate -0.1", "inner.rate should be a number > 0, got -0.1"),
+    ("--inner.rate inf", "inner.rate should be a number > 0, got inf"),
+    ("--inner.rate nan", "inner.rate should be a number > 0, got nan"),
+    ("--inner.rates [-0.1]", "each a number > 0 or null, got [-0.1]"),
+    ("--outer.max_kl 0", "outer.max_kl should be a number > 0, got 0"),
+    ("--outer.max_kl -1", "outer.max_kl should be a number > 0, got -1"),
+    ("--outer.backtrack_ratio 1", "outer.backtrack_ratio should be a number > 0 and < 1, got 1"),
+    ("--advantage.discount 2", "advantage.discount should be a number >= 0 and <= 1, got 2"),
+    ("--policy.hidden_sizes []", "policy.hidden_sizes should be a list of at least 1, each an"),
+    ("--policy.hidden_sizes [8,0]", "each an integer > 0, got [8,0]"),
+    ("--policy.init_std 0", "policy.init_std should be a number > 0, got 0"),
+    ("--checkpoint.keep 0", "checkpoint.keep should be an integer >= 1, got 0"),
+    ("--evaluation.tasks 0", "evaluation.tasks should be an integer > 0, got 0"),
     ("--env.horizon 0", "env: horizon must be an integer of at least 1, got 0"),
     ("--env.action_scale 0", "env: action_scale must be positive"),
     ("--name a/b", "name should be one folder's name, got a/b"),
@@ -96,21 +100,21 @@ def test_a_bad_setting_is_refused(refused, arguments: str, said: str):
 
 
 BAD_FILES = {
-    "taks: 3": "Option 'taks' is not accepted (did you mean tasks?)",
+    "taks: 3": "taks is not a setting (did you mean tasks?)",
     "outer: {max_kll: 3}": "outer.max_kll is not a setting (did you mean outer.max_kl?)",
     "env: {family: point-navigation, horizont: 3}": "(did you mean env.horizon?)",
     "env: {family: [point-navigation]}": "env.family ['point-navigation'] is unknown",
     "env: {family: point-navigation, 3: 4}": "env.3 is not a setting",
     "env: {family: half-cheetah-velocity, velocity_range: [2, 0]}": "velocity_range must be",
     "env: point-navigation": "env should be a mapping, got point-navigation",
-    "env: null": "env should be a mapping, got None",
+    "env: null": "env should be a mapping, got null",
     "outer: 3": "outer should be a mapping, got 3",
-    "outer: null": "outer should be a mapping, got None",
+    "outer: null": "outer should be a mapping, got null",
     "evaluation: {published: []}": "evaluation.published should be a mapping, got []",
-    "tasks: null": "tasks should be a valid integer, got None",
-    "env: {family: point-navigation, horizon: null}": "horizon should be an integer, got None",
-    "name: [a]": "name should be text, got ['a']",
-    "resume: runs/a": "resume is no setting for a file",
+    "tasks: null": "tasks should be an integer >= 1, got null",
+    "env: {family: point-navigation, horizon: null}": "env.horizon should be an integer, got null",
+    "name: [a]": 'name should be text or null, got ["a"]',
+    "resume: runs/a": "resume is not a setting for a file",
     "- tasks": "bad.yaml should hold settings",
     "tasks": "bad.yaml should hold settings",
     "": "bad.yaml should hold settings",
@@ -174,7 +178,7 @@ def finished(workplace: Path, two_iterations: Path) -> Path:
         ("--outer.max_kl 0.5", "outer.max_kl is 0.01, not 0.5"),
         ("--name other", "name is run, not other"),
         ("--iterations 1", "the run has done 2 iterations, more than 1"),
-        ("--tasks 0", "tasks should be greater than or equal to 1, got 0"),
+        ("--tasks 0", "tasks should be an integer >= 1, got 0"),
     ],
 )
 def test_a_run_is_not_resumed_as_another_one(finished: Path, refused, arguments: str, said: str):
@@ -196,21 +200,21 @@ def test_a_run_whose_settings_are_damaged_is_refused(finished: Path, refused):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "the following arguments are required: runs"),
+        ("", "RUN (run folders): needs 1 or more, got 0"),
         ("run run/../run", "run is named twice, or another run has its name"),
         ("run missing", "there is no run folder missing"),
         ("run --env.family ant-goal", "env.family cannot differ from the trained one"),
         ("run --env.goal_range [2,1]", "goal_range must be [low, high] with low < high"),
         ("run --candidate_rates []", "candidate_rates should have at least one entry"),
         ("run --candidate_rates [1] --inner_rates [1]", "either inner_rates are given or one of"),
-        ("run --candidate_rates [0]", "candidate_rates should be greater than 0, got [0]"),
-        ("run --taks 2", "did you mean --tasks?"),
-        ("run --tasks 0", "tasks should be greater than 0, got 0"),
-        ("run --inner_rates [-1]", "inner_rates should be greater than 0, got [-1]"),
-        ("run --inner_rates [.inf]", "evaluation.inner_rates should be finite, got inf"),
+        ("run --candidate_rates [0]", "should be a list, each a number > 0 or null, got [0]"),
+        ("run --taks 2", "did you mean tasks?"),
+        ("run --tasks 0", "tasks should be an integer > 0 or null, got 0"),
+        ("run --inner_rates [-1]", "should be a list, each a number > 0 or null, got [-1]"),
+        ("run --inner_rates [.inf]", "should be a list, each a number > 0 or null, got [.inf]"),
         ("run --inner_steps 2 --inner_rates [0.1]", "has 1 entries for 2 inner steps"),
         ("run --checkpoint 7", "has no checkpoint 7; there are: 2, 1"),
-        ("run --device tpu", "device should be one of 'cpu', 'cuda', got tpu"),
+        ("run --device tpu", "device should be one of cpu, cuda or null, got tpu"),
         ("run --checkpoint worst", "has no checkpoint worst; there are: 2, 1"),
         ("run --output /dev/null/x.json", "cannot write /dev/null/x.json"),
         ("run --output run", "cannot write run"),
@@ -223,10 +227,10 @@ def test_evaluate_refuses_bad_options(finished: Path, refused, arguments: str, s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "the following arguments are required: runs"),
+        ("", "RUN (run folders): needs 1 or more, got 0"),
         ("missing", "there is no run folder missing"),
         ("run run", "run is named twice"),
-        ("run --videos 9", "videos should be less than or equal to 3, got 9"),
+        ("run --videos 9", "videos should be an integer >= 0 and <= 3, got 9"),
         ("run --output report.pdf", "the output should be a file named .html, got report.pdf"),
         ("run --output /dev/null/x.html", "cannot write /dev/null/x.html"),
     ],
@@ -371,12 +375,61 @@ def test_a_printed_config_is_a_config(workplace: Path, capsys):
     ],
 )
 def test_help_lists_the_options(command, options: list[str], capsys):
-    with pytest.raises(SystemExit) as stopped:
-        command(["--help"])
-    assert stopped.value.code == 0
+    assert command(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for option in options:
         assert option in text
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--lr", "inner.rate"),
+        ("--inner.lr", "inner.rate"),
+        ("--random_seed", "seed or evaluation.seed"),
+        ("--max-kl", "outer.max_kl"),
+        ("--gamma", "advantage.discount"),
+        ("--meta_batch_size", "tasks or evaluation.tasks"),
+        ("--env.max_path_length", "env.horizon"),
+        ("--hidden_sizes", "policy.hidden_sizes"),
+    ],
+)
+def test_other_names_of_a_setting_are_understood(workplace, refused, option: str, meant: str):
+    assert f"(did you mean {meant}?)" in refused(train, "--config", "smoke", option, "3")
+
+
+def test_help_fits_three_screens_and_has_the_constants_of_what_is_named(capsys):
+    assert train(["--config", "half_cheetah_velocity", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 120
+    assert max(map(len, lines)) <= 110
+    assert any(line.startswith("  --env.velocity_range [0.0, 2.0] ") for line in lines)
+    assert train(["--outer.name", "adam", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--outer.learning_rate" in text
+    assert "--outer.max_kl" not in text
+
+
+def test_help_says_all_about_a_setting(capsys):
+    assert train(["--help", "outer.backtrack"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *("  --outer.backtracks 15", "      an integer >= 1"),
+        "      step sizes that the line search tries at most.",
+        *("  --outer.backtrack_ratio 0.8", "      a number > 0 and < 1"),
+        "      factor between them.",
+    ]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_tab_completion_knows_all_settings(shell: str, capsys):
+    assert completion([shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("outer.max_kl", "data.amplitude_range", "candidate_rates", "paper/ant_velocity"):
+        assert word in script
+
+
+def test_completion_of_an_unknown_shell_is_refused(refused):
+    assert "should be one of bash, zsh, tcsh, got fish" in refused(completion, "fish")
 
 
 # --- as real commands
@@ -389,15 +442,13 @@ def test_metarl_dispatches_to_its_commands(monkeypatch, refused, capsys):
 
     for arguments, said in (
         (["--version"], "metarl 0"),
-        (["--help"], "train,evaluate,report"),
-        ([], "train,evaluate,report"),
+        (["--help"], "metarl evaluate"),
+        ([], "metarl evaluate"),
         (["train", "--help"], "--outer.max_kl"),
         (["evaluate", "--help"], "--inner_rates"),
         (["report", "--help"], "--videos"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(arguments)
-        assert stopped.value.code == 0
+        assert main(arguments) == 0
         assert said in capsys.readouterr().out
     assert "train" in refused(main, "trian")
     assert "there is no run folder missing" in refused(main, "evaluate", "missing")
@@ -435,7 +486,5 @@ def test_list_shows_families_algorithms_configs_and_runs(toy, runs: Path, monkey
     assert "runs/run" in text
     assert list_(["configs"]) == 0
     assert "half-cheetah-velocity" not in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        list_(["famlies"])
-    assert stopped.value.code == 2
-    assert "there are families, algorithms, configs, runs" in capsys.readouterr().err
+    assert list_(["famlies"]) == 2
+    assert "(did you mean families?); there are families, alg" in capsys.readouterr().err

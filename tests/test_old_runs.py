@@ -144,8 +144,7 @@ def test_a_run_of_a_later_version_is_named_where_it_is_not_understood(tmp_path: 
     run = RunFolder(shutil.copytree(OLD / "maml", tmp_path / "later"))
     run.config_file.write_text("teleport: true\n" + run.config_file.read_text())
     (run.path / "run.json").write_text('{"packages": {"metarl": "99.1.0"}}')
-    with pytest.raises(SystemExit):
-        evaluate([str(run.path)])
+    assert evaluate([str(run.path)]) == 2
     error = capsys.readouterr().err
     assert "written by metarl 99.1.0, newer than this" in error
     assert len(error.splitlines()) == 1

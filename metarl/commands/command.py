@@ -1,69 +1,125 @@
-"""What all commands share: one line for an error, exit codes, runs and options."""
+"""What all commands share: one line for an error, exit codes, options, help."""
 
+import math
 import os
-import re
+import shutil
 import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import TypeVar
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_origin
 
 import torch
 
 from metarl.commands.training import Fault
 from metarl.core.processes import Disconnected, StoppedElsewhere
-from metarl.experiment import evaluations
-from metarl.experiment.parsing import Parser
+from metarl.experiment.checking import REQUIRED, Setting, leaves, make, shown, type_name
+from metarl.experiment.reading import nested, read_words
 from metarl.runtime.errors import UserError, leads
-from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import launched
 
-Options = TypeVar("Options")
+HELP = ("--help", "-h")
 
 
-def command(function: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """Turn a UserError into one line and exit code 2, Ctrl-C into one line and its usual 130."""
+@dataclass(frozen=True)
+class Arguments:
+    """The positional arguments of a command: their name, what they are, how many there may be."""
 
-    name = function.__name__.rstrip("_")
+    name: str
+    meaning: str
+    least: int = 1
+    most: float = 1
 
-    @wraps(function)
-    def run(argv: Sequence[str]) -> int:
+    def require(self, found: Sequence[str]) -> None:
+        """Raises UserError for too few or too many."""
+        if not self.least <= len(found) <= self.most:
+            count = f"{self.least} or more" if self.most == math.inf else str(self.least)
+            raise UserError(f"{self.name} ({self.meaning}): needs {count}, got {len(found)}")
+
+
+RUNS = Arguments("RUN", "run folders", most=math.inf)
+
+
+class Command:
+    """A command of ``metarl``: ``command(argv)`` runs it and returns its exit code.
+
+    Args:
+        function: called with the positional arguments and an object of ``options``; or with
+            ``argv`` where there are no ``options``.
+        takes: its positional arguments.
+        options: a dataclass of its options.
+    """
+
+    def __init__(self, function: Callable[..., int], takes: Arguments | None, options: Any):
+        self.name = function.__name__.rstrip("_")
+        self.meaning = str(function.__doc__)
+        self.takes = takes
+        self.options = options
+        self._function = function
+
+    def __call__(self, argv: Sequence[str]) -> int:
+        """Turn a UserError into one line and exit code 2, Ctrl-C into one line and code 130."""
+        where = f"metarl {self.name}"
         try:
-            return function(argv)
+            return self._run(argv)
         except UserError as error:
             if leads():
-                print(f"metarl {name}: error: {error}", file=sys.stderr)
+                print(f"{where}: error: {error}", file=sys.stderr)
             return 2
         except (Fault, torch.OutOfMemoryError) as error:
             reason = str(error).partition("\n")[0]
-            print(f"metarl {name}: error: {reason}", file=sys.stderr, flush=True)
+            print(f"{where}: error: {reason}", file=sys.stderr, flush=True)
             return 1
         except StoppedElsewhere:
             return 1
         except Disconnected as error:
-            where = f"metarl {name}: process {launched().rank}"
-            print(f"{where}: another process is lost: {error}", file=sys.stderr, flush=True)
+            process = f"process {launched().rank}"
+            print(f"{where}: {process}: another process is lost: {error}", file=sys.stderr)
             return 1
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except KeyboardInterrupt:
-            print(f"metarl {name}: interrupted", file=sys.stderr)
+            print(f"{where}: interrupted", file=sys.stderr)
             return 130
 
-    return run
+    def _run(self, argv: Sequence[str]) -> int:
+        if self.takes is None:
+            return self._function(argv)
+        if {*HELP} & {*argv}:
+            self.print_usage(self.takes.name + " ..." * (self.takes.most > 1))
+            print(f"  {self.takes.name:36}  {self.takes.meaning}")
+            print_settings(leaves(self.options))
+            return 0
+        found, options = read_words(argv, short={"steps": "inner_steps"})
+        values = make(self.options, nested(options))
+        self.takes.require(found)
+        return self._function(found, values)
+
+    def print_usage(self, takes: str = "") -> None:
+        """Print how the command is used and what it does."""
+        print(" ".join(filter(None, ["metarl", self.name, takes, "[--OPTION VALUE ...]"])))
+        print(f"\n{self.meaning}\n")
 
 
-def runs_and_options(
-    command: Callable[[Sequence[str]], int], schema: type[Options], argv: Sequence[str]
-) -> tuple[list[RunFolder], Options]:
-    """What a command about existing runs was asked for."""
-    name = f"metarl {command.__name__}"
-    parser = Parser(prog=name, description=command.__doc__, allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders.")
-    parser.add_class_arguments(schema)
-    values = vars(parser.instantiate(parser.parse_settings(argv)))
-    return evaluations.open_runs(values.pop("runs")), schema(**values)
+def command(
+    takes: Arguments | None = None, options: Any = None
+) -> Callable[[Callable[..., int]], Command]:
+    """Make a command of a function; see ``Command``."""
+    return lambda function: Command(function, takes, options)
 
 
-def with_short_names(argv: Sequence[str]) -> list[str]:
-    return [re.sub("^--steps(?==|$)", "--inner_steps", argument) for argument in argv]
+def print_settings(settings: Mapping[str, Setting], whole: bool = False) -> None:
+    """Print a line for every setting; if ``whole``, all of its meaning, and its type."""
+    width = shutil.get_terminal_size((110, 24)).columns
+    for path, setting in settings.items():
+        default = "" if setting.default is REQUIRED else shown(setting.default)
+        option = f"  --{path} {default}".rstrip()
+        if whole:
+            print(f"{option}\n      {type_name(setting.annotation)}")
+            print(textwrap.indent(textwrap.fill(setting.meaning, width - 6), " " * 6))
+        else:
+            is_choice = get_origin(setting.annotation) is Literal
+            choices = f"{type_name(setting.annotation)}: " if is_choice else ""
+            text = textwrap.shorten(choices + setting.meaning, width - 40, placeholder=" ...")
+            print(f"{option:38}  {text}")

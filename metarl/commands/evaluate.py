@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from metarl.commands.command import command, runs_and_options, with_short_names
+from metarl.commands.command import RUNS, command
 from metarl.experiment import evaluations
 from metarl.experiment.overrides import EvaluateOptions, with_options
 from metarl.experiment.settings import read_config
@@ -12,10 +12,10 @@ from metarl.report.view import RunView, by_test
 from metarl.runtime.files import require_writable
 
 
-@command
-def evaluate(argv: Sequence[str]) -> int:
+@command(RUNS, EvaluateOptions)
+def evaluate(paths: Sequence[str], options: EvaluateOptions) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
-    runs, options = runs_and_options(evaluate, EvaluateOptions, with_short_names(argv))
+    runs = evaluations.open_runs(paths)
     configs = [read_config(run) for run in runs]
     evaluations.require_same_tasks(runs, configs)
     trained = [

@@ -8,8 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from metarl.commands import model_check
-from metarl.commands.command import command, with_short_names
-from metarl.experiment.parsing import Parser
+from metarl.commands.command import Arguments, command
 from metarl.report import tables
 
 
@@ -30,17 +29,16 @@ class GradcheckOptions:
     entries: Annotated[int, Gt(0)] = 20
 
 
-@command
-def gradcheck(argv: Sequence[str]) -> int:
+DEFINES = "; ".join(f"{name}, {meaning}" for name, meaning in model_check.NAMES.items())
+FILE = Arguments("FILE", f"Python file that defines {DEFINES}")
+
+
+@command(FILE, GradcheckOptions)
+def gradcheck(paths: Sequence[str], options: GradcheckOptions) -> int:
     """Compare the meta-gradient of your own model and loss with finite differences, in float64."""
-    parser = Parser(prog="metarl gradcheck", description=gradcheck.__doc__, allow_abbrev=False)
-    defines = "; ".join(f"{name}, {meaning}" for name, meaning in model_check.NAMES.items())
-    parser.add_argument("file", help=f"Python file that defines {defines}.")
-    parser.add_class_arguments(GradcheckOptions)
-    values = vars(parser.instantiate(parser.parse_settings(with_short_names(argv))))
-    path = Path(values.pop("file"))
-    options = GradcheckOptions(**values)
-    found = model_check.check_file(path, options.rate, options.inner_steps, options.entries)
+    found = model_check.check_file(
+        Path(paths[0]), options.rate, options.inner_steps, options.entries
+    )
     header = ["parameter", "entry", "gradient", "finite difference", "error", ""]
     rows = [
         [

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metarl.commands.command import command, runs_and_options
+from metarl.commands.command import RUNS, command
+from metarl.experiment.evaluations import open_runs
 from metarl.experiment.kept_runs import keep_run, newest_checkpoint
 from metarl.experiment.settings import read_config
 from metarl.runtime.errors import UserError
@@ -23,10 +24,10 @@ class KeepOptions:
     name: str | None = None
 
 
-@command
-def keep(argv: Sequence[str]) -> int:
+@command(RUNS, KeepOptions)
+def keep(paths: Sequence[str], options: KeepOptions) -> int:
     """Copy runs to small folders that evaluate, report and resume like any run."""
-    runs, options = runs_and_options(keep, KeepOptions, argv)
+    runs = open_runs(paths)
     if options.name is not None and len(runs) > 1:
         raise UserError(f"--name needs exactly one run, got {len(runs)}")
     for run in runs:  # all are whole before the first is kept

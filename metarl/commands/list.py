@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.commands.command import command
+from metarl.commands.command import Arguments, command
 from metarl.core.algorithms import ALGORITHMS
 from metarl.experiment import registries
-from metarl.experiment.parsing import Parser
-from metarl.experiment.schema import config_files
+from metarl.experiment.configs import config_files
+from metarl.experiment.suggestions import did_you_mean
 from metarl.rl.losses import INNER_LOSSES
+from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 
@@ -71,15 +73,18 @@ WHAT: dict[str, Callable[[], Rows]] = {
 }
 
 
-@command
-def list_(argv: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class ListOptions:
+    """Options of ``metarl list``: there are none."""
+
+
+@command(Arguments("WHAT", f"some of {', '.join(WHAT)}; all", 0, len(WHAT)), ListOptions)
+def list_(asked: Sequence[str], options: ListOptions) -> int:
     """List families, algorithms, configs and runs."""
-    parser = Parser(prog="metarl list", description=list_.__doc__)
-    parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)}; nothing: all.")
-    asked = parser.parse_args(list(argv)).what
     for name in asked:
         if name not in WHAT:
-            parser.error(f"there is no list of {name}; there are {', '.join(WHAT)}")
+            nearest = did_you_mean(name, WHAT)
+            raise UserError(f"there is no list of {name}{nearest}; there are {', '.join(WHAT)}")
     for name in asked or WHAT:
         print(f"{str(WHAT[name].__doc__).rstrip('.').replace('``', '')}\n")
         _print_columns(WHAT[name]())

@@ -3,37 +3,34 @@
 import sys
 
 from metarl import __version__
+from metarl.commands.command import HELP, Command
+from metarl.commands.completion import completion
 from metarl.commands.evaluate import evaluate
 from metarl.commands.gradcheck import gradcheck
 from metarl.commands.keep import keep
 from metarl.commands.list import list_
 from metarl.commands.report import report
 from metarl.commands.train import train
-from metarl.experiment.parsing import HelpFormatter, Parser
+from metarl.experiment.suggestions import did_you_mean
 
-COMMANDS = {
-    "train": train,
-    "evaluate": evaluate,
-    "report": report,
-    "keep": keep,
-    "list": list_,
-    "gradcheck": gradcheck,
+COMMANDS: dict[str, Command] = {
+    each.name: each for each in (train, evaluate, report, keep, list_, gradcheck, completion)
 }
 
 
 def main() -> int:
-    """The ``metarl`` command."""
-    parser = Parser(
-        prog="metarl",
-        description="Gradient-based meta-reinforcement-learning.",
-        version=__version__,
-        formatter_class=HelpFormatter,
-        epilog="\n".join(["commands:", *map(_line, COMMANDS)]),
-    )
-    parser.add_argument("command", choices=list(COMMANDS), help="see metarl COMMAND --help")
-    known = parser.parse_args(sys.argv[1:2] or ["--help"])
-    return COMMANDS[known.command](sys.argv[2:])
-
-
-def _line(name: str) -> str:
-    return f"  {name:10} {COMMANDS[name].__doc__}"
+    """Run the command that the command line names."""
+    name, *argv = sys.argv[1:] or ["--help"]
+    if name in HELP:
+        print("Gradient-based meta-reinforcement-learning.\n")
+        print("\n".join(f"  metarl {each.name:10}  {each.meaning}" for each in COMMANDS.values()))
+        print("\nmetarl COMMAND --help says more.")
+        return 0
+    if name == "--version":
+        print(f"metarl {__version__}")
+        return 0
+    if name not in COMMANDS:
+        there_are = f"{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}"
+        print(f"metarl: error: there is no command {name}{there_are}", file=sys.stderr)
+        return 2
+    return COMMANDS[name](argv)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from metarl.commands.command import command, runs_and_options
+from metarl.commands.command import RUNS, command
 from metarl.experiment import evaluations
 from metarl.experiment.overrides import EvaluateOptions, with_options
 from metarl.experiment.schema import Experiment
@@ -31,10 +31,10 @@ class ReportOptions:
     output: str | None = None
 
 
-@command
-def report(argv: Sequence[str]) -> int:
+@command(RUNS, ReportOptions)
+def report(paths: Sequence[str], options: ReportOptions) -> int:
     """Write figures, videos and a page about a run, or about several side by side."""
-    runs, options = runs_and_options(report, ReportOptions, argv)
+    runs = evaluations.open_runs(paths)
     if options.output and Path(options.output).suffix != ".html":
         raise UserError(f"the output should be a file named .html, got {options.output}")
     configs = [read_config(run) for run in runs]

@@ -3,20 +3,38 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from metarl.commands.command import command
+from metarl.commands.command import HELP, command, print_settings
 from metarl.commands.training import Training, require_same_settings
 from metarl.experiment import build
-from metarl.experiment.settings import read_settings
+from metarl.experiment.settings import read_settings, settings_for_help
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import joined
 
 
-@command
+@command()
 def train(argv: Sequence[str]) -> int:
     """Meta-train a policy or a model, then evaluate it on held-out tasks."""
+    if {*HELP} & {*argv}:
+        return _print_help([word for word in argv if word not in HELP])
     config, resumed = read_settings(argv)
     with joined(config.device, config.timeout) as processes:
         require_same_settings(config, processes)
         learner = processes.in_turn(lambda: build.make_learner(config, processes))
         run = resumed or RunFolder(Path(config.folder) / str(config.name))
         return Training(config, run, learner, processes).run(go_on=resumed is not None)
+
+
+def _print_help(argv: Sequence[str]) -> int:
+    """Print the settings, with those of the family, policy and outer step that ``argv`` names."""
+    topics, settings = settings_for_help(argv)
+    if topics:
+        about = {path: s for path, s in settings.items() if path.startswith(tuple(topics))}
+        print_settings(about, whole=True)
+        return 0
+    train.print_usage()
+    print("  --config NAME or FILE                   settings of a YAML file; later ones win")
+    print("  --resume RUN                            go on with the run in this folder")
+    print("  --print_config                          print all settings as YAML, and stop")
+    print("  --help [SETTING or GROUP]               all about some settings, with their types\n")
+    print_settings(settings)
+    return 0

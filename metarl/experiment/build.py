@@ -16,7 +16,7 @@ from metarl.core.outer.trust_region import TrustRegion, suited_epsilon
 from metarl.core.params import Functional, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
-from metarl.experiment.parsing import suggestion
+from metarl.experiment.configs import find_file
 from metarl.experiment.plugins import call, find, function_of
 from metarl.experiment.registries import (
     BASELINE,
@@ -29,7 +29,8 @@ from metarl.experiment.registries import (
     parse_source,
     policy_settings,
 )
-from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment, find_file
+from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment
+from metarl.experiment.suggestions import did_you_mean
 from metarl.rl.adaptation import Adaptation
 from metarl.rl.distributions import require_distribution
 from metarl.rl.evaluate import PolicyEvaluator
@@ -103,7 +104,7 @@ def held_out_tasks(config: RLExperiment) -> TaskFile | None:
     if file.published and method not in ("", *UNADAPTED, *file.published):
         raise UserError(
             f"{path} has no returns of evaluation.published.method {method}"
-            f"{suggestion(method, list(file.published))}; it has {', '.join(file.published)}"
+            f"{did_you_mean(method, list(file.published))}; it has {', '.join(file.published)}"
         )
     return file
 

@@ -20,8 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.experiment import build, evaluations
-from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment, to_yaml
-from metarl.experiment.settings import checked, read_config
+from metarl.experiment.schema import (
+    Experiment,
+    RLExperiment,
+    SupervisedExperiment,
+    revised,
+    to_yaml,
+)
+from metarl.experiment.settings import read_config
 from metarl.runtime.checkpoint import Checkpoint
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import to_json
@@ -60,7 +66,7 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
     config = read_config(run)
     checkpoint = newest_checkpoint(run, config)
     target = folder / name
-    kept_config = checked(lambda: _portable_config(config, folder, name))
+    kept_config = _portable_config(config, folder, name)
     _require_free(target, run, checkpoint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +145,7 @@ def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
 
 def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
     """The settings without folders of the machine, which mean nothing elsewhere."""
-    config = replace(config, folder=str(folder), name=name)
+    config = revised(config, folder=str(folder), name=name)
     if isinstance(config, SupervisedExperiment):
         return replace(config, data_folder=None)
     assert isinstance(config, RLExperiment)

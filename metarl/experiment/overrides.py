@@ -1,15 +1,14 @@
 """What an evaluation is asked to do otherwise than the run's own settings say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
 
 from metarl.experiment import build, evaluations, registries
-from metarl.experiment.schema import Experiment, kind_of, plain
-from metarl.experiment.settings import checked
+from metarl.experiment.schema import Experiment, kind_of, plain, revised
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.runtime.errors import UserError
 
@@ -102,9 +101,7 @@ def with_options(
         "device": options.device or config.device,
         **other_tasks,
     }
-    return checked(
-        lambda: build.resolve(replace(config, **changed, evaluation=replace(evaluation, **given)))
-    )
+    return build.resolve(revised(config, **changed, evaluation=revised(evaluation, **given)))
 
 
 def _draws_other_tasks(config: Experiment, constants: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from metarl.experiment.parsing import suggestion
+from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError, described
 
 Check = Callable[[Any], str]
@@ -35,7 +35,7 @@ def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> An
         return registry[name]
     if not is_plugin(name):
         raise UserError(
-            f"{where} {name!r} is unknown{suggestion(str(name), list(registry))}; "
+            f"{where} {name!r} is unknown{did_you_mean(str(name), list(registry))}; "
             f"there are {', '.join(registry)}, or package.module:NAME of your own"
         )
     found = _imported(where, name)
@@ -126,7 +126,7 @@ def _imported(where: str, name: str) -> Any:
         except AttributeError:
             names = [x for x in vars(found) if not x.startswith("_")]
             raise UserError(
-                f"{where} {name}: {module} has no {part}{suggestion(part, names)}"
+                f"{where} {name}: {module} has no {part}{did_you_mean(part, names)}"
             ) from None
     return found
 

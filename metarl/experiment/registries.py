@@ -7,7 +7,7 @@ from typing import Any
 from metarl.core.outer.adam import Adam
 from metarl.core.outer.step import OuterStep
 from metarl.core.outer.trust_region import TrustRegion
-from metarl.experiment.parsing import parse_object, parse_settings, setting_lines
+from metarl.experiment.checking import REQUIRED, Setting, arguments, leaves, make, settings_of
 from metarl.experiment.plugins import Check, class_with, find, function_of, subclass_of
 from metarl.rl.baselines import Baseline, LinearFeatureBaseline
 from metarl.rl.losses import INNER_LOSSES
@@ -30,6 +30,8 @@ OUTER_STEPS: dict[str, type[OuterStep]] = {"trpo": TrustRegion, "adam": Adam}
 BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline}
 POLICIES: dict[str, Any] = {"gaussian-mlp": gaussian_mlp}
 
+POLICY_ARGUMENTS = 2  # of the function that makes one: the spaces, which are not settings
+
 
 class Group:
     """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``."""
@@ -37,7 +39,7 @@ class Group:
     def __init__(self, where: str, key: str, registry: Mapping[str, Any], check: Check):
         self.where = where
         self.key = key
-        self._registry = registry
+        self.registry = registry
         self._check = check
 
     def find(self, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -47,7 +49,7 @@ class Group:
             UserError: the name is unknown, does not import or is of the wrong kind.
         """
         where = f"{self.where}.{self.key}"
-        found = find(where, settings.get(self.key), self._registry, self._check)
+        found = find(where, settings.get(self.key), self.registry, self._check)
         return found, {k: v for k, v in settings.items() if k != self.key}
 
     def make(self, settings: dict[str, Any]) -> Any:
@@ -57,7 +59,7 @@ class Group:
             UserError: see ``find``; or a setting is unknown, or a value is not allowed.
         """
         kind, values = self.find(settings)
-        return parse_object(kind, values, self.where)
+        return make(kind, values, self.where)
 
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the group with all settings written out."""
@@ -72,19 +74,24 @@ SOURCE = Group("data", "source", SOURCES, class_with("task_fields", "input_shape
 GROUPS = {group.where: group for group in (FAMILY, SOURCE, POLICY, OUTER, BASELINE)}
 
 
-def settings_help(groups: Mapping[str, dict[str, Any]]) -> str:
-    """The settings of what the groups name, as a command's help shows them."""
-    sections = []
-    for where, settings in groups.items():
-        group = GROUPS[where]
-        try:
-            found, _ = group.find(settings)
-        except UserError:  # said when the settings are used
-            continue
-        skip = 2 if group is POLICY else 0
-        title = f"{where}: {group.key} {settings[group.key]}"
-        sections.append("\n".join([title, *setting_lines(found, where, skip)]))
-    return "\n\n".join(sections)
+def group_leaves(where: str, settings: Any) -> dict[str, Setting]:
+    """Return the settings of a named group by path, its name first; of its name only if that is
+    unknown.
+    """
+    group = GROUPS[where]
+    name = settings.get(group.key) if isinstance(settings, dict) else None
+    found = {
+        f"{where}.{group.key}": Setting(
+            str, name, f"{', '.join(group.registry)}, or package.module:Name"
+        )
+    }
+    try:
+        kind, _ = group.find({group.key: name})
+    except UserError:  # raised again where the group is made
+        return found
+    if kind in IMAGES.values():
+        found |= leaves(FewShotConfig, where)
+    return found | leaves(kind, where, POLICY_ARGUMENTS if group is POLICY else 0)
 
 
 def make_family(env: dict[str, Any]) -> TaskFamily:
@@ -105,10 +112,10 @@ def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
     """
     source, settings = SOURCE.find(data)
     if source not in IMAGES.values():
-        return parse_object(source, settings, "data"), None
+        return make(source, settings, "data"), None
     of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)} & settings.keys()
     tasks = {name: settings.pop(name) for name in of_tasks}
-    return parse_object(source, settings, "data"), parse_object(FewShotConfig, tasks, "data")
+    return make(source, settings, "data"), make(FewShotConfig, tasks, "data")
 
 
 def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
@@ -117,8 +124,11 @@ def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: it is unknown, or a setting is, or a value is not allowed.
     """
-    make, values = POLICY.find(policy)
-    return {"name": policy["name"], **parse_settings(make, values, "policy", skip=2)}
+    function, values = POLICY.find(policy)
+    settings = settings_of(function, POLICY_ARGUMENTS)
+    defaults = {name: s.default for name, s in settings.items() if s.default is not REQUIRED}
+    given = arguments(function, values, "policy", POLICY_ARGUMENTS)
+    return {"name": policy["name"], **defaults, **given}
 
 
 def inner_loss(name: str) -> Any:

@@ -6,19 +6,14 @@ them from files and command lines.
 
 import dataclasses
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from annotated_types import Ge, Gt
-from jsonargparse import SUPPRESS
 
-import metarl
-from metarl.experiment.parsing import HelpFormatter, Parser, suggestion
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.rl.learner import LearnerConfig
 from metarl.runtime.checkpoint import CheckpointConfig
@@ -29,6 +24,8 @@ from metarl.runtime.sinks import LoggingConfig
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
 from metarl.supervised.learner import SupervisedConfig
 from metarl.supervised.models import ModelConfig
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,6 @@ class Experiment:
     """Which setting says where tasks come from."""
 
     def __post_init__(self) -> None:
-        _require_finite("", dataclasses.asdict(self))
         if self.name and (Path(self.name).name != self.name or self.name == ".."):
             raise ValueError(f"name should be one folder's name, got {self.name}; see also folder")
 
@@ -124,19 +120,22 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
         Experiment.__post_init__(self)
 
 
-NAMED = {
-    "env": "family",
-    "data": "source",
-    "policy": "name",
-    "outer": "name",
-    "baseline": "name",
-}
-"""Groups of settings that say by name what they are of, and the key that has the name."""
-
 SCHEMAS: dict[str, type[Experiment]] = {
     "reinforcement learning": RLExperiment,
     "supervised learning": SupervisedExperiment,
 }
+
+
+def revised(config: Config, **changes: Any) -> Config:
+    """Return a copy of a config with other values.
+
+    Raises:
+        UserError: a value contradicts the other ones.
+    """
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def kind_of(config: Experiment) -> str:
@@ -144,28 +143,10 @@ def kind_of(config: Experiment) -> str:
     return next(name for name, schema in SCHEMAS.items() if isinstance(config, schema))
 
 
-def schema_of(files: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> type[Experiment]:
-    """What settings are of: those that say ``data`` are supervised.
-
-    Args:
-        files: contents of config files.
-        overrides: arguments of a command line.
-    """
-    said = {key for values in files for key in values}
-    options = [word for word in overrides if word.startswith("--")]  # and not their values
-    said |= {re.split(r"[.=]", option.removeprefix("--"))[0] for option in options}
-    return SupervisedExperiment if SupervisedExperiment.task_source in said else RLExperiment
-
-
-def _require_finite(where: str, value: Any) -> None:
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            _require_finite(f"{where}.{key}".lstrip("."), entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            _require_finite(where, entry)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} should be finite, got {value}")
+def schema_of(layers: Iterable[Mapping[str, Any]]) -> type[Experiment]:
+    """The schema of some settings: those that have ``data`` are supervised."""
+    said = any(SupervisedExperiment.task_source in layer for layer in layers)
+    return SupervisedExperiment if said else RLExperiment
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -182,80 +163,3 @@ def fixed_settings(config: Experiment) -> dict[str, Any]:
 def to_yaml(config: Experiment) -> str:
     """All settings, those that make the run what it is first."""
     return str(yaml.safe_dump(fixed_settings(config) | plain(config), sort_keys=False))
-
-
-def config_parser(prog: str, schema: type[Experiment], epilog: str = "") -> Parser:
-    """The parser of ``train``: ``--config FILE``, ``--resume RUN``, every setting by its path."""
-    parser = Parser(
-        prog=prog,
-        description=str(schema.__doc__).splitlines()[0],
-        allow_abbrev=False,
-        epilog=epilog,
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument(
-        "--config", action="config", help="YAML file; a path, or a name from configs/."
-    )
-    parser.add_argument(
-        "--resume", metavar="RUN", default=SUPPRESS, help="continue the run in this folder."
-    )
-    parser.add_class_arguments(schema)
-    return parser
-
-
-def config_files() -> dict[str, Path]:
-    """The repository's or the installed package's configs, by name."""
-    package = Path(metarl.__file__).parent
-    folders = [package.parent / "configs", package / "configs"]
-    return {
-        str(path.relative_to(folder).with_suffix("")): path
-        for folder in folders
-        for path in sorted(folder.rglob("*.yaml"))
-    }
-
-
-def find_config(name: str) -> Path:
-    """A config by path, or by name from the repository's or the installed package's configs.
-
-    Raises:
-        UserError: there is none.
-    """
-    return find_file(name, "", ".yaml", "config")
-
-
-def find_file(name: str, folder: str, suffix: str, what: str) -> Path:
-    """A file by path, or by name from a folder of the repository's or the installed configs.
-
-    Args:
-        name: its path, or its name with or without ``suffix``.
-        folder: below configs.
-        suffix: of the files in the folder.
-        what: the file is, for the message.
-
-    Raises:
-        UserError: there is none.
-    """
-    package = Path(metarl.__file__).parent
-    folders = [root / "configs" / folder for root in (package.parent, package)]
-    # A file that happens to lie in the current folder does not hide one of the named folder.
-    local = [Path(name)] if folder else [Path(name), Path(f"{name}{suffix}")]
-    named = [place / word for place in folders for word in (name, f"{name}{suffix}")]
-    for path in [*local, *named]:
-        if _is_file(path):
-            return path
-    available = sorted(
-        str(path.relative_to(place).with_suffix(""))
-        for place in folders
-        for path in place.rglob(f"*{suffix}")
-    )
-    raise UserError(
-        f"there is no {what} {name[:200]}{suggestion(name, available)}; "
-        f"there are {', '.join(available)}"
-    )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # its name is too long, say
-        return False

@@ -1,87 +1,140 @@
 """The settings of a run, from a command line and config files, or from a run's folder."""
 
-import argparse
-import json
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from metarl import __version__
-from metarl.experiment import build, plugins, registries
-from metarl.experiment.parsing import named_groups, read_mapping, require_mappings
-from metarl.experiment.schema import (
-    NAMED,
-    Experiment,
-    config_parser,
-    find_config,
-    fixed_settings,
-    plain,
-    schema_of,
-)
+from metarl.experiment import build, plugins
+from metarl.experiment.checking import Setting, leaves, make
+from metarl.experiment.configs import find_config
+from metarl.experiment.reading import Word, merged, nested, read_mapping, read_words
+from metarl.experiment.registries import GROUPS, group_leaves
+from metarl.experiment.schema import Experiment, fixed_settings, plain, schema_of, to_yaml
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import renamed, upgraded
 from metarl.runtime.launch import launch_id
 from metarl.runtime.trainer import first_difference
 
-Settings = TypeVar("Settings", bound=Experiment)
+Layers = Sequence[Mapping[str, Any]]
+"""Settings of files and of a command line; later ones win."""
 
 
 def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
-    """The resolved config that ``train`` was asked for, and the run to resume if one was named.
+    """Return the resolved config that ``train`` was asked for, and the run to resume, if any.
 
     Raises:
         UserError: the settings are not allowed, or not those of the run.
+        SystemExit: ``--print_config`` asked for the config alone.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--resume")
-    early.add_argument("--config", action="append", default=[])
-    try:
-        known, overrides = early.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    files = [find_config(name) for name in known.config]
-    if known.resume is None:
-        config = _parse([renamed(read_mapping(path)) for path in files], overrides)
-        stem = "-".join(path.stem for path in files) or _tasks_of(config)
+    words = [word for word in argv if word != "--print_config"]
+    positional, options = read_words(words)
+    if positional:
+        raise UserError(f"train takes options only, got {positional[0]}")
+    layers, configs, resume = _asked(options)
+    run = None if resume is None else RunFolder.open(Path(resume))
+    if run is not None:
+        read_config(run)  # also finds the user's own parts that it names
+        layers = [_settings_of(run), *layers]
+    config = parse(layers)
+    if len(words) < len(argv):
+        print(to_yaml(config), end="")
+        sys.exit(0)
+    if run is None:
+        stem = "-".join(Path(name).stem for name in configs) or _tasks_of(config)
         config = replace(config, name=config.name or f"{stem}-seed{config.seed}-{_when()}")
         run = RunFolder(Path(config.folder) / str(config.name))
-        if not run.is_of_this_launch():
-            return config, None
-        resumed = read_config(run)
-    else:
-        run = RunFolder.open(Path(known.resume))
-        resumed = read_config(run)
-        contents = [_settings_of(run), *(renamed(read_mapping(path)) for path in files)]
-        config = _parse(contents, overrides, resumed)
+    if resume is None and not run.is_of_this_launch():
+        return config, None
+    resumed = read_config(run)
+    if _tasks_of(config) != _tasks_of(resumed):
+        raise UserError(f"the run to resume is of {_tasks_of(resumed)}, not {_tasks_of(config)}")
     if difference := first_difference(_kept(resumed), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
     return config, run
 
 
-def _when() -> str:
-    """What makes a run's name its own; under torchrun the same after a restart."""
-    return launch_id() or time.strftime("%Y%m%d-%H%M%S")
+def settings_for_help(argv: Sequence[str]) -> tuple[list[str], dict[str, Setting]]:
+    """Return the positional arguments of a command line, and all settings that it may have."""
+    positional, options = read_words(argv)
+    layers, _, _ = _asked(options)
+    schema = schema_of(layers)
+    return positional, known_settings(schema, combined(schema, layers))
+
+
+def _asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str | None]:
+    """Return settings of a command line's files and of its options, the files' names, the run."""
+    configs = [name for option, name in options if option == "config"]
+    runs = [name for option, name in options if option == "resume"]
+    files = [renamed(read_mapping(find_config(name))) for name in configs]
+    for name in ("config", "resume"):
+        if any(name in values for values in files):
+            raise UserError(f"{name} is not a setting for a file; use --{name}")
+    given = nested(pair for pair in options if pair[0] not in ("config", "resume"))
+    return [*files, given], [*configs], runs[-1] if runs else None
+
+
+def parse(layers: Layers) -> Experiment:
+    """Return the experiment that some settings describe, with everything written out.
+
+    Raises:
+        UserError: a setting is unknown or its value not allowed, or two contradict each other.
+    """
+    schema = schema_of(layers)
+    values = combined(schema, layers)
+    config: Experiment = make(schema, values, known=[*known_settings(schema, values)])
+    return build.resolve(config)
+
+
+def known_settings(schema: type[Experiment], values: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return all settings by path; those of a named group are of what ``values`` names."""
+    found: dict[str, Setting] = {}
+    for path, setting in leaves(schema).items():
+        group = values.get(path)
+        found |= group_leaves(path, group) if path in GROUPS else {path: setting}
+    return found
+
+
+def default_groups(schema: type[Experiment]) -> dict[str, Any]:
+    """Return the named groups of a schema as they are where no settings are given."""
+    return {path: s.default for path, s in leaves(schema).items() if path in GROUPS}
+
+
+def combined(schema: type[Experiment], layers: Layers) -> dict[str, Any]:
+    """Merge settings. A group that names something else than before starts afresh: its other
+    settings belonged to the other thing.
+    """
+    values = default_groups(schema)
+    for layer in layers:
+        for path, group in values.items():
+            now = layer.get(path)
+            if path in GROUPS and isinstance(now, dict) and isinstance(group, dict):
+                key = GROUPS[path].key
+                if now.get(key, group.get(key)) != group.get(key):
+                    values = {**values, path: {}}
+        values = merged(values, layer)
+    return values
 
 
 def read_config(run: RunFolder) -> Experiment:
-    """The settings of an existing run, of this or an earlier version.
+    """Return the config of an existing run, of this or an earlier version.
 
     Raises:
         UserError: its config cannot be read.
     """
     if isinstance(directory := run.info().get("directory"), str):
         plugins.search_also(Path(directory))
-    origin = f"{run.config_file}{_newer_version_note(run)}: "
     settings = _settings_of(run)
     try:
-        return _parse([settings], [], origin=origin)
+        return parse([settings])
     except UserError as error:
-        raise UserError(f"{origin}{error}") from error
+        raise UserError(f"{run.config_file}{_newer_version_note(run)}: {error}") from error
 
 
 def _settings_of(run: RunFolder) -> dict[str, Any]:
@@ -109,56 +162,14 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
-def checked(make: Callable[[], Settings]) -> Settings:
-    """Settings that contradict each other raise ValueError when they are put together."""
-    try:
-        return make()
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _parse(
-    contents: Sequence[dict[str, Any]],
-    overrides: Sequence[str],
-    resumed: Experiment | None = None,
-    origin: str = "",
-) -> Experiment:
-    """Settings from contents of files and what overrides them; of the tasks of ``resumed``."""
-    for name in ("config", "resume"):
-        if any(name in values for values in contents):
-            raise UserError(f"{name} is no setting for a file; say --{name} on the command line")
-    schema = schema_of(contents, overrides)
-    known = plain(schema())
-    keys = {group: key for group, key in NAMED.items() if group in known}
-    names = {group: known[group][key] for group, key in keys.items()}
-    groups, contents, overrides = named_groups(keys, names, contents, overrides)
-    for values in contents:
-        require_mappings(values, known)
-    contents = [*contents, groups]
-    named = {group: groups.get(group, known[group]) for group in keys}
-    epilog = "" if origin else registries.settings_help(named)
-    parser = config_parser("metarl" if origin else "metarl train", schema, epilog)
-    parser.origin = origin
-    arguments = [f"--config={json.dumps(values)}" for values in contents]
-    namespace = parser.parse_settings([*arguments, *overrides])
-
-    def make() -> Experiment:
-        values = vars(parser.instantiate(namespace))
-        values = {k: v for k, v in values.items() if k not in ("config", "resume")}
-        config = schema(**values)
-        if resumed is not None and _tasks_of(config) != _tasks_of(resumed):
-            raise UserError(
-                f"the run to resume is of {_tasks_of(resumed)}, not {_tasks_of(config)}"
-            )
-        return build.resolve(config)
-
-    return checked(make)
+def _when() -> str:
+    """Make a run's name its own; under torchrun the same after a restart."""
+    return launch_id() or time.strftime("%Y%m%d-%H%M%S")
 
 
 def _tasks_of(config: Experiment) -> Any:
     """The name of its task family or source."""
-    problem = plain(config)[config.task_source]
-    return problem.get("family" if config.task_source == "env" else "source")
+    return plain(config)[config.task_source][GROUPS[config.task_source].key]
 
 
 def _kept(config: Experiment) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""``metarl completion``."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args, get_origin
+
+import shtab
+
+from metarl.commands.command import Arguments, Command, command
+from metarl.experiment.checking import Setting, leaves
+from metarl.experiment.configs import config_files
+from metarl.experiment.schema import SCHEMAS
+from metarl.experiment.settings import default_groups, known_settings
+from metarl.runtime.errors import UserError
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+
+@dataclass(frozen=True)
+class CompletionOptions:
+    """Options of ``metarl completion``: there are none."""
+
+
+@command(Arguments("SHELL", f"one of {', '.join(SHELLS)}"), CompletionOptions)
+def completion(shells: Sequence[str], options: CompletionOptions) -> int:
+    """Print a script for tab completion: eval "$(metarl completion bash)"."""
+    from metarl.commands.main import COMMANDS
+
+    (shell,) = shells
+    if shell not in SHELLS:
+        raise UserError(f"SHELL should be one of {', '.join(SHELLS)}, got {shell}")
+    print(shtab.complete(argument_parser(COMMANDS.values()), shell))
+    return 0
+
+
+def argument_parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
+    """Return an argparse parser with all options of all commands, as shtab wants it."""
+    parser = argparse.ArgumentParser(prog="metarl")
+    every = parser.add_subparsers()
+    for each in commands:
+        one = every.add_parser(each.name, help=each.meaning)
+        if each.takes is None:
+            one.add_argument("--config", choices=list(config_files()))
+            one.add_argument("--resume").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            for path, setting in _all_settings().items():
+                _add(one, path, setting)
+        else:
+            one.add_argument(each.takes.name).complete = shtab.FILE  # type: ignore[attr-defined]
+            for path, setting in leaves(each.options).items():
+                _add(one, path, setting)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, path: str, setting: Setting) -> None:
+    is_choice = get_origin(setting.annotation) is Literal
+    choices = get_args(setting.annotation) if is_choice else None
+    parser.add_argument(f"--{path}", choices=choices, help=setting.meaning.replace("%", "%%"))
+
+
+def _all_settings() -> dict[str, Setting]:
+    """Return the settings of every kind of experiment."""
+    return {
+        path: setting
+        for schema in SCHEMAS.values()
+        for path, setting in known_settings(schema, default_groups(schema)).items()
+    }

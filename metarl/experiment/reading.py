@@ -1,0 +1,148 @@
+"""Read settings: YAML files and command lines become nested mappings."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metarl.runtime.errors import UserError
+
+LONGEST_LINE = 1000  # characters of a message about bad input
+LARGEST_FILE = 100_000  # characters of a config file; ours have a thousand
+DEEPEST = 20  # levels of settings; ours have four
+
+
+class Word(str):
+    """A value on a command line: text that may stand for a number, a list, true or null."""
+
+    value: Any
+    """The text as YAML; the text itself where it is not YAML."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers, no dates, no aliases: a few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$|[-+]?inf$|nan$")  # 1e-3 is one
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the YAML mapping in a file; a key such as ``outer.max_kl`` is a path.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE} characters")
+        values = _parsed(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from error
+    except TypeError as error:
+        raise UserError(f"{path} should hold text, numbers, lists and mappings only") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold settings, one `key: value` per line")
+    return nested(values.items())
+
+
+def read_words(
+    argv: Sequence[str], short: Mapping[str, str] | None = None
+) -> tuple[list[str], list[tuple[str, Word]]]:
+    """Split a command line in its positional arguments and its options, in order.
+
+    Args:
+        argv: words such as ``RUN``, ``--tasks 3`` and ``--tasks=3``.
+        short: short names of options and what they are short for.
+
+    Raises:
+        UserError: an option has no value.
+    """
+    positional, options = [], []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--"):
+            positional.append(word)
+            continue
+        name, equals, text = word.removeprefix("--").partition("=")
+        if not equals and (text := next(words, "--")).startswith("--"):
+            raise UserError(f"--{name} needs a value")
+        options.append(((short or {}).get(name, name), _word(name, text)))
+    return positional, options
+
+
+def nested(pairs: Any) -> dict[str, Any]:
+    """Return a mapping of mappings from pairs of a dotted path and a value.
+
+    Raises:
+        UserError: a path leads into something that is not a mapping.
+    """
+    result: dict[str, Any] = {}
+    for path, value in pairs:
+        *groups, key = str(path).split(".")
+        inner = value.value if isinstance(value, Word) else value
+        if isinstance(inner, dict):
+            value = nested(inner.items())
+        for group in reversed(groups):
+            key, value = group, {key: value}
+        result = merged(result, {key: value})
+    return result
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the union of two nested mappings; ``other`` wins."""
+    result = dict(one)
+    for key, value in other.items():
+        if isinstance(before := result.get(key), dict) and isinstance(value, dict):
+            value = merged(before, value)
+        result[key] = value
+    return result
+
+
+def one_line(error: Exception) -> str:
+    """Return the text of an exception without line breaks, cut where it is very long."""
+    return " ".join(str(error).split())[:LONGEST_LINE]
+
+
+def _word(name: str, text: str) -> Word:
+    word = Word(text)
+    try:
+        word.value = _parsed(text) if text else text
+    except ValueError as error:
+        raise UserError(f"{name}: {one_line(error)}") from error
+    except (yaml.YAMLError, TypeError):
+        word.value = text
+    return word
+
+
+def _parsed(text: str) -> Any:
+    """Raises ValueError for what nests too deep, TypeError for what JSON does not know."""
+    try:
+        value = _Loader(text).get_single_data()
+        _require_shallow(value)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+    json.dumps(value)
+    return value
+
+
+def _require_shallow(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise RecursionError
+    children = value.values() if isinstance(value, dict) else value
+    for child in children if isinstance(value, dict | list) else ():
+        _require_shallow(child, depth + 1)

@@ -1,0 +1,43 @@
+"""Suggest what somebody may have meant by a name that does not exist."""
+
+import difflib
+from collections.abc import Iterable
+
+SYNONYMS = {
+    "rate": "lr learning_rate inner_lr fast_lr step_size alpha update_lr",
+    "learning_rate": "lr outer_lr meta_lr beta",
+    "max_kl": "kl delta step_size max_kl_step",
+    "seed": "random_seed rng_seed rng s",
+    "tasks": "batch_size meta_batch_size num_tasks n_tasks task_batch",
+    "trajectories": "k rollouts fast_batch_size num_trajectories episodes rollouts_per_task",
+    "iterations": "n_itr epochs num_iterations n_iterations steps meta_iterations max_iterations",
+    "steps": "inner_steps num_updates num_grad_updates adaptation_steps num_inner_steps",
+    "family": "env environment env_name env_id task",
+    "horizon": "max_path_length episode_length max_episode_steps",
+    "discount": "gamma",
+    "gae_lambda": "lambda gae lam",
+    "device": "gpu cuda use_cuda",
+    "folder": "output_dir log_dir logdir output out save_dir",
+    "threads": "workers num_workers n_jobs num_threads cpus",
+    "hidden_sizes": "hidden hidden_size layers hidden_dim",
+    "activation": "nonlinearity",
+    "ways": "n_way num_classes way",
+    "shots": "k_shot shot num_shots",
+}
+"""Other names that people try, for did-you-mean."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean ...?)`` with the known names that are nearest, or nothing.
+
+    Args:
+        word: an unknown name, or the dotted path of an unknown setting.
+        known: names or paths that exist.
+    """
+    known = list(known)
+    group, _, name = word.replace("-", "_").rpartition(".")
+    meant = {name, *(each for each, others in SYNONYMS.items() if name in others.split())}
+    found = [path for path in known if path.rpartition(".")[2] in meant]
+    found = [path for path in found if path.startswith(group)] or found
+    found = found or difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {' or '.join(found[:3])}?)" if found else ""
