@@ -30,7 +30,8 @@ from metarl.experiment.settings import read_config, read_settings
 from metarl.report.tables import scores_table
 from metarl.runtime.checkpoint import CheckpointFolder
 from metarl.runtime.errors import UserError
-from metarl.runtime.folder import RunFolder, is_evaluation
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.trainer import load_into
 from metarl.supervised.images import ImageFolder
 from metarl.supervised.omniglot import read
@@ -324,10 +325,12 @@ def test_the_files_of_a_run_may_hold_anything(cases, toy, runs: Path, capsys):
 
     @given(st.sampled_from(sorted(json.loads(intact[run.evaluation_file]))), TREES)
     def replaced(key: str, value: Any) -> None:
-        content = {**json.loads(intact[run.evaluation_file]), key: value}
-        if not is_evaluation(content):
+        content = json.dumps({**json.loads(intact[run.evaluation_file]), key: value})
+        try:
+            EvaluationRecord.from_json(content)
+        except ValueError:
             return
-        run.evaluation_file.write_text(json.dumps(content))
+        run.evaluation_file.write_text(content)
         for seen in newest(run, config).tests().values():
             scores_table(seen)
 

@@ -14,6 +14,7 @@ from metarl.experiment.suggestions import did_you_mean
 from metarl.rl.losses import INNER_LOSSES
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.sinks import read_metrics
 
 Rows = list[list[str]]
@@ -103,6 +104,6 @@ def _first_line(found: Any) -> str:
     return (inspect.getdoc(found) or "").partition("\n")[0].rstrip(".")
 
 
-def _scores(result: dict[str, Any]) -> str:
-    means = [row["mean"] for row in result["rows"]]
-    return f"{result['measure']} " + " / ".join("–" if x is None else f"{x:.4g}" for x in means)
+def _scores(record: EvaluationRecord) -> str:
+    means = [row.mean for row in record.rows]
+    return f"{record.measure} " + " / ".join("–" if x is None else f"{x:.4g}" for x in means)

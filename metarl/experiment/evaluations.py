@@ -1,7 +1,6 @@
 """Evaluations of trained runs: made, kept in their folders, and read back."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from metarl.runtime.errors import UserError
 from metarl.runtime.files import to_json, write_atomically
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded
+from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Published, as_plain
 from metarl.runtime.scores import Evaluation, from_npz, paired_differences, to_npz
 from metarl.runtime.sinks import read_metrics
 from metarl.runtime.trainer import first_difference, load_into
@@ -123,8 +123,8 @@ def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView
     fits = False
     if saved and checkpoints:
         result, recorded = _as_of_today(saved[0]), _read_episodes(saved[1])
-        is_newest = result["iteration"] == checkpoints[0].iteration
-        fits = is_newest and result["protocol"] == evaluation_settings(config)
+        is_newest = result.iteration == checkpoints[0].iteration
+        fits = is_newest and result.protocol == evaluation_settings(config)
         if fits and (recorded or not episodes):
             return _view(run, read_config(run), result, recorded)
     trained = load(run, config)
@@ -132,15 +132,14 @@ def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView
     return evaluated(trained, keep=is_own(trained) and not fits)
 
 
-def _as_of_today(result: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation that an earlier version may have written."""
-    where, taken = result["problem"], result["protocol"]
-    problem = upgraded({where: taken.get("problem")})[where]
-    return {**result, "protocol": {**taken, "problem": problem}}
+def _as_of_today(record: EvaluationRecord) -> EvaluationRecord:
+    """Return an evaluation that an earlier version may have written with today's settings."""
+    problem = upgraded({record.problem: record.protocol.problem})[record.problem]
+    return replace(record, protocol=replace(record.protocol, problem=problem))
 
 
-def evaluation_settings(config: Experiment) -> dict[str, Any]:
-    """How an evaluation is taken, as a config asks for it."""
+def evaluation_settings(config: Experiment) -> EvaluationSettings:
+    """Return how an evaluation is taken, as a config asks for it."""
     assert isinstance(config, RLExperiment | SupervisedExperiment)
     evaluation = config.evaluation
     chosen = evaluation.candidate_rates if evaluation.inner_steps else None
@@ -156,14 +155,14 @@ def evaluation_settings(config: Experiment) -> dict[str, Any]:
             "tests": config.evaluation.tests or [f"{config.shots}-shot"],
             "queries": config.evaluation.queries or config.queries,
         }
-    return {
-        "problem": plain(config)[config.task_source],
-        "tasks": evaluation.tasks,
-        "seed": evaluation.seed,
+    return EvaluationSettings(
+        problem=plain(config)[config.task_source],
+        tasks=evaluation.tasks,
+        seed=evaluation.seed,
+        inner_rates=None if chosen else evaluation.rates(config.inner.alpha),
+        candidates=chosen or [],
         **special,
-        "inner_rates": None if chosen else evaluation.rates(config.inner.alpha),
-        "candidates": chosen or [],
-    }
+    )
 
 
 def _read_episodes(data: bytes | None) -> Recorded | None:
@@ -175,15 +174,15 @@ def _read_episodes(data: bytes | None) -> Recorded | None:
 
 def keep_in(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
     """Write an evaluation to the run's folder; returns what reports see of it."""
-    result, episodes = _result(config, iteration, evaluation)
-    run.save_evaluation(result, episodes)
-    return _view(run, read_config(run), result, evaluation.episodes)
+    record, episodes = _record(config, iteration, evaluation)
+    run.save_evaluation(record, episodes)
+    return _view(run, read_config(run), record, evaluation.episodes)
 
 
 def view_of(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
     """What reports see of an evaluation."""
-    result, _ = _result(config, iteration, evaluation)
-    return _view(run, read_config(run), result, evaluation.episodes)
+    record, _ = _record(config, iteration, evaluation)
+    return _view(run, read_config(run), record, evaluation.episodes)
 
 
 def write(output: Path, views: Sequence[RunView]) -> None:
@@ -192,14 +191,14 @@ def write(output: Path, views: Sequence[RunView]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    content: Any = views[0].evaluation
+    content = as_plain(views[0].evaluation)
     if len(views) > 1:
         content = {
-            "runs": {view.name: view.evaluation for view in views},
+            "runs": {view.name: as_plain(view.evaluation) for view in views},
             "differences": {
-                f"{other.name} - {first.name}{test and f', {test}'}": paired_differences(
-                    first.scores, other.scores
-                )
+                f"{other.name} - {first.name}{test and f', {test}'}": [
+                    as_plain(row) for row in paired_differences(first.scores, other.scores)
+                ]
                 for test, (first, *others) in by_test(views).items()
                 for other in others
             },
@@ -210,48 +209,49 @@ def write(output: Path, views: Sequence[RunView]) -> None:
         raise UserError(f"cannot write {output}: {error.strerror}") from error
 
 
-def _view(run: RunFolder, config: Experiment, result: dict[str, Any], episodes: Any) -> RunView:
+def _view(run: RunFolder, config: Experiment, record: EvaluationRecord, episodes: Any) -> RunView:
     is_rl = isinstance(config, RLExperiment)
     return RunView(
         name=run.name,
         config=plain(config),
         info=run.info(),
         metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
-        evaluation=result,
+        evaluation=record,
         episodes=episodes,
-        family=registries.make_family(result["protocol"]["problem"]) if is_rl else None,
+        family=registries.make_family(record.protocol.problem) if is_rl else None,
     )
 
 
-def _published(config: Experiment) -> dict[str, Any]:
-    """The published row beside an evaluation, with every task's return where that is known."""
-    published = dict(plain(config)["evaluation"]["published"])
-    method = published.pop("method")
+def _published(config: Experiment) -> Published:
+    """Return the published row beside an evaluation, with every task's return where it is known."""
+    shown = config.evaluation.published
+    published, method = Published(shown.source, shown.test, shown.scores), shown.method
     file = build.held_out_tasks(config) if isinstance(config, RLExperiment) else None
     if file is None or method not in file.published:
         return published
     source, returns = file.published[method]
     scores = returns.mean(axis=1).tolist()
-    return published | {"source": source, "scores": scores, "per_task": returns.tolist()}
+    return replace(published, source=source, scores=scores, per_task=returns.tolist())
 
 
-def _result(
+def _record(
     config: Experiment, iteration: int, evaluation: Evaluation
-) -> tuple[dict[str, Any], bytes]:
-    """All of an evaluation, and the file of its episodes.
+) -> tuple[EvaluationRecord, bytes]:
+    """Return the record of an evaluation, and the file of its episodes.
 
     The same for the same checkpoint and settings, byte for byte.
     """
     episodes = to_npz(evaluation.episodes)
-    result = {
-        **evaluation.to_json(),
-        "main_test": evaluation.test,
-        "problem": config.task_source,
-        "protocol": evaluation_settings(config),
-        "iteration": iteration,
-        "seed": config.seed,
-        "task_file": plain(config)["evaluation"].get("task_file"),
-        "published": _published(config),
-        "episodes_sha256": hashlib.sha256(episodes).hexdigest(),
-    }
-    return json.loads(to_json(result)), episodes
+    record = EvaluationRecord(
+        **vars(evaluation.record()),
+        others=[other.record() for other in evaluation.others],
+        main_test=evaluation.test,
+        problem=config.task_source,
+        protocol=evaluation_settings(config),
+        iteration=iteration,
+        seed=config.seed,
+        published=_published(config),
+        task_file=config.evaluation.task_file if isinstance(config, RLExperiment) else None,
+        episodes_sha256=hashlib.sha256(episodes).hexdigest(),
+    )
+    return EvaluationRecord.from_json(record.to_json()), episodes  # as whoever reads it has it

@@ -90,8 +90,8 @@ def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint
     rows = _thin(read_metrics(run.metrics_file))
     (new / "metrics.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
     if saved := run.load_evaluation():
-        evaluation = {**saved[0], "task_file": _file_name(saved[0].get("task_file"))}
-        (new / "evaluation.json").write_text(to_json(evaluation, indent=1) + "\n")
+        evaluation = replace(saved[0], task_file=_file_name(saved[0].task_file))
+        (new / "evaluation.json").write_text(evaluation.to_json(indent=1) + "\n")
     (new / "checkpoints").mkdir()
     for path in (checkpoint.path, checkpoint.path.with_suffix(".json")):
         shutil.copyfile(path, new / "checkpoints" / path.name)
@@ -118,7 +118,7 @@ def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
             f"checkpoint is after {newest.iteration}; resume it, and stop it with one Ctrl-C"
         )
     saved = run.load_evaluation()
-    evaluated = saved[0]["iteration"] if saved else None
+    evaluated = saved[0].iteration if saved else None
     if newest.iteration == config.iterations and evaluated != newest.iteration:
         raise UserError(
             f"{run.path} has no evaluation of its last checkpoint: metarl evaluate {run.path}"

@@ -11,6 +11,7 @@ from metarl.experiment import build, evaluations, registries
 from metarl.experiment.schema import Experiment, kind_of, plain, revised
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.runtime.errors import UserError
+from metarl.runtime.record import as_plain
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def with_options(
     if options.tasks is not None and options.task_file is not None:
         raise UserError("either tasks are drawn or they come from task_file, not both")
     other_tasks = _other_tasks(config, options)
-    own = evaluations.evaluation_settings(configs[0])
+    own = as_plain(evaluations.evaluation_settings(configs[0]))
     first: Any = configs[0].evaluation
     own |= {"task_file": first.task_file} if isinstance(first, PolicyEvaluationConfig) else {}
     given = {name: own[name] for name in SHARED if name in own}

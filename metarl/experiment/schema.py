@@ -67,7 +67,7 @@ class Experiment:
 
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-    task_source: ClassVar[str]
+    task_source: ClassVar[Literal["env", "data"]]
     """Which setting says where tasks come from."""
 
     def __post_init__(self) -> None:

@@ -22,12 +22,12 @@ def returns_by_task(view: RunView) -> Figure:
     assert axis is not None
     name, x = axis
     published = published_of(view)
-    theirs = np.array(published.get("per_task", []), dtype=np.float64)
+    theirs = np.array(published.per_task or [], dtype=np.float64)
     steps = len(view.scores)
     figure = Figure(figsize=(max(4.0, 2.4 * steps + 0.6), 3.4))
     for k, axes in enumerate(figure.subplots(1, steps, sharey=True, squeeze=False).flat):
         if k < len(theirs):
-            _points(axes, x, theirs[k], +1, "x", INK, published["source"])
+            _points(axes, x, theirs[k], +1, "x", INK, published.source)
         _points(axes, x, view.scores[k], -1, "o", COLOURS[0], view.name)
         axes.set_title(after(k))
         axes.set_xlabel(name)
@@ -42,8 +42,8 @@ def returns_by_task(view: RunView) -> Figure:
 
 def _axis(view: RunView) -> tuple[str, Array] | None:
     """Name and values [M] of a number that says what a task asks for."""
-    fields = view.evaluation["task_fields"]
-    tasks = np.array(view.evaluation["tasks"], dtype=np.float64)
+    fields = view.evaluation.task_fields
+    tasks = np.array(view.evaluation.tasks, dtype=np.float64)
     if view.family is None:
         return None
     if len(fields) == 1:

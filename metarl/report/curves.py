@@ -137,9 +137,9 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
             if longest == 0:  # points that would hide each other
                 curve = curve._replace(x=curve.x + 0.1 * (i - (len(lines) - 1) / 2))
             _draw_adaptation(axes, curve, longest, *marks[name], name)
-    published = {k: y for k, y in enumerate(published_of(views[0])["scores"]) if y is not None}
+    published = {k: y for k, y in enumerate(published_of(views[0]).scores) if y is not None}
     if published:
-        name = label(published_of(views[0])["source"] or "published")
+        name = label(published_of(views[0]).source or "published")
         panels[0].plot(*zip(*published.items(), strict=True), "x:", color=INK, label=name)
         longest = max(longest, *published)
     if views[0].measure == "MSE":
@@ -192,7 +192,7 @@ def _adaptation(runs: Sequence[RunView]) -> Curve:
     if len(runs) == 1:
         samples = [row[np.isfinite(row)] for row in runs[0].scores]
     else:
-        means = np.array([[row["mean"] for row in run.evaluation["rows"][:steps]] for run in runs])
+        means = np.array([[row.mean for row in run.evaluation.rows[:steps]] for run in runs])
         samples = [x[np.isfinite(x)] for x in means.astype(np.float64).T]
     mean = np.array([x.mean() if len(x) else np.nan for x in samples])
     return Curve(

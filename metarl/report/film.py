@@ -68,13 +68,13 @@ def _caption(view: RunView, episodes: RecordedRollouts, m: int) -> str:
 
 def _save_clip(view: RunView, episodes: RecordedRollouts, m: int, path: Path) -> None:
     """What ``metarl_envs.video.Clip.load`` reads."""
-    env = view.evaluation["protocol"]["problem"]
+    env = view.evaluation.protocol.problem
     constants = {key: value for key, value in env.items() if key != "family"}
     captions = [after(k) for k in range(len(episodes.qpos))]
     np.savez(
         path,
         text=np.array(json.dumps([env["family"], constants, captions])),
-        task=np.array(view.evaluation["tasks"][m]),
+        task=np.array(view.evaluation.tasks[m]),
         qpos=episodes.qpos[:, m, 0],
         rewards=episodes.rewards[:, m, 0],
         lengths=episodes.lengths[:, m, 0],

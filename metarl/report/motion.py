@@ -143,7 +143,7 @@ def _lines_per_step(axes: Axes, x: Array, y: Array) -> None:
 
 
 def _targets(view: RunView, episodes: RecordedRollouts) -> list[Target | None]:
-    tasks = np.array(view.evaluation["tasks"][: episodes.qpos.shape[1]])
+    tasks = np.array(view.evaluation.tasks[: episodes.qpos.shape[1]])
     return [_family(view).target(task) for task in tasks]
 
 

@@ -1,9 +1,8 @@
 """Scores as text: on the terminal, in a tracker and in the report page alike."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -14,15 +13,16 @@ from rich.table import Table
 
 from metarl.report.view import RunView
 from metarl.runtime import sinks
-from metarl.runtime.scores import paired_differences
+from metarl.runtime.record import EvaluationRecord, Published, Row, as_plain
+from metarl.runtime.scores import Difference, paired_differences
 
 TASKS = 100  # at most so many are listed one by one
 
 
-def score(view: RunView, row: Mapping[str, Any]) -> str:
+def score(view: RunView, row: Row | Difference) -> str:
     """A row's mean and interval, ``-11.68 ± 0.52``; a dash for no finite value."""
-    mean = number(view, row["mean"])
-    return mean if mean == "–" else f"{mean} ± {number(view, row['ci95'])}"
+    mean = number(view, row.mean)
+    return mean if mean == "–" else f"{mean} ± {number(view, row.ci95)}"
 
 
 def number(view: RunView, value: float | None) -> str:
@@ -34,50 +34,46 @@ def number(view: RunView, value: float | None) -> str:
 
 def protocol(view: RunView) -> str:
     """How the scores were taken, in a sentence."""
-    evaluation, taken, chosen = view.evaluation, view.evaluation["protocol"], ""
-    if evaluation["validation"]:
-        candidates = ", ".join(f"{v['rate']:g}" for v in evaluation["validation"])
+    evaluation, taken, chosen = view.evaluation, view.evaluation.protocol, ""
+    if evaluation.validation:
+        candidates = ", ".join(f"{tried.rate:g}" for tried in evaluation.validation)
         chosen = f"; alpha chosen from {candidates} on validation tasks"
-    where = f" of {Path(file).stem}" if (file := evaluation.get("task_file")) else ""
+    where = f" of {Path(file).stem}" if (file := evaluation.task_file) else ""
     if paired_with_published(view):
         chosen += "; difference: minus the published return, paired by task"
-    if "trajectories" in taken:
-        data = (
-            f"{taken['trajectories']} trajectories per task and inner step, "
-            f"{taken['actions']} actions"
-        )
+    if taken.trajectories is not None:
+        data = f"{taken.trajectories} trajectories per task and inner step, {taken.actions} actions"
     else:
-        data = f"{evaluation['test']}, {taken['queries']} queries"
-        if ways := taken["problem"].get("ways"):
+        data = f"{evaluation.test}, {taken.queries} queries"
+        if ways := taken.problem.get("ways"):
             data = f"{ways}-way {data} of every class"
     return (
-        f"{taken['tasks']} held-out tasks{where}, {data}; mean {view.measure} with 95 % interval "
+        f"{taken.tasks} held-out tasks{where}, {data}; mean {view.measure} with 95 % interval "
         f"(Student's t over tasks){chosen}{elsewhere(view)}"
     )
 
 
 def elsewhere(view: RunView) -> str:
     """In which constants the held-out tasks differ from the trained ones, if in any."""
-    trained = view.config[view.evaluation["problem"]]
+    trained = view.config[view.evaluation.problem]
     changed = [
         f"{key} {value} instead of {trained.get(key)}"
-        for key, value in view.evaluation["protocol"]["problem"].items()
+        for key, value in view.evaluation.protocol.problem.items()
         if trained.get(key) != value
     ]
     return f"; NOT as trained: {', '.join(changed)}" if changed else ""
 
 
-def published_of(view: RunView) -> Mapping[str, Any]:
-    """The published row, empty where the evaluation is of another setting."""
-    empty: dict[str, Any] = {"source": "", "scores": []}
-    published = view.evaluation["published"]
-    is_of_it = view.evaluation["test"] == (published["test"] or view.evaluation["main_test"])
-    return published if is_of_it and not elsewhere(view) else empty
+def published_of(view: RunView) -> Published:
+    """Return the published row, empty where the evaluation is of another setting."""
+    published = view.evaluation.published
+    is_of_it = view.evaluation.test == (published.test or view.evaluation.main_test)
+    return published if is_of_it and not elsewhere(view) else Published("", "", [])
 
 
-def paired_with_published(view: RunView) -> list[dict[str, float]]:
+def paired_with_published(view: RunView) -> list[Difference]:
     """Ours minus the published return, paired by task, after every inner step both have."""
-    per_task = published_of(view).get("per_task", [])
+    per_task = published_of(view).per_task or []
     steps = min(len(per_task), len(view.scores))
     return paired_differences(np.array(per_task[:steps]), view.scores[:steps]) if steps else []
 
@@ -86,7 +82,7 @@ def scores_table(view: RunView) -> Table:
     """One run in one test, for a terminal."""
     table, (header, rows) = _table(protocol(view)), scores(view)
     short = {"episode length": "length"}  # to fit 80 columns
-    source = published_of(view)["source"] or "published"
+    source = published_of(view).source or "published"
     for name, *cells in zip(header, *rows, strict=True):
         # The source's name may be broken between words to fit; numbers may not.
         longest = max(map(len, [*cells, *short.get(name, name).split()]))
@@ -104,22 +100,22 @@ def scores_table(view: RunView) -> Table:
 def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per inner step of one run in one test."""
     evaluation, published = view.evaluation, published_of(view)
-    has_length = "length" in evaluation["rows"][0]
+    has_length = evaluation.rows[0].length is not None
     lengths = ["episode length"] * has_length
     header = ["inner steps", "rate", view.measure, "median", *lengths, "diverged"]
     rows = [
         [
-            f"{row['inner_steps']:.0f}",
-            f"{evaluation['inner_rates'][k - 1]:g}" if k else "",
+            str(row.inner_steps),
+            f"{evaluation.inner_rates[k - 1]:g}" if k else "",
             score(view, row),
-            number(view, row["median"]),
-            *([f"{row['length']:.1f}"] if has_length else []),
-            f"{row['diverged']:.0f}",
+            number(view, row.median),
+            *([f"{row.length:.1f}"] if has_length else []),
+            f"{row.diverged:.0f}",
         ]
-        for k, row in enumerate(evaluation["rows"])
+        for k, row in enumerate(evaluation.rows)
     ]
-    if published["scores"]:
-        header.append(published["source"] or "published")
+    if published.scores:
+        header.append(published.source or "published")
         for k, cells in enumerate(rows):
             cells.append(_published(view, published, k))
     if paired := paired_with_published(view):
@@ -132,30 +128,30 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
 def tasks(view: RunView) -> tuple[list[str], list[list[str]]]:
     """Header, and a row for each of the first held-out tasks of one run in one test."""
     evaluation = view.evaluation
-    digits = "g" if "ways" in evaluation["protocol"]["problem"] else ".3f"  # numbers of classes
-    after = [f"after {row['inner_steps']:.0f}" for row in evaluation["rows"]]
+    digits = "g" if "ways" in evaluation.protocol.problem else ".3f"  # numbers of classes
+    after = [f"after {row.inner_steps}" for row in evaluation.rows]
     rows = [
         [
             str(m + 1),
             *(f"{value:{digits}}" for value in task),
-            *(number(view, of_step[m]) for of_step in evaluation["scores"]),
+            *(number(view, of_step[m]) for of_step in evaluation.scores),
         ]
-        for m, task in enumerate(evaluation["tasks"][:TASKS])
+        for m, task in enumerate(evaluation.tasks[:TASKS])
     ]
-    return ["task", *evaluation["task_fields"], *after], rows
+    return ["task", *evaluation.task_fields, *after], rows
 
 
 def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per run of its scores after every inner step; the published one last."""
-    rows = [[view.name, *(score(view, row) for row in view.evaluation["rows"])] for view in views]
+    rows = [[view.name, *(score(view, row) for row in view.evaluation.rows)] for view in views]
     published = published_of(views[0])
-    if published["scores"]:
-        name = published["source"] or "published"
-        steps = range(len(published["scores"]))
+    if published.scores:
+        name = published.source or "published"
+        steps = range(len(published.scores))
         rows.append([name, *(_published(views[0], published, k) for k in steps)])
     for view in views:
         if paired := paired_with_published(view):
-            name = f"{view.name} minus {published_of(view)['source']}"
+            name = f"{view.name} minus {published_of(view).source}"
             rows.append([name, *(score(view, row) for row in paired)])
     return _with_header("run", rows)
 
@@ -210,10 +206,11 @@ def tracker_tables(view: RunView) -> dict[str, sinks.Table]:
     }
 
 
-def _tracker_table(evaluation: Mapping[str, Any]) -> sinks.Table:
+def _tracker_table(evaluation: EvaluationRecord) -> sinks.Table:
     """Scores per inner step as numbers."""
-    columns = list(evaluation["rows"][0])
-    return sinks.Table(columns, [[row[c] for c in columns] for row in evaluation["rows"]])
+    rows = [as_plain(row) for row in evaluation.rows]
+    columns = list(rows[0])
+    return sinks.Table(columns, [[row.get(c) for c in columns] for row in rows])
 
 
 def _table(title: str) -> Table:
@@ -226,6 +223,6 @@ def _table(title: str) -> Table:
     )
 
 
-def _published(view: RunView, published: Mapping[str, Any], k: int) -> str:
-    scores = published["scores"]
+def _published(view: RunView, published: Published, k: int) -> str:
+    scores = published.scores
     return number(view, scores[k]) if k < len(scores) and scores[k] is not None else ""

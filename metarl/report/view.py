@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import fixed
+from metarl.runtime.record import EvaluationRecord, as_plain
 from metarl.runtime.trainer import first_difference
 from metarl.supervised.evaluate import RecordedExamples
 
@@ -56,7 +57,7 @@ class RunView:
     config: Mapping[str, Any]
     info: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
-    evaluation: Mapping[str, Any]
+    evaluation: EvaluationRecord
     episodes: Recorded | None
     family: Family | None
 
@@ -68,12 +69,12 @@ class RunView:
     @property
     def scores(self) -> Array:
         """Score of every held-out task after every inner step, [steps + 1, M]."""
-        return np.array(self.evaluation["scores"], dtype=np.float64)  # null becomes NaN
+        return np.array(self.evaluation.scores, dtype=np.float64)  # null becomes NaN
 
     @property
     def measure(self) -> str:
         """What the scores are: return, MSE, accuracy."""
-        return str(self.evaluation["measure"])
+        return self.evaluation.measure
 
     @property
     def measures(self) -> str:
@@ -83,15 +84,14 @@ class RunView:
     @property
     def source(self) -> str:
         """Where its tasks come from: the task family's name, or that of the data."""
-        problem = self.config[self.evaluation["problem"]]
+        problem = self.config[self.evaluation.problem]
         return str(problem["family" if self.family else "source"])
 
     def tests(self) -> dict[str, "RunView"]:
         """The run as every test that it was put to sees it, by name."""
-        main, others = self.evaluation, self.evaluation["others"]
-        return {main["test"]: self} | {
-            other["test"]: replace(self, evaluation={**main, **other}, episodes=None)
-            for other in others
+        return {
+            name: self if seen is self.evaluation else replace(self, evaluation=seen, episodes=None)
+            for name, seen in self.evaluation.tests().items()
         }
 
     def series(self, name: str) -> Array:
@@ -100,7 +100,7 @@ class RunView:
 
     def task_name(self, m: int) -> str:
         """A held-out task's fields and values: ``velocity 1.25``."""
-        values = zip(self.evaluation["task_fields"], self.evaluation["tasks"][m], strict=True)
+        values = zip(self.evaluation.task_fields, self.evaluation.tasks[m], strict=True)
         return ", ".join(f"{name} {value:.2f}" for name, value in values)
 
 
@@ -152,7 +152,7 @@ def require_comparable(views: Sequence[RunView]) -> None:
     """Raises UserError unless all runs were evaluated in the same way on the same tasks."""
     first = views[0]
     for view in views[1:]:
-        one, other = first.evaluation, view.evaluation
+        one, other = as_plain(first.evaluation), as_plain(view.evaluation)
         for key in ("problem", "protocol"):
             if difference := first_difference(_comparable(other[key]), _comparable(one[key]), key):
                 raise UserError(

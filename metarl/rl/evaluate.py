@@ -1,9 +1,9 @@
 """The papers' protocol of evaluation: adapt to held-out tasks, score fresh trajectories."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from metarl.rl.adaptation import Adaptation
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.rollout import Trajectories
 from metarl.rl.sampler import Stream, Watch
+from metarl.runtime.record import Row, TaskScoresRecord
 from metarl.runtime.scores import Evaluation, EvaluationConfig
 from metarl.runtime.seeding import Purpose, generator
 
@@ -78,20 +79,20 @@ class PolicyEvaluation(Evaluation):
     trajectories: int
     mean_actions: bool = False
 
-    def rows(self) -> list[dict[str, float]]:
+    def rows(self) -> list[Row]:
         lengths = self.lengths.mean(1)
         return [
-            row | {"length": float(length)}
+            replace(row, length=float(length))
             for row, length in zip(super().rows(), lengths, strict=True)
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **super().to_json(),
-            "trajectories": self.trajectories,
-            "actions": "mean" if self.mean_actions else "sampled",
-            "lengths": self.lengths.tolist(),
-        }
+    def record(self) -> TaskScoresRecord:
+        return replace(
+            super().record(),
+            trajectories=self.trajectories,
+            actions="mean" if self.mean_actions else "sampled",
+            lengths=self.lengths.tolist(),
+        )
 
 
 class Tasks(Protocol):

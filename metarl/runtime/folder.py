@@ -23,15 +23,13 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NotRequired
-
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing import Any
 
 from metarl.runtime.checkpoint import CheckpointFolder
 from metarl.runtime.errors import UserError
-from metarl.runtime.files import read_json, to_json, write_atomically
+from metarl.runtime.files import read_json, write_atomically
 from metarl.runtime.launch import launch_id
+from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.sinks import read_metrics
 
 FREE = (
@@ -48,63 +46,6 @@ def fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
-
-
-class _Row(TypedDict):
-    inner_steps: int
-    mean: float | None
-    ci95: float | None
-    median: float | None
-    diverged: float
-
-
-class _Candidate(TypedDict):
-    rate: float
-    score: float | None
-
-
-class _Test(TypedDict):
-    test: str
-    measure: str
-    rows: list[_Row]
-    inner_rates: list[float]
-    validation: list[_Candidate]
-    task_fields: list[str]
-    tasks: list[list[float]]
-    scores: list[list[float | None]]
-
-
-class _Published(TypedDict):
-    source: str
-    test: str
-    scores: list[float | None]
-    per_task: NotRequired[list[list[float]]]
-
-
-class _Evaluation(_Test):
-    others: list[_Test]
-    main_test: str
-    problem: Literal["env", "data"]
-    protocol: dict[str, Any]
-    iteration: int
-    published: _Published
-    task_file: NotRequired[str | None]
-    episodes_sha256: str
-
-
-def is_evaluation(result: Any) -> bool:
-    """Whether this is what ``evaluation.json`` holds, and not what somebody has made of it."""
-    try:
-        TypeAdapter(_Evaluation).validate_python(result, strict=True)
-    except ValidationError:
-        return False
-    return all(
-        len(test["rows"]) == len(test["scores"]) == len(test["inner_rates"]) + 1
-        and [row["inner_steps"] for row in test["rows"]] == [*range(len(test["rows"]))]
-        and all(len(scores) == len(test["tasks"]) for scores in test["scores"])
-        and all(len(task) == len(test["task_fields"]) for task in test["tasks"])
-        for test in (result, *result["others"])
-    ) and all(len(x) == len(result["tasks"]) for x in result["published"].get("per_task", []))
 
 
 class RunFolder:
@@ -209,7 +150,7 @@ class RunFolder:
                 f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
             )
 
-    def save_evaluation(self, result: dict[str, Any], episodes: bytes) -> None:
+    def save_evaluation(self, record: EvaluationRecord, episodes: bytes) -> None:
         """Keep an evaluation and its recorded episodes.
 
         Raises:
@@ -217,24 +158,22 @@ class RunFolder:
         """
         try:
             write_atomically(self.episodes_file, episodes)
-            write_atomically(self.evaluation_file, to_json(result, indent=2).encode())
+            write_atomically(self.evaluation_file, record.to_json().encode())
         except OSError as error:
             raise UserError(f"cannot write {self.evaluation_file}: {error.strerror}") from error
 
-    def load_evaluation(self) -> tuple[dict[str, Any], bytes | None] | None:
+    def load_evaluation(self) -> tuple[EvaluationRecord, bytes | None] | None:
         """The evaluation that was kept, and the file of its episodes; None for what is damaged."""
         try:
-            result = read_json(self.evaluation_file)
+            record = EvaluationRecord.from_json(self.evaluation_file.read_bytes())
         except (OSError, ValueError):
-            return None
-        if not is_evaluation(result):
             return None
         try:
             data = self.episodes_file.read_bytes()
-            intact = hashlib.sha256(data).hexdigest() == result["episodes_sha256"]
-            return result, data if intact else None
         except OSError:
-            return result, None
+            return record, None
+        intact = hashlib.sha256(data).hexdigest() == record.episodes_sha256
+        return record, data if intact else None
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says; empty when it is missing or damaged."""

@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 
 from metarl.runtime.errors import warn
 from metarl.runtime.files import require_unpacked
+from metarl.runtime.record import Candidate, Row, TaskScoresRecord, as_plain
 
 Array = NDArray[np.floating]
 
@@ -165,15 +166,15 @@ class Evaluation:
     test: str = ""
     others: Sequence["Evaluation"] = ()
 
-    def rows(self) -> list[dict[str, float]]:
-        """One row per inner step: mean, 95 % interval (half-width over tasks), median."""
+    def rows(self) -> list[Row]:
+        """Return the scores over all tasks, one row per inner step."""
         return [
-            {
-                "inner_steps": k,
-                **_mean_with_interval(per_task),
-                "median": _median(per_task[np.isfinite(per_task)]),
-                "diverged": float(self.diverged[k]),
-            }
+            Row(
+                k,
+                *_mean_with_interval(per_task),
+                median=_median(per_task[np.isfinite(per_task)]),
+                diverged=float(self.diverged[k]),
+            )
             for k, per_task in enumerate(self.scores)
         ]
 
@@ -181,32 +182,40 @@ class Evaluation:
         """The rows as flat metrics, ``evaluation/return_k`` and so on; those of a test by name."""
         start = f"evaluation/{self.test}/" if self.test else "evaluation/"
         found = {
-            f"{start}{self.measure if name == 'mean' else name}_{row['inner_steps']}": value
+            f"{start}{self.measure if name == 'mean' else name}_{row.inner_steps}": value
             for row in self.rows()
-            for name, value in row.items()
+            for name, value in as_plain(row).items()
             if name != "inner_steps"
         }
         for other in self.others:
             found |= other.metrics()
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the episodes, as plain lists and numbers."""
-        return {
-            "test": self.test,
-            "measure": self.measure,
-            "rows": self.rows(),
-            "interval": "95 %, Student's t over tasks, half-width",
-            "inner_rates": list(self.inner_rates),
-            "validation": [{"rate": r, "score": x} for r, x in self.validation.items()],
-            "task_fields": list(self.task_fields),
-            "tasks": self.tasks.tolist(),
-            "scores": self.scores.tolist(),
-            "others": [other.to_json() for other in self.others],
-        }
+    def record(self) -> TaskScoresRecord:
+        """Return everything but the episodes and the other tests, as plain lists and numbers."""
+        return TaskScoresRecord(
+            test=self.test,
+            measure=self.measure,
+            rows=self.rows(),
+            inner_rates=list(self.inner_rates),
+            validation=[Candidate(rate, score) for rate, score in self.validation.items()],
+            task_fields=list(self.task_fields),
+            tasks=self.tasks.tolist(),
+            scores=self.scores.tolist(),
+        )
 
 
-def paired_differences(one: Array, other: Array) -> list[dict[str, float]]:
+@dataclass(frozen=True)
+class Difference:
+    """Mean over ``tasks`` tasks of a difference of scores, and its 95 % interval's half-width."""
+
+    inner_steps: int
+    mean: float
+    ci95: float
+    tasks: int
+
+
+def paired_differences(one: Array, other: Array) -> list[Difference]:
     """Mean of other - one over tasks with its 95 % interval, after every inner step both have.
 
     A task that diverged entirely in one of them is left out; ``tasks`` counts the others.
@@ -219,20 +228,20 @@ def paired_differences(one: Array, other: Array) -> list[dict[str, float]]:
     steps = max(len(one), len(other)) if 1 in (len(one), len(other)) else min(len(one), len(other))
     one, other = (np.repeat(x, steps, axis=0) if len(x) == 1 else x for x in (one, other))
     return [
-        {
-            "inner_steps": k,
-            **_mean_with_interval(other[k] - one[k]),
-            "tasks": int(np.isfinite(other[k] - one[k]).sum()),
-        }
+        Difference(
+            k,
+            *_mean_with_interval(other[k] - one[k]),
+            tasks=int(np.isfinite(other[k] - one[k]).sum()),
+        )
         for k in range(steps)
     ]
 
 
-def _mean_with_interval(per_task: Array) -> dict[str, float]:
+def _mean_with_interval(per_task: Array) -> tuple[float, float]:
     """Mean over the tasks [M] that have a finite value, and the half-width of its interval."""
     finite = per_task[np.isfinite(per_task)]
     mean = float(finite.mean()) if len(finite) else float("nan")
-    return {"mean": mean, "ci95": half_width(finite)}
+    return mean, half_width(finite)
 
 
 def _median(samples: Array) -> float:

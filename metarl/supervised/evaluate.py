@@ -227,8 +227,9 @@ def _warn_of_leaks(evaluation: Evaluation, chance: float) -> None:
     noise = np.sqrt(chance * (1 - chance) / len(evaluation.tasks))
     for each in (evaluation, *evaluation.others):
         row = each.rows()[0]
-        if row["mean"] - chance > max(0.05, 5 * noise):
+        mean = float("nan") if row.mean is None else row.mean
+        if mean - chance > max(0.05, 5 * noise):
             warn(
-                f"{each.test}: accuracy before adaptation is {row['mean']:.3f}, and {chance:.3f} "
+                f"{each.test}: accuracy before adaptation is {mean:.3f}, and {chance:.3f} "
                 "is all that a guess gives: labels leak into the inputs"
             )

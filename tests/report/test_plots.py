@@ -25,7 +25,7 @@ from metarl.report.plots import DIAGNOSTICS, INK, figures, to_png, to_svg
 from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
 from metarl.rl.evaluate import PolicyEvaluation, RecordedRollouts
-from metarl.runtime.files import to_json
+from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Published
 from metarl_envs import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -120,8 +120,17 @@ def make_view(
         trajectories=20,
     )
     env = json.loads(json.dumps({"family": family, **dataclasses.asdict(built)}))
-    taken = {"problem": env, "tasks": len(tasks), "trajectories": 20, "actions": "sampled"}
-    published = published or {"source": "", "scores": []}
+    taken = EvaluationSettings(env, len(tasks), 0, None, [], trajectories=20, actions="sampled")
+    record = EvaluationRecord(
+        **vars(evaluation.record()),
+        others=[],
+        main_test="",
+        problem="env",
+        protocol=taken,
+        iteration=1,
+        published=Published(test="", **(published or {"source": "", "scores": []})),
+        episodes_sha256="",
+    )
     seed = re.search(r"-seed(\d+)", name)
     config = {
         "env": env | (trained or {}),
@@ -134,13 +143,7 @@ def make_view(
         config=config,
         info={},
         metrics=metrics,
-        evaluation=json.loads(  # NaN becomes null
-            to_json(
-                evaluation.to_json()
-                | {"main_test": "", "problem": "env", "protocol": taken}
-                | {"published": {"test": "", **published}}
-            )
-        ),
+        evaluation=EvaluationRecord.from_json(record.to_json()),  # NaN becomes null
         episodes=episodes,
         family=built,
     )
@@ -236,8 +239,10 @@ PER_TASK = [[-9.0, -8.0, -7.0], [-3.0, -2.0, -1.0]]
 
 def of_published(view, per_task):
     means = [float(np.mean(row)) for row in per_task]
-    published = {"source": "paper", "test": "", "scores": means, "per_task": per_task}
-    return dataclasses.replace(view, evaluation={**view.evaluation, "published": published})
+    published = Published("paper", "", means, per_task)
+    return dataclasses.replace(
+        view, evaluation=dataclasses.replace(view.evaluation, published=published)
+    )
 
 
 def test_returns_are_drawn_against_what_tasks_ask_for_beside_the_published_ones():

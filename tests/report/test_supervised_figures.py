@@ -21,6 +21,7 @@ from metarl.experiment.settings import read_config
 from metarl.report.plots import figures, to_png, to_svg
 from metarl.report.style import COLOURS
 from metarl.report.view import RunView
+from metarl.runtime.record import Published, Row
 from metarl.supervised.evaluate import RecordedExamples
 
 ROOT = Path(__file__).parents[2]
@@ -94,13 +95,12 @@ def assert_interval(samples, low_and_high):
 
 def with_scores(view, scores):
     """The run with other scores [steps + 1, M] in its first test."""
-    rows = [
-        {"inner_steps": k, "mean": float(np.mean(x)), "ci95": 0.1, "median": 0.0, "diverged": 0.0}
-        for k, x in enumerate(scores)
-    ]
-    evaluation = {**view.evaluation, "scores": np.asarray(scores).tolist(), "rows": rows}
+    rows = [Row(k, float(np.mean(x)), 0.1, 0.0, 0.0) for k, x in enumerate(scores)]
+    tasks = [[1.0] * len(view.evaluation.task_fields)] * np.shape(scores)[1]
+    changed = {"scores": np.asarray(scores).tolist(), "rows": rows, "tasks": tasks}
     rates = [0.01] * (len(scores) - 1)
-    return replace(view, evaluation=evaluation | {"inner_rates": rates}, episodes=None)
+    evaluation = replace(view.evaluation, inner_rates=rates, **changed)
+    return replace(view, evaluation=evaluation, episodes=None)
 
 
 # --- which figures there are
@@ -127,12 +127,12 @@ def test_one_run_has_a_line_per_test(views):
     bars = error_bars(axes)
     assert list(bars) == TESTS
     assert legend(figure) == [*TESTS, "Finn et al. 2017"]
-    for test, evaluation in zip(TESTS, [view.evaluation, *view.evaluation["others"]], strict=True):
-        assert evaluation["test"] == test
+    for test, evaluation in zip(TESTS, [view.evaluation, *view.evaluation.others], strict=True):
+        assert evaluation.test == test
         x, y, ends = bars[test]
         np.testing.assert_array_equal(x, [0, 1, 2])
-        np.testing.assert_allclose(y, np.mean(evaluation["scores"], axis=1))
-        for scores, low_and_high in zip(evaluation["scores"], ends, strict=True):
+        np.testing.assert_allclose(y, np.mean(evaluation.scores, axis=1))
+        for scores, low_and_high in zip(evaluation.scores, ends, strict=True):
             assert_interval(scores, low_and_high)
     np.testing.assert_array_equal(line(axes, "Finn et al. 2017"), [[1], [0.5]])  # 0 is a gap
     assert axes.get_yscale() == "log"
@@ -194,7 +194,7 @@ def test_an_interval_that_reaches_zero_leaves_the_means_in_view(views, half_widt
     off = half_width / stats.t.ppf(0.975, 1)
     scores = np.array([[1.0, 1.1], [1 - off, 1 + off]])
     view = with_scores(views["maml-seed0"], scores)
-    view = replace(view, evaluation={**view.evaluation, "others": []})
+    view = replace(view, evaluation=replace(view.evaluation, others=[]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = figures([view])["adaptation"]
@@ -207,8 +207,8 @@ def test_an_interval_that_reaches_zero_leaves_the_means_in_view(views, half_widt
 @pytest.mark.parametrize("values", [np.nan, 0.0])
 def test_nothing_to_draw_on_a_logarithmic_axis_breaks_nothing(views, values):
     view = with_scores(views["maml-seed0"], np.full((2, 3), values))
-    published = {"source": "", "test": "", "scores": []}
-    view = replace(view, evaluation={**view.evaluation, "others": [], "published": published})
+    none = Published("", "", [])
+    view = replace(view, evaluation=replace(view.evaluation, others=[], published=none))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         to_svg(figures([replace(view, metrics=[])])["adaptation"], "x")
@@ -292,7 +292,7 @@ def test_training_of_seeds_is_their_mean_over_the_iterations_that_all_logged(vie
 
 
 def truth(view, m, x):
-    amplitude, phase = view.evaluation["tasks"][m]
+    amplitude, phase = view.evaluation.tasks[m]
     return amplitude * np.sin(x - phase)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from metarl.report import tables
 from metarl.report.view import RunView
+from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Published, Row
 from metarl_envs import FAMILIES
 
 
@@ -14,33 +15,30 @@ from metarl_envs import FAMILIES
 def view() -> RunView:
     """Three tasks, one inner step, and what was published of both."""
     scores = np.array([[-131.73, -140.5, -99.25], [-84.5, -79.4, -70.0]])
-    rows = [
-        {"inner_steps": k, "mean": -123.45, "ci95": 24.1, "median": -112.5, "length": 200.0}
-        | {"diverged": 0.0}
-        for k in range(2)
-    ]
     problem = {"family": "half-cheetah-velocity"}
-    evaluation = {
-        "test": "",
-        "main_test": "",
-        "measure": "return",
-        "problem": "env",
-        "rows": rows,
-        "inner_rates": [0.1],
-        "validation": [],
-        "task_fields": ["velocity"],
-        "tasks": [[0.5], [1.0], [1.5]],
-        "scores": scores.tolist(),
-        "others": [],
-        "task_file": "goals.csv",
-        "published": {
-            "source": "MAML, figure 5",
-            "test": "",
-            "scores": [-129.53, -78.57],
-            "per_task": (scores - [[1.0, 2.0, 3.0]]).tolist(),
-        },
-        "protocol": {"problem": problem, "tasks": 3, "trajectories": 20, "actions": "sampled"},
-    }
+    evaluation = EvaluationRecord(
+        test="",
+        measure="return",
+        rows=[Row(k, -123.45, 24.1, -112.5, diverged=0.0, length=200.0) for k in range(2)],
+        inner_rates=[0.1],
+        validation=[],
+        task_fields=["velocity"],
+        tasks=[[0.5], [1.0], [1.5]],
+        scores=scores.tolist(),
+        others=[],
+        main_test="",
+        problem="env",
+        protocol=EvaluationSettings(problem, 3, 0, None, [], trajectories=20, actions="sampled"),
+        iteration=1,
+        published=Published(
+            source="MAML, figure 5",
+            test="",
+            scores=[-129.53, -78.57],
+            per_task=(scores - [[1.0, 2.0, 3.0]]).tolist(),
+        ),
+        task_file="goals.csv",
+        episodes_sha256="",
+    )
     family = FAMILIES["half-cheetah-velocity"]()
     return RunView("run", {"env": problem}, {}, [], evaluation, None, family)
 
@@ -64,7 +62,8 @@ def test_the_difference_is_ours_minus_theirs_by_task(view: RunView):
 
 
 def test_without_returns_of_every_task_there_is_no_difference(view: RunView):
-    published = {k: v for k, v in view.evaluation["published"].items() if k != "per_task"}
-    view = dataclasses.replace(view, evaluation={**view.evaluation, "published": published})
+    published = dataclasses.replace(view.evaluation.published, per_task=None)
+    evaluation = dataclasses.replace(view.evaluation, published=published)
+    view = dataclasses.replace(view, evaluation=evaluation)
     header, _ = tables.scores(view)
     assert header[-1] == "MAML, figure 5"

@@ -163,12 +163,12 @@ def test_paired_differences_are_narrower_than_what_they_are_of():
     other = np.stack([difficulty + 2 + rng.normal(0, 1, 40) for _ in range(2)])
     other[1, 7] = np.nan  # a task all of whose episodes diverged is left out
     rows = paired_differences(one, other)
-    assert [row["inner_steps"] for row in rows] == [0, 1]
-    assert rows[0]["mean"] == pytest.approx((other[0] - one[0]).mean())
+    assert [row.inner_steps for row in rows] == [0, 1]
+    assert rows[0].mean == pytest.approx((other[0] - one[0]).mean())
     kept = np.arange(40) != 7
-    assert rows[1]["mean"] == pytest.approx((other[1] - one[1])[kept].mean())
-    assert all(row["ci95"] < 1 for row in rows)
-    assert all(abs(row["mean"] - 2) < row["ci95"] for row in rows)
+    assert rows[1].mean == pytest.approx((other[1] - one[1])[kept].mean())
+    assert all(row.ci95 < 1 for row in rows)
+    assert all(abs(row.mean - 2) < row.ci95 for row in rows)
 
 
 # --- the papers' baselines

@@ -154,7 +154,7 @@ def test_the_difference_is_paired_by_task(toy, runs: Path, task_file: Path, caps
     out = capsys.readouterr().out
     scores = np.array(json.loads((runs / "run" / "evaluation.json").read_text())["scores"])
     for row in paired_differences(np.array(RETURNS), scores):
-        assert f"{row['mean']:.2f} ±" in out
+        assert f"{row.mean:.2f} ±" in out
 
 
 def test_evaluate_takes_a_file_or_draws_tasks(toy, runs: Path, task_file: Path, tmp_path: Path):

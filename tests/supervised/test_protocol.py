@@ -144,16 +144,16 @@ def test_tasks_that_diverged_are_counted_and_left_out():
     assert diverged.tolist() == [1, 1], "a limit that is one, whatever else is no number"
     wild = SupervisedEvaluationConfig(tasks=20, inner_steps=4, inner_rates=[1.0] * 4)
     rows = toy(wild).evaluate(0).rows()
-    assert rows[0]["diverged"] == 0
-    assert rows[4]["diverged"] > 0
-    assert not rows[4]["mean"] > 1e4
+    assert rows[0].diverged == 0
+    assert rows[4].diverged > 0
+    assert not rows[4].mean > 1e4
 
 
 def test_few_shot_tasks_of_which_a_model_breaks_have_diverged():
     config = SupervisedEvaluationConfig(tasks=6, inner_steps=2, inner_rates=[1e30, 1e30])
     rows = toy(config, data=GLYPHS, shots=1, queries=2).evaluate(0).rows()
-    assert rows[0]["diverged"] == 0
-    assert rows[2]["diverged"] > 0
+    assert rows[0].diverged == 0
+    assert rows[2].diverged > 0
 
 
 @pytest.mark.parametrize("tests", [[], ["5-shot", "5-shot"]])
