@@ -76,12 +76,12 @@ BAD_SETTINGS = [
     ("--policy.init_std 0", "policy.init_std should be a number > 0, got 0"),
     ("--checkpoint.keep 0", "checkpoint.keep should be an integer >= 1, got 0"),
     ("--evaluation.tasks 0", "evaluation.tasks should be an integer > 0, got 0"),
-    ("--env.horizon 0", "env: horizon must be an integer of at least 1, got 0"),
-    ("--env.action_scale 0", "env: action_scale must be positive"),
+    ("--env.horizon 0", "env.horizon must be an integer of at least 1, got 0"),
+    ("--env.action_scale 0", "env.action_scale must be positive"),
     ("--name a/b", "name should be one folder's name, got a/b"),
     ("--name ..", "name should be one folder's name, got .."),
     # values that contradict each other
-    ("--env.goal_range [1,0]", "env: goal_range must be [low, high] with low < high"),
+    ("--env.goal_range [1,0]", "env.goal_range must be [low, high] with low < high"),
     (
         "--evaluation.task_file=",
         "evaluation.task_file should name a file, or be null",

@@ -1,5 +1,6 @@
 """Every YAML in configs/: it parses, nothing of it is lost, and it runs."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,16 @@ import pytest
 import yaml
 
 from metarl.commands.main import train
-from metarl.experiment.schema import plain, to_yaml
+from metarl.experiment.configs import read_layers
+from metarl.experiment.reading import merged
+from metarl.experiment.schema import plain, schema_of, to_yaml
 from metarl.experiment.settings import read_config, read_settings
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
-SUPERVISED = [
-    name for name in NAMES if "data" in yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-]
+SUPERVISED = [name for name in NAMES if schema_of(read_layers(name)).task_source == "data"]
 OMNIGLOT = CONFIGS.parents[1] / "shared" / "data" / "omniglot"
 
 
@@ -31,10 +32,11 @@ def test_there_is_a_config_for_every_experiment():
 @pytest.mark.parametrize("name", ["sinusoid", "sinusoid_5shot"])
 def test_the_papers_sinusoids_have_another_outer_step_only(name: str):
     ours, papers = (
-        yaml.safe_load((CONFIGS / f"{n}.yaml").read_text()) for n in (name, f"paper/{name}")
+        plain(read_settings(["--config", n, "--name", "run"])[0]) for n in (name, f"paper/{name}")
     )
-    assert papers.pop("outer") == {"learning_rate": 1e-3}
-    assert ours.pop("outer") != {"learning_rate": 1e-3}
+    ours_outer, papers_outer = ours.pop("outer"), papers.pop("outer")
+    assert (papers_outer["learning_rate"], papers_outer["average_decay"]) == (1e-3, 0)
+    assert (ours_outer["learning_rate"], ours_outer["average_decay"]) == (5e-3, 0.999)
     assert ours == papers
 
 
@@ -48,11 +50,25 @@ def contains(whole: Any, part: Any) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_read_whole_and_written_whole(tmp_path: Path, name: str):
     run = RunFolder(tmp_path)
-    run.config_file.write_text((CONFIGS / f"{name}.yaml").read_text())
-    written = to_yaml(read_config(run))
-    assert contains(yaml.safe_load(written), yaml.safe_load(run.config_file.read_text()))
+    written = to_yaml(read_settings(["--config", name, "--name", "run"])[0])
+    assert contains(yaml.safe_load(written), read_layers(name)[-1])
     run.config_file.write_text(written)
     assert to_yaml(read_config(run)) == written
+
+
+def test_the_bases_of_a_config_come_before_it(workplace: Path, refused):
+    Path("one.yaml").write_text("tasks: 3\nseed: 1\nouter: {max_kl: 0.5}\n")
+    Path("two.yaml").write_text("base: [smoke, one.yaml]\nseed: 2\n")
+    config, _ = read_settings(["--config", "two.yaml", "--iterations", "7"])
+    assert (config.tasks, config.seed, config.iterations) == (3, 2, 7)
+    assert config.outer["max_kl"] == 0.5
+    assert config.env["horizon"] == 20  # of smoke
+    Path("one.yaml").write_text("base: two.yaml\n")
+    assert "two.yaml has itself as a base" in refused(train, "--config", "two.yaml")
+    Path("one.yaml").write_text("base: {two: three}\n")
+    assert "should be the name of a config" in refused(train, "--config", "one.yaml")
+    Path("one.yaml").write_text("base: nowhere\n")
+    assert "there is no config nowhere" in refused(train, "--config", "one.yaml")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SUPERVISED])
@@ -77,7 +93,7 @@ def test_a_config_runs_one_toy_iteration(toy, runs: Path, name: str, capsys):
 @pytest.mark.parametrize("name", SUPERVISED)
 def test_a_supervised_config_runs_one_toy_iteration(toy_supervised, runs: Path, name: str, capsys):
     """At toy size, but with its own network and tests."""
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config = functools.reduce(merged, read_layers(name))
     arguments = ["--config", name, *toy_supervised("run", "--iterations", "1")]
     source = ["--data.ways", "3"] if "ways" in config["data"] else []
     source += [

@@ -51,11 +51,15 @@ class Command:
     """
 
     def __init__(self, function: Callable[..., int], takes: Arguments | None, options: Any):
+        self.__module__ = function.__module__  # where pickle looks for it
         self.name = function.__name__.rstrip("_")
         self.meaning = str(function.__doc__)
         self.takes = takes
         self.options = options
         self._function = function
+
+    def __reduce__(self) -> str:
+        return self._function.__name__
 
     def __call__(self, argv: Sequence[str]) -> int:
         """Turn a UserError into one line and exit code 2, Ctrl-C into one line and code 130."""

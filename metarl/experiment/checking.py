@@ -123,8 +123,10 @@ def make(
         raise
     except Exception as error:  # whatever a user's class does
         reason = one_line(error)
-        placed = not where or reason.startswith((f"{where}.", f"{where}:"))
-        raise UserError(reason if placed else f"{where}: {reason}") from error
+        first = reason.partition(" ")[0]
+        if where and not first.startswith(f"{where}."):
+            reason = f"{where}{'.' if first in settings_of(schema) else ': '}{reason}"
+        raise UserError(reason) from error
 
 
 def checked(annotation: Any, value: Any, where: str) -> Any:

@@ -1,10 +1,14 @@
 """Find config files and task files by path or by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import metarl
+from metarl.experiment.reading import read_mapping
 from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError
+from metarl.runtime.history import renamed
 
 
 def config_files() -> dict[str, Path]:
@@ -16,6 +20,28 @@ def config_files() -> dict[str, Path]:
         for folder in folders
         for path in sorted(folder.rglob("*.yaml"))
     }
+
+
+def read_layers(name: str, above: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the settings of a config, after those of the configs that its ``base`` names.
+
+    Args:
+        name: a path, or a name from configs.
+        above: configs that have this one as a base.
+
+    Raises:
+        UserError: a config is missing or cannot be read, or is its own base.
+    """
+    path = find_config(name)
+    if str(path) in above:
+        raise UserError(f"{path} has itself as a base")
+    values = renamed(read_mapping(path))
+    bases = values.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"base in {path} should be the name of a config, or a list of names")
+    layers = [layer for base in bases for layer in read_layers(base, [*above, str(path)])]
+    return [*layers, values]
 
 
 def find_config(name: str) -> Path:

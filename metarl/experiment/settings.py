@@ -11,13 +11,13 @@ from typing import Any
 from metarl import __version__
 from metarl.experiment import build, plugins
 from metarl.experiment.checking import Setting, leaves, make
-from metarl.experiment.configs import find_config
+from metarl.experiment.configs import read_layers
 from metarl.experiment.reading import Word, merged, nested, read_mapping, read_words
 from metarl.experiment.registries import GROUPS, group_leaves
 from metarl.experiment.schema import Experiment, fixed_settings, plain, schema_of, to_yaml
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
-from metarl.runtime.history import renamed, upgraded
+from metarl.runtime.history import upgraded
 from metarl.runtime.launch import launch_id
 from metarl.runtime.trainer import first_difference
 
@@ -72,7 +72,7 @@ def _asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str 
     """Return settings of a command line's files and of its options, the files' names, the run."""
     configs = [name for option, name in options if option == "config"]
     runs = [name for option, name in options if option == "resume"]
-    files = [renamed(read_mapping(find_config(name))) for name in configs]
+    files = [layer for name in configs for layer in read_layers(name)]
     for name in ("config", "resume"):
         if any(name in values for values in files):
             raise UserError(f"{name} is not a setting for a file; use --{name}")
