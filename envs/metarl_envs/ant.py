@@ -12,7 +12,7 @@ from metarl_envs.simulator import TORSO
 
 @dataclass(frozen=True, kw_only=True)
 class Ant(Locomotion):
-    """The four-legged body of gymnasium's Ant-v5; subclasses say what its motion is worth.
+    """The four-legged body of gymnasium's Ant-v5; subclasses define its reward.
 
     Observation [27]: qpos without the global x and y (13), qvel (14). rllab's [125]: qpos (15),
     qvel (14), contact forces clipped to +-1 (84), rotation matrix of the torso (9), centre of mass

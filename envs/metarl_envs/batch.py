@@ -9,7 +9,7 @@ from metarl_envs.family import Array, Mask, State, TaskFamily, Transition
 
 
 class EnvStep(NamedTuple):
-    """What one env step of M x N environments gave; entries of finished episodes are 0 or False."""
+    """Results of one env step of M x N environments; 0 or False where an episode is over."""
 
     observation: Array  # [M, N, O], after the env step; the last one of a finished episode
     reward: Array  # [M, N]
@@ -22,7 +22,7 @@ class BatchedEnv:
     """M tasks x N environments, one episode each at a time; finished episodes leave the physics.
 
     Args:
-        family: what to simulate.
+        family: the task family.
         num_tasks: M.
         num_envs: N, environments per task.
         threads: physics threads, 0 for all cores; results do not depend on it.

@@ -26,7 +26,7 @@ Mask = NDArray[np.bool_]
 
 
 class State(NamedTuple):
-    """Generalised coordinates of B simulations, and what the engine derives from them."""
+    """Generalised coordinates of B simulations, and fields that the engine derives from them."""
 
     qpos: Array  # [B, nq]
     qvel: Array  # [B, nv]
@@ -44,11 +44,11 @@ class Transition(NamedTuple):
     after: State
     control: Array  # [B, A], of the actuators
     tasks: Array  # [B, task_dim]
-    noise: Array  # [B, noise_dim], uniform in [0, 1); what is random in the step follows from it
+    noise: Array  # [B, noise_dim], uniform in [0, 1); the source of all randomness in the step
 
 
 class Target(NamedTuple):
-    """What a task asks for, as pictures show it: a place (m), a direction or a velocity (m/s)."""
+    """The goal of a task, as pictures show it: a place (m), a direction or a velocity (m/s)."""
 
     kind: Literal["position", "direction", "velocity"]
     value: Array  # [D]: coordinates, a unit vector, or the velocity along each axis
@@ -121,7 +121,7 @@ class TaskFamily(ABC):
 
     @property
     def dt(self) -> float:
-        """Simulated seconds per env step; 1 where there is no clock."""
+        """Simulated seconds per env step; 1 for a family without a clock."""
         return 1.0
 
     @property
@@ -144,12 +144,12 @@ class TaskFamily(ABC):
 
     @property
     def observation_space(self) -> "spaces.Box[np.float64]":
-        """Space of what a policy sees."""
+        """Space of a policy's observations."""
         return spaces.Box(-np.inf, np.inf, (self.observation_dim,), np.float64)
 
     @property
     def observation_space_with_task(self) -> "spaces.Box[np.float64]":
-        """Space of what a policy sees that is told the task: its row follows the observation."""
+        """Space of observations followed by the task's row, for a policy that is told the task."""
         dim = self.observation_dim + self.task_dim
         return spaces.Box(-np.inf, np.inf, (dim,), np.float64)
 
@@ -186,18 +186,18 @@ class TaskFamily(ABC):
         """Rewards [B] of an env step."""
 
     def terminated(self, state: State, tasks: Array) -> Mask:
-        """Whether the episode ends in ``state``, [B]; by default never."""
+        """Return whether the episode ends in ``state``, [B]; by default never."""
         return np.zeros(len(state.qpos), dtype=bool)
 
     def position(self, qpos: Array) -> Array:
-        """Where the body is, [..., D] metres along x (D 1) or x and y (D 2), at qpos [..., nq].
+        """Return the body's position at qpos [..., nq]: [..., D] metres along x, or x and y.
 
-        For pictures only; by default there is no place to show (D 0).
+        For pictures only; by default there is nothing to show (D 0).
         """
         return qpos[..., :0]
 
     def target(self, task: Array) -> Target | None:
-        """What ``task`` [task_dim] asks for, for pictures only; by default nothing is drawn."""
+        """Return the goal of ``task`` [task_dim], for pictures only; by default there is none."""
         return None
 
     def environments(
@@ -241,6 +241,6 @@ def require_range(name: str, bounds: tuple[float, float]) -> None:
 
 
 def _is_finite(value: object) -> bool:
-    """Whether ``value`` is a finite number, or a sequence of them."""
+    """Return whether ``value`` is a finite number, or a sequence of them."""
     array = np.asarray(value)
     return array.dtype.kind in "biuf" and bool(np.isfinite(array).all())

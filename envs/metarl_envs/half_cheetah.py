@@ -13,7 +13,7 @@ from metarl_envs.planar import PlanarChain
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCheetah(Locomotion):
-    """The planar body of gymnasium's HalfCheetah-v5; subclasses say what its velocity is worth.
+    """The planar body of gymnasium's HalfCheetah-v5; subclasses define its reward.
 
     Observation [17]: qpos without the global x (8), qvel (9); rllab's [20] adds the centre of mass
     (3, with the global x). Never terminates.

@@ -1,4 +1,4 @@
-"""What families on gymnasium's MuJoCo bodies share: the physics, its clock, the reset noise."""
+"""Physics, clock and reset noise that the families on gymnasium's MuJoCo bodies share."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

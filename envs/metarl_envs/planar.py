@@ -15,7 +15,7 @@ class PlanarChain(NamedTuple):
     """Links in the x-z plane: the torso slides along x and z, and every link turns about y.
 
     Relative to the torso, the centre of mass is a sum of one constant vector a link, turned by the
-    link's angle: what the link itself and all links beyond it contribute. L links, B bodies.
+    link's angle: the sum over the link itself and all links beyond it. L links, B bodies.
     """
 
     start: Array  # [2], x and z of the torso at qpos 0

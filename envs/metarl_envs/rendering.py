@@ -164,7 +164,7 @@ RENDERERS: dict[type, type[Renderer]] = {
 
 
 def render_metadata(batch: BatchedEnv) -> dict[str, Any]:
-    """What gymnasium's ``metadata`` says of rendering this batch."""
+    """Return the render modes and frame rate for gymnasium's ``metadata``."""
     modes = RENDERERS[type(batch.simulator)].modes
     return {"render_modes": list(modes), "render_fps": batch.family.render_fps}
 

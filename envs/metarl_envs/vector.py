@@ -20,8 +20,8 @@ from metarl_envs.single import as_task, check_options, make_family
 class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
     """``num_envs`` environments of a family, for ``gymnasium.make_vec``.
 
-    Gives what gymnasium's ``SyncVectorEnv`` of as many ``TaskEnv`` gives, bit for bit, with the
-    physics on threads. Every sub-environment has a task and a generator of its own.
+    Its results are those of gymnasium's ``SyncVectorEnv`` over ``TaskEnv``, bit for bit; physics
+    runs on threads. Every sub-environment has a task and a generator of its own.
 
     Args:
         num_envs: number of sub-environments.
@@ -174,7 +174,7 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         return observation
 
     def _final_info(self, observation: Array, diverged: Mask) -> dict[str, Any]:
-        """What the step that ended episodes said of them, as SAME_STEP hands it on."""
+        """Return the last info of the episodes that ended, in the form of SAME_STEP mode."""
         final_observation = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(self._ended):
             final_observation[i] = observation[i]

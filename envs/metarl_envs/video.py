@@ -37,9 +37,7 @@ class Clip(NamedTuple):
 
     family: TaskFamily
     task: Array  # [task_dim]
-    qpos: (
-        Array  # [P, T + 1, nq], from the initial state on; what follows an episode's end is unused
-    )
+    qpos: Array  # [P, T + 1, nq], from the initial state on; unused after an episode's end
     rewards: Array  # [P, T]
     lengths: Array  # [P], env steps
     captions: list[str]  # P
@@ -49,7 +47,7 @@ class Clip(NamedTuple):
         """Read an npz file of the arrays, and ``text``: JSON [family's name, constants, captions].
 
         Raises:
-            ValueError: an entry is no plain array; nothing is unpickled.
+            ValueError: an entry is not a plain array; nothing is unpickled.
         """
         with np.load(path, allow_pickle=False) as file:
             name, constants, captions = json.loads(str(file["text"]))
@@ -137,7 +135,7 @@ def make_painter(clip: Clip, width: int, height: int) -> Painter:
 
 
 def frame(clip: Clip, painter: Painter, t: int, width: int, height: int) -> Image.Image:
-    """All panels after ``t`` env steps; one whose episode is over stands still."""
+    """Return all panels after ``t`` env steps; a panel stands still when its episode is over."""
     image = Image.new("RGB", video_size(clip, width, height), PAPER)
     draw = ImageDraw.Draw(image)
     for panel in range(len(clip.captions)):
@@ -162,7 +160,7 @@ def video_size(clip: Clip, width: int, height: int) -> tuple[int, int]:
 
 
 def status(clip: Clip, panel: int, t: int) -> list[str]:
-    """What a panel says of its episode after ``t`` env steps."""
+    """Return the text under a panel after ``t`` env steps."""
     if clip.lengths[panel] == 0:
         return ["the simulation diverged"]
     lines = [f"return so far {clip.rewards[panel, :t].sum():.1f}"]

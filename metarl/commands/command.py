@@ -1,4 +1,4 @@
-"""What all commands share: one line for an error, exit codes, options, help."""
+"""Commands: their options and help, one line for an error, exit codes."""
 
 import math
 import os
@@ -31,7 +31,7 @@ class Arguments:
     most: float = 1
 
     def require(self, found: Sequence[str]) -> None:
-        """Raises UserError for too few or too many."""
+        """Raise UserError for too few or too many."""
         if not self.least <= len(found) <= self.most:
             count = f"{self.least} or more" if self.most == math.inf else str(self.least)
             raise UserError(f"{self.name} ({self.meaning}): needs {count}, got {len(found)}")

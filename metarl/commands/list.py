@@ -30,7 +30,7 @@ def families() -> Rows:
 
 
 def algorithms() -> Rows:
-    """What learns: the parts of an algorithm, each a setting."""
+    """The parts of an algorithm, each a setting."""
     rows = [["setting", "name", ""]]
     rows += [["inner.algorithm", name, found.source] for name, found in ALGORITHMS.items()]
     for setting, registry in (

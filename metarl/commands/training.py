@@ -35,11 +35,11 @@ COLUMNS = {
 
 
 class Fault(Exception):
-    """What stopped a run, in one line."""
+    """A run stopped for a reason that is no fault of its settings."""
 
 
 def require_same_settings(config: Experiment, processes: Processes) -> None:
-    """Raises UserError where this process would train something else than the first one."""
+    """Raise UserError where this process would train something else than the first one."""
     if processes.size == 1:
         return
     mine = {**plain(config), "threads": None}
@@ -128,7 +128,7 @@ class Training:
             print("compiling: the first iteration can take a minute longer", flush=True)
 
     def _open_sinks(self, start: int) -> Sinks:
-        """Of what is logged from iteration ``start`` on."""
+        """Open the sinks for rows from iteration ``start`` on."""
         if not self._processes.leads:
             return Sinks({})
         config, run = self._config, self._folder

@@ -55,11 +55,10 @@ class InnerConfig:
     """The inner loop.
 
     Args:
-        algorithm: a row of ``ALGORITHMS``.
-        rate: inner rate alpha (initial value of learned rates).
-        rates: inner rate of every inner step in training; null: ``rate`` for all.
-        steps: inner steps in training; 0 trains one model for all tasks (the papers' pretrained and
-            oracle baselines).
+        algorithm: see metarl list algorithms.
+        rate: inner rate alpha; the initial value of learned rates.
+        rates: inner rate of every inner step in training; null: inner.rate for all.
+        steps: inner steps in training; 0: one model for all tasks (pretrained, oracle).
     """
 
     algorithm: str = "maml"

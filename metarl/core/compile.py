@@ -32,8 +32,8 @@ class Program(ABC, Generic[Result]):
     """``fn`` as a program, made when it has been called often enough with tensors of the same
     shapes.
 
-    Numbers, and anything else that is no tensor, are those of the call that it was made at. Shapes
-    that no program can be made for are computed by ``fn``, with a warning.
+    Numbers, and all other inputs that are not tensors, are constants of the program. Where no
+    program can be made for some shapes, ``fn`` itself is called, with a warning.
 
     Args:
         fn: of nested tuples and dictionaries of tensors, which it also returns; no gradient can be
@@ -66,7 +66,7 @@ class Program(ABC, Generic[Result]):
             return None
         with self._lock:  # threads that come while it is made wait for it
             if key not in self._programs:
-                expected = self._fn(*inputs)  # what it fails on is no matter of the program
+                expected = self._fn(*inputs)  # its own errors are not the program's
                 self._programs[key] = self._program(inputs, leaves, list(leaves_of_tree(expected)))
             return self._programs[key]
 
@@ -100,15 +100,15 @@ class Program(ABC, Generic[Result]):
 
     @abstractmethod
     def _finish(self, graph: GraphModule, example: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        """What runs ``graph`` on tensors like ``example``."""
+        """Return a function that runs ``graph`` on tensors like ``example``."""
 
 
 class Traced(Program[Result]):
     """The bare operations that ``fn`` comes to, the same to the last bit.
 
-    Saved is the time that Python spends on modules, ``vmap`` and differentiation, during which
-    other threads wait for its lock: less than a millisecond a call, so tracing, which takes a
-    second or two with what it imports, pays after thousands of them.
+    A call saves the time that Python spends on modules, ``vmap`` and differentiation, in which
+    other threads wait for its lock: less than a millisecond. Tracing takes a second or two with
+    its imports, so it pays after thousands of calls.
     """
 
     from_call = 2000

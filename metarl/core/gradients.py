@@ -41,7 +41,7 @@ def by_differences(epsilon: float) -> InnerGradient:
     """Return a gradient whose own derivative is taken by finite differences.
 
     A product with the loss's Hessian, which is symmetric, then costs one more gradient: half of
-    what differentiating through the gradient costs. The result is differentiable once, by
+    the cost of differentiating through the gradient. The result is differentiable once, by
     ``torch.autograd``, with respect to the parameters and to nothing that the loss closes over.
 
     Args:

@@ -1,4 +1,4 @@
-"""What networks of both kinds of learning share."""
+"""Parts of networks that policies and supervised models share."""
 
 from collections.abc import Sequence
 from itertools import pairwise

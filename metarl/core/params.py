@@ -56,7 +56,7 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
 
 
 def require_like(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless both have the same names, shapes and kinds of numbers."""
+    """Raise ValueError unless both have the same names, shapes and kinds of numbers."""
     kinds, wanted = (
         {name: (tuple(p.shape), p.dtype, p.layout) for name, p in params.items()}
         for params in (found, like)

@@ -27,7 +27,7 @@ class Processes:
     """Process ``rank`` of ``size``, which all call the same methods in the same order.
 
     A process on its own talks to nobody. Of several, each owns a share of every iteration's tasks;
-    only sums over tasks, and what is logged of them, travel.
+    only sums over tasks and metrics travel.
 
     Args:
         rank: number of this process, from 0.
@@ -46,13 +46,11 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes files and talks to the user."""
+        """Whether this process is the one that writes files and talks to the user."""
         return self.rank == 0
 
     def share(self, tasks: int) -> range:
-        """Which of so many tasks are this one's: neighbours, and as many as any other's, or one
-        less.
-        """
+        """Return the indices of this process's tasks: neighbours, split as evenly as possible."""
         return range(self.rank * tasks // self.size, (self.rank + 1) * tasks // self.size)
 
     def sum(self, tree: Tree) -> Tree:
@@ -99,7 +97,7 @@ class Processes:
         return torch.cat([part[: int(n)] for part, n in zip(found, counts, strict=True)])
 
     def leading(self, value: Tensor) -> Tensor:
-        """What the first process has; the others give a tensor of the same shape and type.
+        """Return the first process's tensor; the others give a tensor of the same shape and type.
 
         Machines of different makes round differently: this keeps them together.
         """
@@ -110,13 +108,13 @@ class Processes:
         return value
 
     def leading_bytes(self, data: bytes) -> bytes:
-        """What the first process has, at least one byte."""
+        """Return the first process's bytes, at least one."""
         size = int(self.leading(torch.tensor([len(data)])))
         room = bytearray(data if self.leads else size)
         return self.leading(torch.frombuffer(room, dtype=torch.uint8)).numpy().tobytes()
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Return whether ``flag`` is true in any process."""
         return bool(self.sum(torch.tensor([float(flag)]))) if self.size > 1 else flag
 
     def in_turn(self, make: Callable[[], Result]) -> Result:
@@ -156,7 +154,7 @@ ALONE = Processes()
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Turn what PyTorch raises about the other processes into ``Disconnected``."""
+    """Turn PyTorch's errors about other processes into ``Disconnected``."""
     try:
         yield
     except torch.OutOfMemoryError:

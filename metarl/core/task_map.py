@@ -127,7 +127,7 @@ class TaskMap:
     def _program(
         self, kind: str, fn: Callable[..., Any], run: Callable[..., Result]
     ) -> Callable[..., Result]:
-        """``run``, or what it was compiled to when ``fn`` first came."""
+        """Return the program of ``run`` that was made when ``fn`` first came."""
         if not self.compiled:
             return run
         key = kind, _identity(fn)
@@ -154,7 +154,7 @@ class TaskMap:
         return objective(meta, tree_map(lambda x: x[0], chunk)).reshape(-1)
 
     def _mean(self, sum_of: Callable[[Any], Any], data: Any) -> Any:
-        """Mean over all tasks of what ``sum_of`` sums over those of a chunk."""
+        """Return the mean over all tasks; ``sum_of`` gives the sum over the tasks of a chunk."""
         tasks = leading_size(data)
         first, total = self._fitting(lambda: self._total(sum_of, data))
         if first is total and self.processes.size == 1:  # there was nothing to add

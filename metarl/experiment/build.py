@@ -143,7 +143,7 @@ def resolve(config: Settings) -> Settings:
 
 
 def _resolved_outer(outer: dict[str, Any], activation: str) -> dict[str, Any]:
-    """All settings of the outer step, with those that follow from the network's hidden units."""
+    """Return all settings of the outer step; some follow from the network's hidden units."""
     if issubclass(OUTER.find(outer)[0], TrustRegion):
         length = suited_epsilon(activation, outer.get("hvp_length", "fixed"))
         outer = {"hvp_epsilon": length, **outer}
@@ -311,15 +311,16 @@ def make_supervised_learner(
 
 
 def _use_threads_for_tasks(config: Experiment, processes: Processes) -> int:
-    """And not for pieces of one matrix product: that is faster at these sizes, and the result of
-    every task is the same whatever the number of threads. Returns that number.
+    """Give threads to tasks and not to pieces of one matrix product; returns their number.
+
+    That is faster at these sizes, and every task's result is the same for any number of threads.
     """
     torch.set_num_threads(1)
     return config.threads or max(1, cores() // processes.local_size)
 
 
 def compiles(config: Experiment) -> bool:
-    """Whether programs are compiled: where that is asked for and possible."""
+    """Return whether the run is compiled: if its config asks for it and there is a compiler."""
     return bool(config.compile) and not compiler_fault()
 
 

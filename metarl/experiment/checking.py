@@ -178,7 +178,7 @@ def shown(value: Any) -> str:
 
 
 def _meanings(schema: Callable[..., Any]) -> dict[str, str]:
-    """What the ``Args`` of its docstrings say, those of a subclass last."""
+    """Return the descriptions under ``Args`` of its docstrings; a subclass's win."""
     found = {}
     for each in reversed(schema.__mro__) if isinstance(schema, type) else (schema,):
         for argument in docstring_parser.parse(each.__doc__ or "").params:

@@ -69,7 +69,7 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
 
 
 def require_same_tasks(runs: Sequence[RunFolder], configs: Sequence[Experiment]) -> None:
-    """Raises UserError unless all runs are of one distribution over tasks."""
+    """Raise UserError unless all runs are of one distribution over tasks."""
     first = configs[0]
     for run, config in zip(runs, configs, strict=True):
         if kind_of(config) != kind_of(first):
@@ -99,7 +99,7 @@ def by_tasks(
 
 
 def is_own(trained: Trained) -> bool:
-    """Whether the evaluation is to be that of the run's own settings and newest checkpoint."""
+    """Return whether an evaluation is of the run's own settings and newest checkpoint."""
     newest = trained.run.checkpoints().all()[0].iteration
     own = evaluation_settings(read_config(trained.run))
     return trained.iteration == newest and evaluation_settings(trained.config) == own
@@ -180,7 +180,7 @@ def keep_in(run: RunFolder, config: Experiment, iteration: int, evaluation: Eval
 
 
 def view_of(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
-    """What reports see of an evaluation."""
+    """Return a report's view of an evaluation."""
     record, _ = _record(config, iteration, evaluation)
     return _view(run, read_config(run), record, evaluation.episodes)
 

@@ -127,7 +127,7 @@ def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
 
 
 def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
-    """Raises UserError where something else than an earlier state of the same run is kept."""
+    """Raise UserError where something else than an earlier state of the same run is kept."""
     if not target.exists():
         return
     there = RunFolder(target)

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do otherwise than the run's own settings say."""
+"""Command-line overrides of a run's evaluation settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -20,24 +20,23 @@ class EvaluateOptions:
 
     Args:
         checkpoint: last, best, or a number of iterations.
-        tasks: number of held-out tasks, drawn also where the run has a task file.
+        tasks: number of held-out tasks to draw, also where the run has a task file.
         task_file: JSON or CSV file of held-out tasks of a policy.
-        inner_steps: adaptation steps; --steps is short for it.
+        inner_steps: number of inner steps; --steps is short for it.
         inner_rates: inner rate of every inner step.
         candidate_rates: choose alpha from these on validation tasks.
-        seed: of the held-out tasks and their data.
-        trajectories: of a policy, trajectories per task and inner step.
-        mean_actions: score a policy's mean actions.
-        env: constants of the task family that differ, as --env.velocity_range [2,3] for tasks out
-            of the trained range.
-        tests: of a supervised model, as [5-shot,10-shot].
-        queries: of a supervised model, query examples of a task (of every class).
-        data: settings of the source of its tasks that differ, as --data.phase_range [0,6.2832].
-        data_folder: where its images are.
+        seed: seed of the held-out tasks and their data.
+        trajectories: trajectories per task and inner step; policies only.
+        mean_actions: score the policy's mean actions; policies only.
+        env: other constants of the task family: --env.velocity_range [2,3].
+        tests: list of tests, as [5-shot,10-shot]; supervised models only.
+        queries: query examples of a task (per class); supervised models only.
+        data: other settings of the source of data: --data.phase_range [0,6.2832].
+        data_folder: folder or archive of the images; supervised models only.
         threads: CPU threads, 0 for one per core.
-        device: where adaptation runs; null: where training ran.
-        output: JSON file for the results; null: evaluation.json in the folder of each run that was
-            evaluated by its own settings, which is what a report shows.
+        device: device of adaptation; null: the one of training.
+        output: JSON file for the results; null: evaluation.json of each run that was evaluated by
+            its own settings, which reports show.
     """
 
     checkpoint: str = "last"
@@ -106,7 +105,7 @@ def with_options(
 
 
 def _draws_other_tasks(config: Experiment, constants: dict[str, Any]) -> bool:
-    """Whether the family draws other tasks with these constants."""
+    """Return whether the family draws other tasks with these constants."""
     settings = plain(config).get("env")
     if not constants or settings is None:
         return False

@@ -45,7 +45,7 @@ def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> An
 
 
 def is_plugin(name: Any) -> bool:
-    """Whether ``name`` has the form ``package.module:Name``."""
+    """Return whether ``name`` has the form ``package.module:Name``."""
     module, colon, attribute = str(name).partition(":")
     words = [*module.split("."), *attribute.split(".")]
     return isinstance(name, str) and bool(colon) and all(word.isidentifier() for word in words)

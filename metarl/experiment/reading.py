@@ -130,7 +130,7 @@ def _word(name: str, text: str) -> Word:
 
 
 def _parsed(text: str) -> Any:
-    """Raises ValueError for what nests too deep, TypeError for what JSON does not know."""
+    """Raise ValueError for what nests too deep, TypeError for what JSON does not know."""
     try:
         value = _Loader(text).get_single_data()
         _require_shallow(value)

@@ -1,4 +1,4 @@
-"""What the names in a config stand for: the registries, and parts of the user's own."""
+"""The registries: names in a config, and the objects they stand for."""
 
 import dataclasses
 from collections.abc import Mapping

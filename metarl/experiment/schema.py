@@ -30,27 +30,26 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Experiment:
-    """What every run has, whatever it learns.
+    """The settings that runs of every kind have.
 
     Args:
-        iterations: meta-updates of the whole run; 0 keeps the untrained parameters.
-        seed: of everything random.
-        threads: CPU threads, 0 for one per core (under torchrun, the process's share of them);
-            results do not depend on it.
-        device: where adaptation and update run; physics is on CPU threads.
-        chunk_size: tasks per vectorised call of the update; null: one for a policy on a CPU, all
-            otherwise.
-        compile: compile what training does (not evaluations), which takes up to a minute at the
-            start, and again where episodes that end early grow longer; null: where the run is long
-            enough to pay for it. Without it, what is called thousands of times is traced still,
-            which changes no bit.
-        timeout: seconds after which a process of several that does not answer counts as lost; more
-            than the first one takes to draw a report, or any to compile.
-        checkpoint: when to save, what to keep.
-        logging: where metrics go.
+        iterations: number of meta-updates; 0 keeps the untrained parameters.
+        seed: root of all random numbers.
+        threads: CPU threads; 0: one per core, or the process's share of them under torchrun.
+            Results do not depend on it.
+        device: device of adaptation and update; physics stays on the CPU.
+        chunk_size: tasks per vectorised call of the update; null: 1 for a policy on a CPU, else
+            all.
+        compile: compile training, which takes up to a minute at the start and when episodes grow
+            longer; null: if the run is long enough to pay for it. Otherwise functions that run
+            thousands of times are traced and replayed, with bit-identical results.
+        timeout: seconds of silence after which another process counts as lost; longer than it takes
+            to draw a report or to compile.
+        checkpoint: when to save, and how many to keep.
+        logging: the sinks of metrics.
         evaluation: held-out tasks.
-        folder: runs are kept in here.
-        name: of the run, its folder's name; null: config, seed and time.
+        folder: folder of all runs.
+        name: the run's name, and its folder's; null: config, seed and time.
     """
 
     iterations: Annotated[int, Ge(0)] = 100
@@ -104,7 +103,7 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
         observe_task: append the task's parameters to the inputs (the papers' oracle).
         model: the network.
         evaluation: held-out tasks.
-        data_folder: where the images are; null: downloaded, if they can be.
+        data_folder: folder or archive of the images; null: download them, if possible.
     """
 
     data: dict[str, Any] = field(default_factory=lambda: {"source": "sinusoid"})
@@ -161,5 +160,5 @@ def fixed_settings(config: Experiment) -> dict[str, Any]:
 
 
 def to_yaml(config: Experiment) -> str:
-    """All settings, those that make the run what it is first."""
+    """Return all settings as YAML; those that a resumed run may not change come first."""
     return str(yaml.safe_dump(fixed_settings(config) | plain(config), sort_keys=False))

@@ -65,7 +65,19 @@ def settings_for_help(argv: Sequence[str]) -> tuple[list[str], dict[str, Setting
     positional, options = read_words(argv)
     layers, _, _ = _asked(options)
     schema = schema_of(layers)
-    return positional, known_settings(schema, combined(schema, layers))
+    values = combined(schema, layers)
+    known = known_settings(schema, values)
+    given = {path: _at(values, path, setting.default) for path, setting in known.items()}
+    return positional, {p: known[p]._replace(default=given[p]) for p in known}
+
+
+def _at(values: Any, path: str, default: Any) -> Any:
+    """Return the value at a path of a nested mapping."""
+    for key in path.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return default
+        values = values[key]
+    return values
 
 
 def _asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str | None]:
@@ -173,5 +185,5 @@ def _tasks_of(config: Experiment) -> Any:
 
 
 def _kept(config: Experiment) -> dict[str, Any]:
-    """What ``--resume`` may not change: the experiment, and where its run is kept."""
+    """Return the settings that ``--resume`` may not change."""
     return {**fixed_settings(config), "folder": config.folder, "name": config.name}

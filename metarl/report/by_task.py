@@ -12,7 +12,7 @@ FEW = 4  # different values of a task: they get columns of points, not an axis
 
 
 def has_task_axis(view: RunView) -> bool:
-    """Whether tasks can be put in a row: by their one number, or by the distance of a goal."""
+    """Return whether tasks have an order: by their one number, or by the distance of a goal."""
     return _axis(view) is not None
 
 
@@ -55,7 +55,7 @@ def _axis(view: RunView) -> tuple[str, Array] | None:
 
 
 def _repeats(x: Array) -> bool:
-    """Whether the tasks are of a few kinds, as forwards and backwards."""
+    """Return whether the tasks are of a few kinds, as forwards and backwards."""
     return len(np.unique(x)) <= min(FEW, len(x) - 1)
 
 

@@ -91,7 +91,7 @@ def _fit(axes: Axes, recorded: RecordedExamples, m: int) -> None:
 
 
 def _limits(recorded: Sequence[RecordedExamples], m: int) -> tuple[float, float]:
-    """What is to be seen of a task: all, unless a prediction is far from all targets."""
+    """Return the axis limits of a task: all values, unless a prediction is far from all targets."""
     truth = np.concatenate([recorded[0].query_targets[m], recorded[0].support_targets[m]])
     low, high = float(truth.min()), float(truth.max())
     room = 4 * (high - low) or 1.0

@@ -67,7 +67,7 @@ def _caption(view: RunView, episodes: RecordedRollouts, m: int) -> str:
 
 
 def _save_clip(view: RunView, episodes: RecordedRollouts, m: int, path: Path) -> None:
-    """What ``metarl_envs.video.Clip.load`` reads."""
+    """Write a file for ``metarl_envs.video.Clip.load``."""
     env = view.evaluation.protocol.problem
     constants = {key: value for key, value in env.items() if key != "family"}
     captions = [after(k) for k in range(len(episodes.qpos))]
@@ -100,7 +100,7 @@ def _first_that_draws(clip: Path) -> str | None:
 
 
 def _search_path() -> list[str]:
-    """Where this process finds modules, families of the user's own among them."""
+    """Return this process's module search path, which finds the user's own families."""
     return [folder for folder in sys.path if folder]
 
 

@@ -29,7 +29,7 @@ def motion(view: RunView, episodes: RecordedRollouts) -> dict[str, Callable[[], 
 
 
 def _shows_motion(view: RunView, episodes: RecordedRollouts) -> bool:
-    """Whether the family says where its body is."""
+    """Return whether the family gives its body's position."""
     return _family(view).position(episodes.qpos).shape[-1] > 0
 
 
@@ -152,6 +152,6 @@ def _kind(target: Target | None) -> Any:
 
 
 def _is_planar(view: RunView, episodes: RecordedRollouts) -> bool:
-    """Whether paths from above say more than the velocity along x."""
+    """Return whether paths from above say more than the velocity along x."""
     planar = _family(view).position(episodes.qpos).shape[-1] == 2
     return planar and all(_kind(target) != "velocity" for target in _targets(view, episodes))

@@ -152,12 +152,12 @@ def command(view: RunView) -> str:
 
 
 def settings(view: RunView) -> str:
-    """All of them, as the run's ``config.yaml`` has them: those that make it what it is first."""
+    """Return all settings in the order of the run's ``config.yaml``."""
     return str(yaml.safe_dump({**fixed(view.config), **view.config}, sort_keys=False))
 
 
 def versions(view: RunView) -> dict[str, Any]:
-    """What it ran on."""
+    """Return the versions of the packages that the run used."""
     info = view.info
     known = {"git commit": info.get("git_commit"), "Python": info.get("python")}
     known |= {"platform": info.get("platform"), "started": info.get("created")}

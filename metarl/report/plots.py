@@ -26,7 +26,7 @@ __all__ = ["DIAGNOSTICS", "INK", "figures", "to_png", "to_svg"]
 
 
 def figures(views: Sequence[RunView]) -> dict[str, Figure]:
-    """All figures of one run, or those that compare several."""
+    """Return all figures of one run, or those that compare several."""
     view = views[0]
     drawn: dict[str, Callable[[], Figure]] = {}
     if any(view.metrics for view in views):

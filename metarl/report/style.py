@@ -82,5 +82,5 @@ def inner_step_ticks(axes: Axes, last: int) -> None:
 
 
 def step_colour(k: int, steps: int) -> Any:
-    """From grey, before adaptation, through blue to orange."""
+    """Return the colour of an inner step: grey before adaptation, then blue to orange."""
     return ("#808080", COLOURS[0], COLOURS[4], COLOURS[1], COLOURS[3], COLOURS[2])[k % 6]

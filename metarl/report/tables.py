@@ -185,13 +185,13 @@ def terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[st
 
 
 def print_scores(view: RunView) -> None:
-    """Of every test that the run was put to."""
+    """Print the scores of every test of the run."""
     for test in view.tests().values():
         print_whole(scores_table(test))
 
 
 def print_whole(table: Table) -> None:
-    """As wide as its numbers need it, also where the terminal is narrower."""
+    """Print a table as wide as its numbers need it, also where the terminal is narrower."""
     console = Console()
     needed = Measurement.get(console, console.options.update_width(10_000), table).minimum
     needed += len(table.columns)  # rich counts no padding where neighbours share it

@@ -20,7 +20,7 @@ Recorded = RecordedRollouts | RecordedExamples
 
 
 class Target(Protocol):
-    """What a task asks for: a place (m), a direction or a velocity (m/s)."""
+    """The goal of a task: a place (m), a direction or a velocity (m/s)."""
 
     @property
     def kind(self) -> str: ...  # "position", "direction" or "velocity"
@@ -29,7 +29,7 @@ class Target(Protocol):
 
 
 class Family(Protocol):
-    """What pictures need of a task family."""
+    """The part of a task family that pictures need."""
 
     @property
     def dt(self) -> float: ...
@@ -73,17 +73,17 @@ class RunView:
 
     @property
     def measure(self) -> str:
-        """What the scores are: return, MSE, accuracy."""
+        """The kind of score: return, MSE or accuracy."""
         return self.evaluation.measure
 
     @property
     def measures(self) -> str:
-        """What a table of the scores is of: returns, MSE, accuracy."""
+        """The title of a table of scores: returns, MSE or accuracy."""
         return "returns" if self.measure == "return" else self.measure
 
     @property
     def source(self) -> str:
-        """Where its tasks come from: the task family's name, or that of the data."""
+        """The name of the task family or of the source of data."""
         problem = self.config[self.evaluation.problem]
         return str(problem["family" if self.family else "source"])
 
@@ -142,14 +142,14 @@ def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
 
 
 def _are_seeds(views: Sequence[RunView]) -> bool:
-    """Whether the runs are one experiment with different seeds."""
+    """Return whether the runs are one experiment with different seeds."""
     experiments = [{**fixed(view.config), "seed": None} for view in views]
     seeds = {view.config.get("seed") for view in views}
     return len(seeds) == len(views) and all(e == experiments[0] for e in experiments)
 
 
 def require_comparable(views: Sequence[RunView]) -> None:
-    """Raises UserError unless all runs were evaluated in the same way on the same tasks."""
+    """Raise UserError unless all runs were evaluated in the same way on the same tasks."""
     first = views[0]
     for view in views[1:]:
         one, other = as_plain(first.evaluation), as_plain(view.evaluation)

@@ -82,7 +82,7 @@ class Adaptation:
     def mean_action_trajectories(
         self, rounds: Sequence[Sampled], tasks: Array, stream: Stream, watch: Watch | None = None
     ) -> list[Trajectories]:
-        """As many trajectories of the mean actions of every round's policies."""
+        """Sample as many trajectories again with the mean actions of every round's policies."""
         return [
             self.sampler.collect(
                 r.phi,
@@ -131,5 +131,5 @@ class Adaptation:
 
 
 def of_every_task(params: Params, tasks: int) -> Params:
-    """The same for every task, [M, ...], in the layout of what differs: one program serves both."""
+    """Repeat parameters for every task, [M, ...], in the memory layout of adapted ones."""
     return {name: p.expand(tasks, *p.shape).contiguous() for name, p in params.items()}

@@ -13,7 +13,7 @@ from metarl.core.task_map import TaskMap
 
 
 class Regression(NamedTuple):
-    """What a baseline fits: values of the states of M tasks.
+    """The data that a baseline is fitted to: values of the states of M tasks.
 
     The value V of a state solves V(x_t) = target_t + tail_t V(x_final): plain regression on the
     returns within the horizon, unless an episode goes on beyond it.
@@ -38,8 +38,8 @@ class Values(NamedTuple):
 class Baseline(ABC):
     """A value function; subclasses are frozen dataclasses whose fields are its settings.
 
-    It has no state of its own: what it learns travels as ``state``, which the learner keeps in
-    every checkpoint. Evaluations fit it too, and forget its new state.
+    It keeps nothing itself: all that it learns is in ``state``, which the learner saves in every
+    checkpoint. Evaluations fit it too, and drop its new state.
     """
 
     def init(self, observation_dim: int, seed: int) -> State:

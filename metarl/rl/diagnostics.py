@@ -1,4 +1,4 @@
-"""What a meta-update logs beside the statistics of its outer step."""
+"""Metrics of a meta-update besides the statistics of its outer step."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class Sampled(NamedTuple):
     explained_variance: Tensor  # [M], in-sample, of the baseline
 
     def outcome(self) -> "Outcome":
-        """What is logged of it."""
+        """Return the metrics of this round."""
         of = self.trajectories
         statistics = of.sampling.statistics() | {"entropy": of.sampling.entropy()}
         means = {name: torch.func.vmap(masked_mean)(x, of.mask) for name, x in statistics.items()}
@@ -33,7 +33,7 @@ class Sampled(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What is logged of one round of sampling."""
+    """Metrics of one round of sampling."""
 
     returns: Tensor  # [M, N], undiscounted; NaN for diverged episodes
     lengths: Tensor  # [M, N], env steps
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 def sampling_metrics(rounds: Sequence[Outcome]) -> dict[str, float]:
-    """Returns before the first and after the last inner step, and what they rest on."""
+    """Return the metrics before the first and after the last inner step."""
     first, last = rounds[0], rounds[-1]
     return {
         **return_metrics(first, "before"),

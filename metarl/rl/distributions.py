@@ -40,7 +40,7 @@ class Distribution(Protocol):
         """Return the entropy: [...]."""
 
     def statistics(self) -> dict[str, Tensor]:
-        """Return what to log as ``policy/NAME``, the mean over env steps: each [...]."""
+        """Return statistics, each [...]; means over env steps are logged as ``policy/NAME``."""
 
     def _replace(self, **fields: Any) -> Self: ...
     def _asdict(self) -> dict[str, Any]: ...
@@ -84,7 +84,7 @@ STANDARD_ERRORS = 7.0  # of a mean over DRAWS samples: one sound field in 10^11 
 
 
 def require_distribution(found: Any) -> None:
-    """Check that what a policy returned [R, ...] is a sound distribution.
+    """Check that a policy's output, with rows [R, ...], is a sound distribution.
 
     Among other things, the mean of the score grad log pi(a) over its own samples is zero: where it
     is not, log-probabilities do not fit the samples, and every policy gradient would be wrong.
@@ -124,7 +124,7 @@ def require_distribution(found: Any) -> None:
 
 
 def _require_score_of_mean_zero(found: Any) -> None:
-    """Raises ValueError unless log-probabilities are those of the samples, at the first row."""
+    """Raise ValueError unless log-probabilities are those of the samples, at the first row."""
     kind = type(found).__name__
     leaves = [x[:1].detach().double().requires_grad_() for x in found]
     of_draws = type(found)(*(x.expand(DRAWS, *x.shape[1:]) for x in leaves))

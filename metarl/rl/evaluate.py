@@ -34,10 +34,10 @@ class PolicyEvaluationConfig(EvaluationConfig):
     """How a policy is evaluated.
 
     Args:
-        task_file: JSON or CSV file of held-out tasks; a path, or a name from configs/tasks/. It
-            takes the place of ``tasks`` drawn ones. null: draw them.
+        task_file: JSON or CSV file of held-out tasks, a path or a name from configs/tasks; null:
+            draw evaluation.tasks tasks.
         trajectories: trajectories per task and inner step; null: as many as in training.
-        mean_actions: adapt on sampled actions, but score episodes of the policy's mean actions.
+        mean_actions: score episodes of the policy's mean actions; adaptation still samples.
     """
 
     task_file: str | None = None
@@ -96,7 +96,7 @@ class PolicyEvaluation(Evaluation):
 
 
 class Tasks(Protocol):
-    """What a learner needs of a task family."""
+    """The part of a task family that a learner needs."""
 
     @property
     def task_fields(self) -> Sequence[str]: ...
@@ -115,7 +115,7 @@ class Recorder:
         self.frames.setdefault(inner_step, []).append(kept)
 
     def episodes(self, rounds: Sequence[Trajectories]) -> RecordedRollouts:
-        """What was seen, beside what ``rounds``, which it was seen in, say of it."""
+        """Return the recorded episodes, with their rewards and lengths from ``rounds``."""
         horizon = rounds[0].rewards.shape[-1]
         first = slice(self.tasks), slice(RECORDED_TRAJECTORIES)
         padded = [
@@ -212,7 +212,7 @@ class PolicyEvaluator:
         return float(self._of_all([r.trajectories.returns.mean(1) for r in rounds[1:]]).mean())
 
     def _draw_tasks(self, purpose: Purpose) -> NDArray[np.float64]:
-        """As many tasks of the family as the config says, [M, task_dim]."""
+        """Draw as many tasks of the family as the config says, [M, task_dim]."""
         return self.family.sample_tasks(generator(self.config.seed, purpose), self.config.tasks)
 
     def _share_of(
@@ -229,7 +229,7 @@ class PolicyEvaluator:
         return columns.T
 
     def _recorded(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> RecordedRollouts:
-        """Of the first tasks of all, wherever those were sampled."""
+        """Return the recordings of the first tasks of all processes."""
         by_task = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in recorder.episodes(rounds)]
         of_all = self.processes.gather([torch.from_numpy(x) for x in by_task])
         return RecordedRollouts(*(x.numpy().swapaxes(0, 1) for x in of_all))

@@ -37,8 +37,8 @@ class PolicyInnerConfig(InnerConfig):
     """The inner loop of policies.
 
     Args:
-        algorithm: a row of ``metarl.core.algorithms``.
-        loss: inner policy-gradient estimator: reinforce, lvc, or ``package.module:Name``.
+        algorithm: see metarl list algorithms.
+        loss: policy-gradient estimator of the inner loss: reinforce, lvc, or package.module:Name.
     """
 
     algorithm: Literal["maml", "fomaml", "anil", "meta-sgd"] = "maml"
@@ -51,7 +51,7 @@ class LearnerConfig:
 
     Args:
         tasks: M, tasks per iteration.
-        trajectories: N, trajectories per task and inner step (the paper's K).
+        trajectories: N, trajectories per task and inner step; the paper's K.
         inner: the inner loop.
         advantage: how rewards become advantages.
         baseline: what they are measured against, ``name: NAME``, and any of its settings.
@@ -76,7 +76,7 @@ class MetaRLLearner:
         outer: the outer step.
         theta: initial parameters of the policy.
         evaluation: how the policy is evaluated.
-        seed: of everything random.
+        seed: root of all random numbers.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class MetaRLLearner:
     def objective(
         self, support: Sequence[Transitions], query: Transitions, iteration: int = 0
     ) -> Objective:
-        """What the outer step minimises, over the flat meta-parameters [P]."""
+        """Return the outer step's objective, over the flat meta-parameters [P]."""
         return self._objective.of(self.meta, support, query, iteration)
 
     # --- its parts
@@ -155,7 +155,7 @@ class MetaRLLearner:
         return self.adaptation.clock
 
     def _require_policy_fits_its_samples(self, objective: Objective) -> None:
-        """Raises UserError unless the policy is the one that sampled: surrogate and KL are 0.
+        """Raise UserError unless surrogate and KL are 0: the policy is the one that sampled.
 
         Once a session: the surrogate is minus the mean of standardised advantages.
         """
@@ -198,7 +198,7 @@ class MetaRLLearner:
         norms = self.processes.gather(torch.as_tensor(squares).sqrt())
         return {"inner/gradient_norm": float(norms.mean())}
 
-    # --- what the trainer asks for
+    # --- for the trainer
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """How good an iteration was, higher is better."""
@@ -210,7 +210,7 @@ class MetaRLLearner:
         return self._evaluation.run(unflatten(evaluated, self.meta), self.baseline_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides its settings."""
+        """Return all that a resumed run needs besides its settings."""
         return {
             "meta": {name: p.cpu() for name, p in self.meta.items()},
             "outer": plain_tree(self.outer_state),
@@ -220,7 +220,7 @@ class MetaRLLearner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the parameters are not those of this policy."""
+        """Raise ValueError when the parameters are not those of this policy."""
         require_like(state["meta"], self.meta)
         outer = like_tree(state["outer"], self.outer_state)
         baseline = like_tree(state["baseline"], self.baseline_state)

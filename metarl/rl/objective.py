@@ -1,4 +1,4 @@
-"""What an outer step of meta-reinforcement-learning minimises, and the KL that bounds it."""
+"""The objective of meta-reinforcement-learning: the surrogate loss and the KL that bounds it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -110,12 +110,12 @@ class OuterObjective:
         return loss(AdaptedTask(self._policy, theta, phi, support, query))
 
     def surrogate_and_kl(self, meta: Params, task: TaskBatches) -> Tensor:
-        """Of one task: surrogate and KL of the adapted policy on the query trajectories, [2]."""
+        """Return one task's surrogate and KL of the adapted policy on query trajectories, [2]."""
         support, query = task
         return surrogate_and_kl(self._policy, self._inner.adapt(meta, support), query)
 
     def kl(self, meta: Params, task: TaskBatches, hessian_epsilon: float | None = None) -> Tensor:
-        """Of one task: the KL alone, a scalar; ``hessian_epsilon``: see ``InnerLoop.adapt``."""
+        """Return one task's KL alone, a scalar; ``hessian_epsilon``: see ``InnerLoop.adapt``."""
         support, query = task
         return mean_kl(self._policy, self._inner.adapt(meta, support, hessian_epsilon), query)
 

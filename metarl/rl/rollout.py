@@ -56,10 +56,10 @@ class AdvantageConfig:
     """How rewards become advantages.
 
     Args:
-        discount: gamma.
+        discount: discount factor gamma.
         gae_lambda: lambda of generalised advantage estimation.
-        bootstrap: an episode that the horizon cut off goes on with the baseline's value of its
-            last state, and the baseline does not know the time; the papers do neither.
+        bootstrap: value states after the horizon by the baseline, which then does not see the time;
+            the papers do neither.
     """
 
     discount: Annotated[float, Interval(ge=0, le=1)] = 0.99
@@ -88,7 +88,7 @@ def make_batch(
     at_end = steps == trajectories.lengths[..., None] - 1
     # discount of the value that follows the last env step: there, and as seen from every env step
     cut_off = at_end * discounts * config.bootstrap
-    known = 0.0 if config.bootstrap else 1.0  # with a value that goes on there is no time to go
+    known = 0.0 if config.bootstrap else 1.0  # a bootstrapped value needs no time left
     data = Regression(
         trajectories.observations,
         (known * steps).expand(mask.shape),
@@ -124,7 +124,7 @@ def pack(batch: Transitions, buckets: int | None = None) -> Transitions:
     """Move the valid ones of a batch's [M, N, T] env steps to the front and cut the rest off.
 
     Args:
-        buckets: cut to one of so many sizes only: a program is compiled for each.
+        buckets: number of different sizes to cut to; a program is compiled for each.
     """
     flat = tree_map(lambda x: x.flatten(1, 2), batch)
     size, full = int(flat.mask.sum(1).max()), flat.mask.shape[1]

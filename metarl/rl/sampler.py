@@ -21,7 +21,7 @@ from metarl.runtime.seeding import Purpose, generator
 
 
 class Step(Protocol):
-    """What one env step of M x N environments gives."""
+    """Results of one env step of M x N environments."""
 
     @property
     def observation(self) -> NDArray[np.floating]: ...  # [M, N, O]
@@ -77,7 +77,7 @@ class Sampler:
     put away, while the other's physics runs. Results are the same as in one go.
 
     Args:
-        make_env: builds M x N environments on so many physics threads; they are kept for the sizes
+        make_env: builds M x N environments on a number of threads; they are kept for the sizes
             that were asked for.
         policy: the policy as a function of its parameters.
         horizon: T.
@@ -258,7 +258,7 @@ class Sampler:
 
 
 def _finish(out: Trajectories) -> None:
-    """Blank what does not count, and add the log-probabilities."""
+    """Blank env steps that do not count, and add the log-probabilities."""
     broken_policy = (
         ~torch.isfinite(out.actions).reshape(*out.mask.shape, -1).all(-1) & out.mask.bool()
     )

@@ -24,7 +24,7 @@ class CheckpointConfig:
 
     Args:
         every: iterations between checkpoints; the last iteration is always saved.
-        keep: how many of the newest to keep; the best one is kept as well.
+        keep: number of newest checkpoints to keep, beside the best one.
     """
 
     every: Annotated[int, Gt(0)] = 10
@@ -76,7 +76,7 @@ class CheckpointFolder:
         return path
 
     def is_empty(self) -> bool:
-        """Whether nothing was saved yet."""
+        """Return whether nothing was saved yet."""
         return not any(self.folder.glob("iteration-*.pt"))
 
     def all(self) -> list[Checkpoint]:

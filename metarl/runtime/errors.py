@@ -1,4 +1,4 @@
-"""What the user can mend."""
+"""Errors that the user can mend, and warnings."""
 
 import os
 import sys
@@ -17,12 +17,12 @@ def described(error: BaseException) -> str:
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun has started this process, and says so in environment variables."""
+    """Return whether torchrun's environment variables say that it started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def leads() -> bool:
-    """Whether this process speaks for all, where torchrun has started several."""
+    """Return whether this process speaks for all that torchrun has started."""
     return not under_torchrun() or os.environ["RANK"] == "0"
 
 

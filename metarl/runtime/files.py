@@ -47,7 +47,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         OSError: it cannot be read.
@@ -60,7 +60,7 @@ def read_json(path: Path) -> Any:
 
 
 def require_unpacked(data: bytes, limit: int) -> None:
-    """Raises ValueError unless ``data`` are a zip archive of at most ``limit`` bytes unpacked."""
+    """Raise ValueError unless ``data`` are a zip archive of at most ``limit`` bytes unpacked."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > limit:
@@ -68,7 +68,7 @@ def require_unpacked(data: bytes, limit: int) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raises UserError when ``path`` cannot be written; better before the work than after it."""
+    """Raise UserError when ``path`` cannot be written; better before the work than after it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -128,7 +128,7 @@ class RunFolder:
             write_atomically(own, path.read_bytes())
 
     def is_of_this_launch(self) -> bool:
-        """Whether torchrun has started these processes again, after they had begun this run."""
+        """Return whether torchrun has restarted these processes after they had begun this run."""
         launch = launch_id()
         begun = self.config_file.is_file()
         return launch is not None and begun and self.info().get("launch") == launch
@@ -137,7 +137,7 @@ class RunFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)
 
     def require_not_ahead_of(self, start: int, checkpoint_every: int) -> None:
-        """Raises UserError when a resume from ``start`` = 0 would throw away a run without need.
+        """Raise UserError when a resume from ``start`` = 0 would throw away a run without need.
 
         A run that was stopped before its first checkpoint starts again; one that has done more has
         lost its checkpoints, and its metrics should not go the same way unasked.
@@ -176,7 +176,7 @@ class RunFolder:
         return record, data if intact else None
 
     def info(self) -> dict[str, Any]:
-        """What ``run.json`` says; empty when it is missing or damaged."""
+        """Return the content of ``run.json``; empty when it is missing or damaged."""
         try:
             info = read_json(self.path / "run.json")
         except (OSError, ValueError):
@@ -188,7 +188,7 @@ class RunFolder:
         write_atomically(self.config_file, config_yaml.encode())
 
     def require_writable(self) -> None:
-        """Raises UserError unless files can be written here."""
+        """Raise UserError unless files can be written here."""
         if not os.access(self.path, os.W_OK):
             raise UserError(f"cannot write the run folder {self.path}")
 

@@ -19,7 +19,7 @@ from metarl.runtime.errors import UserError, under_torchrun
 
 
 def launched() -> Processes:
-    """What torchrun's environment variables say of this process; no other is talked to yet."""
+    """Return this process's place by torchrun's environment variables, before any contact."""
     if not under_torchrun():
         return ALONE
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -27,7 +27,7 @@ def launched() -> Processes:
 
 
 def launch_id() -> str | None:
-    """What names the command that torchrun was given, the same after a restart; None without one.
+    """Return a name of torchrun's launch, the same after a restart; None without torchrun.
 
     Raises:
         UserError: torchrun was given no name.
@@ -88,7 +88,7 @@ def _die_with_parent() -> None:
 
 
 def _store_of_this_attempt(processes: Processes, timeout: float) -> dist.Store:
-    """Where the processes find each other's addresses.
+    """Return the store in which the processes find each other's addresses.
 
     Torchrun's store outlives a restart, and what the dead left in it would be read again: every
     attempt has a prefix of its own. The count of restarts is none, as machines count on their own.

@@ -24,10 +24,10 @@ class PublishedConfig:
     """A published row to print beside one's own.
 
     Args:
-        source: paper and table.
-        test: the test that they are of, where a model is put to several; empty: the first one.
-        scores: mean score after 0, 1, 2, ... inner steps; null where none was published.
-        method: method in the task file whose returns are shown; empty: show ``scores``.
+        source: paper and table of a published row.
+        test: the test that the published row is of; empty: the first one.
+        scores: published mean scores after 0, 1, 2, ... inner steps; null: not published.
+        method: method in the task file whose returns are shown; empty: show scores.
     """
 
     source: str = ""
@@ -42,13 +42,13 @@ class EvaluationConfig:
 
     Args:
         tasks: number of held-out tasks.
-        inner_steps: adaptation steps.
-        inner_rates: inner rate of every inner step; null: alpha, the first one of training
-            (reinforcement learning: alpha first, alpha / 2 after it).
-        candidate_rates: choose alpha from these, as the one with the best score on validation
-            tasks, which are others than the held-out ones; null: the trained alpha.
-        seed: of the held-out tasks and their data; equal seeds give identical tasks to all runs.
-        every: also evaluate after every so many iterations; 0: only at the end.
+        inner_steps: number of inner steps on held-out tasks.
+        inner_rates: inner rate of every inner step; null: training's first rate alpha (policies:
+            alpha, then alpha / 2).
+        candidate_rates: choose alpha as the best of these on validation tasks, which are not the
+            held-out ones; null: the trained alpha.
+        seed: seed of the held-out tasks and their data; runs with equal seeds get identical tasks.
+        every: evaluate every time this number of iterations is done; 0: only at the end.
         published: published numbers of the same setting.
     """
 
@@ -82,7 +82,7 @@ class EvaluationConfig:
         return self.rates_from(alpha)
 
     def rates_from(self, alpha: float) -> list[float]:
-        """What ``inner_rates: null`` means."""
+        """Return the rates that ``inner_rates: null`` stands for."""
         return [alpha] * self.inner_steps
 
     def choose_rate(
@@ -115,7 +115,7 @@ Recording = TypeVar("Recording", bound=Recorded)
 
 
 def to_npz(recorded: Recorded | None) -> bytes:
-    """As an npz file; no bytes for nothing."""
+    """Return recorded episodes as an npz file; no bytes for None."""
     if recorded is None:
         return b""
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a generator is for; the values are part of what makes old runs repeatable."""
+    """The purpose of a random generator. Old runs can only be repeated while the values stay."""
 
     PARAMETERS = 0
     TRAIN_TASKS = 1

@@ -1,4 +1,4 @@
-"""Where metrics go: one dictionary per iteration, several sinks.
+"""Sinks of metrics: each gets one dictionary per iteration.
 
 A sink that fails says so once and is left out from then on; it never stops training.
 """
@@ -47,14 +47,15 @@ class LoggingConfig:
     """Sinks beside ``metrics.jsonl`` and the console.
 
     Args:
-        every: iterations between those whose metrics are logged; the last one's always are.
+        every: log the metrics of every n-th iteration, and of the last.
         report: draw figures, videos and the report page at every evaluation.
-        videos: held-out tasks whose adaptation is filmed for it.
-        wandb: Weights & Biases: auto is online when WANDB_MODE or an API key says so, else offline.
-        wandb_project: project name there.
-        tensorboard: write TensorBoard event files (needs the extra ``tensorboard``).
-        sinks: more sinks, ``package.module:Name`` each, called with the run's folder, its config
-            and the first iteration; they have the methods of ``metarl.runtime.sinks.Sink``.
+        videos: held-out tasks whose adaptation is filmed for the report.
+        wandb: Weights & Biases; auto: online with WANDB_MODE or an API key, else offline.
+        wandb_project: Weights & Biases project.
+        tensorboard: write TensorBoard event files; needs the extra tensorboard.
+        sinks: more sinks, package.module:Name each: classes with the methods of
+            metarl.runtime.sinks.Sink, made with the run's folder, its config and the first
+            iteration.
     """
 
     every: Annotated[int, Gt(0)] = 1

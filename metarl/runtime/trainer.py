@@ -26,7 +26,7 @@ Evaluated = TypeVar("Evaluated", bound=Scores, covariant=True)
 
 
 class Learner(Protocol[Evaluated]):
-    """What the trainer knows of a learner.
+    """The part of a learner that the trainer needs.
 
     ``score`` says from the metrics of ``iterate`` how good the learner is, higher is better.
     """
@@ -220,7 +220,7 @@ def load_into(
 
 
 def first_difference(found: Any, wanted: Any, where: str = "") -> str:
-    """Where nested dictionaries differ first: ``outer.max_kl is 0.01, not 0.02``; else nothing."""
+    """Return the first difference of nested dictionaries: ``outer.max_kl is 0.01, not 0.02``."""
     if not isinstance(found, dict) or not isinstance(wanted, dict):
         return "" if found == wanted else f"{where} is {_brief(found)}, not {_brief(wanted)}"
     differences = (

@@ -29,10 +29,10 @@ class SupervisedEvaluationConfig(EvaluationConfig):
     """How a supervised model is evaluated.
 
     Args:
-        tests: K-shot for K support examples (of every class), as in 5-shot; the first one is the
-            main one. Sinusoids also have K-shot half-range, with support points in the upper half
-            of the range. null: as many shots as in training.
-        queries: query examples (of every class) of a held-out task; null: as many as in training.
+        tests: list of tests such as 5-shot, the main one first; sinusoids also have 5-shot
+            half-range, with support points in the upper half of the range. null: as many shots as
+            in training.
+        queries: query examples of a held-out task (per class); null: as many as in training.
     """
 
     tasks: Annotated[int, Gt(0)] = 600
@@ -87,7 +87,7 @@ class TaskScores(NamedTuple):
 
 
 class Prediction(Protocol):
-    """What an evaluation needs of a model."""
+    """The part of a model that an evaluation needs."""
 
     @property
     def criterion(self) -> Criterion: ...
@@ -122,7 +122,7 @@ class ModelEvaluator:
     task_map: TaskMap
 
     def __post_init__(self) -> None:
-        """Raises UserError where a test cannot be drawn."""
+        """Raise UserError where a test cannot be drawn."""
         for test in self.tests:
             self.source.require(self._draw(test, Purpose.EVALUATION_TASKS))
         if self.config.candidate_rates and self.config.inner_steps:
@@ -190,7 +190,7 @@ class ModelEvaluator:
         )
 
     def _recorded(self, episodes: TaskData, outputs: Tensor) -> RecordedExamples:
-        """Of the first tasks of all, wherever those were judged."""
+        """Return the recordings of the first tasks of all processes."""
         left = max(0, RECORDED_TASKS - self.task_map.processes.share(self.config.tasks).start)
 
         def first(x: Tensor) -> Any:

@@ -41,7 +41,7 @@ class LabelledImages(NamedTuple):
 
 
 class ImageSet(Protocol):
-    """Where labelled images come from; its fields are the user's settings."""
+    """A source of labelled images; its fields are the user's settings."""
 
     def load(self, folder: Path | None) -> dict[str, LabelledImages]:
         """The images of every split there is; no class is in two of them.
@@ -54,7 +54,7 @@ class ImageSet(Protocol):
 
 
 def require_disjoint(splits: Mapping[str, Iterable[str]]) -> None:
-    """Raises UserError when a class is in two splits: scores would be worth nothing."""
+    """Raise UserError when a class is in two splits: scores would be worth nothing."""
     owner: dict[str, str] = {}
     for split, names in splits.items():
         for name in names:

@@ -37,10 +37,10 @@ class SupervisedInnerConfig(InnerConfig):
     """The inner loop of supervised models.
 
     Args:
-        algorithm: a row of ``metarl.core.algorithms``.
-        reduction: what the inner rate is of: the mean loss over all support examples, or the sum
-            over classes of each one's mean, as in the code of Finn et al. 2017, whose rates are
-            smaller by the number of ways.
+        algorithm: see metarl list algorithms.
+        reduction: the loss that the inner rate multiplies: the mean over support examples, or the
+            sum of class means as in the code of Finn et al. 2017, whose rates are smaller by the
+            number of ways.
     """
 
     algorithm: Literal["maml", "fomaml", "reptile", "anil", "meta-sgd"] = "maml"
@@ -58,10 +58,10 @@ class SupervisedConfig:
 
     Args:
         tasks: M, tasks per iteration.
-        shots: K, support examples of a task (of every class).
-        queries: query examples of a task (of every class).
-        distinct_tasks: training tasks that there are, over and over, a multiple of ``tasks``; null
-            for ever new ones.
+        shots: K, support examples per task (per class in classification).
+        queries: query examples per task (per class in classification).
+        distinct_tasks: size of a fixed pool of training tasks, cycled through, a multiple of tasks;
+            null: new tasks every iteration.
         inner: the inner loop.
         outer: the outer step, ``name: NAME``, and any of its settings.
     """
@@ -92,7 +92,7 @@ class SupervisedLearner:
         meta: initial meta-parameters: theta, and learned rates if the algorithm has them.
         task_map: evaluates per-task functions over the tasks of this process.
         evaluation: settings of ``evaluate``.
-        seed: of everything random.
+        seed: root of all random numbers.
     """
 
     def __init__(
@@ -218,14 +218,14 @@ class SupervisedLearner:
         return self._protocol.run(partial(self.task.judge, meta))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides its settings."""
+        """Return all that a resumed run needs besides its settings."""
         return {
             "meta": unflatten(self.theta.cpu(), self.task.like),
             "outer": plain_tree(self.outer_state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the parameters are not those of this model."""
+        """Raise ValueError when the parameters are not those of this model."""
         like = self.task.like
         require_like(state["meta"], like)
         outer = like_tree(state["outer"], self.outer_state)

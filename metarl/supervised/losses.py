@@ -16,7 +16,7 @@ Model = Callable[[Params, Tensor], Tensor]
 
 
 class Criterion(NamedTuple):
-    """What a kind of problem minimises and reports; functions of (outputs [S, ...], targets)."""
+    """Loss and score of a kind of problem; functions of (outputs [S, ...], targets)."""
 
     loss: Callable[[Tensor, Tensor], Tensor]
     measure: str

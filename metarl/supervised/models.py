@@ -23,11 +23,11 @@ class ModelConfig:
     Args:
         name: mlp; conv, four convolutions with batch norm (Vinyals et al. 2016); dense, linear
             layers with batch norm (Santoro et al. 2016); or package.module:NAME, a function of your
-            own from an input's shape and the number of outputs to a torch.nn.Module.
-        hidden_sizes: width of every hidden layer, of mlp and dense.
+            own from an input shape and the number of outputs to a torch.nn.Module.
+        hidden_sizes: width of every hidden layer of mlp and dense.
         activation: nonlinearity of mlp.
-        filters: of every convolution.
-        pooling: how conv halves its feature maps, by strides or by maximum.
+        filters: filters of every convolution.
+        pooling: downsampling in conv.
     """
 
     name: str = "mlp"
@@ -200,7 +200,7 @@ def require_stateless(model: nn.Module) -> bool:
 
 
 def sees_batches(model: nn.Module, input_shape: Sequence[int]) -> bool:
-    """Whether the output for one input depends on the others, as with batch norm."""
+    """Return whether the output for one input depends on the others, as with batch norm."""
     x = torch.rand(4, *input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first, other = model(x)[0], model(torch.cat([x[:1], 1 - x[1:]]))[0]
@@ -208,7 +208,7 @@ def sees_batches(model: nn.Module, input_shape: Sequence[int]) -> bool:
 
 
 def require_outputs(model: nn.Module, input_shape: Sequence[int], outputs: int) -> None:
-    """Raises ValueError unless the model maps [S, *input_shape] to [S, outputs], differentiably."""
+    """Raise ValueError unless the model maps [S, *input_shape] to [S, outputs], differentiably."""
     samples = 3
     forward = Functional(model)
     x = torch.zeros(2, samples, *input_shape)

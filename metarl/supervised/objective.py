@@ -83,7 +83,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class TaskObjective:
-    """What training and evaluation ask of one task, as functions of the meta-parameters [P].
+    """Losses and scores of one task as functions of the meta-parameters [P].
 
     Args:
         predictor: the model and its loss.
@@ -96,7 +96,7 @@ class TaskObjective:
     like: Params
 
     def values(self, meta: Params, task: Task) -> Tensor:
-        """Of one task: what the outer step descends on, KL, loss and score on the query data, [4].
+        """Return one task's outer loss, KL, loss and score on the query data, [4].
 
         Args:
             meta: ``{"meta": [P]}``.
@@ -118,7 +118,7 @@ class TaskObjective:
         return torch.stack([descended, kl, loss.detach(), score.detach()])
 
     def kl(self, meta: Params, task: Task, hessian_epsilon: float | None = None) -> Tensor:
-        """Of one task: the KL alone, a scalar."""
+        """Return one task's KL alone, a scalar."""
         (_, query), reference = task
         assert isinstance(reference, Tensor)
         _, phi = self._adapted(meta, task, hessian_epsilon)

@@ -224,7 +224,7 @@ def _read_cache(path: Path, size: int) -> LabelledImages | None:
 
 
 def _fingerprint(source: Path, size: int) -> str:
-    """Of an archive's contents, or of the names, sizes and times of a folder's files."""
+    """Hash an archive's contents, or the names, sizes and times of a folder's files."""
     digest = hashlib.sha256(f"{CACHE_FORMAT} {size}".encode())
     with reading(source):
         if source.is_file():

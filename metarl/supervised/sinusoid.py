@@ -25,9 +25,9 @@ class Sinusoid:
     """y = amplitude sin(x - phase) + noise.
 
     Args:
-        amplitude_range: amplitudes are uniform in it.
-        phase_range: phases (rad) are uniform in it; [0, 6.2832] for all of them.
-        x_range: inputs are uniform in it.
+        amplitude_range: [low, high] of uniform amplitudes.
+        phase_range: [low, high] of uniform phases, rad; [0, 6.2832]: all phases.
+        x_range: [low, high] of uniform inputs.
         noise: standard deviation of the noise on support targets.
     """
 

@@ -1,4 +1,4 @@
-"""What a supervised learner learns from: episodes, that is support and query data of tasks."""
+"""The data of supervised tasks: support examples adapt, query examples judge."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -32,7 +32,7 @@ class TaskBatch(NamedTuple):
 
 
 class TaskRequest(NamedTuple):
-    """What to draw. Equal ones give equal data."""
+    """A request for tasks and their data. Equal requests give equal data."""
 
     seed: int
     purpose: Purpose

@@ -11,7 +11,7 @@ from metarl.core.outer.step import Objective, OuterStep, Stats
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers, and the average of what it did."""
+    """The state of Adam, and the moving average of the parameters."""
 
     mean: Tensor  # [P], of gradients
     square: Tensor  # [P], mean of their squares
@@ -27,7 +27,7 @@ class Adam(OuterStep):
         learning_rate: outer rate beta.
         beta1: decay of the mean of gradients; 0 for plain scaled gradients (Reptile's choice).
         beta2: decay of the mean of squared gradients.
-        epsilon: added to its root.
+        epsilon: added to the root of the mean of squares.
         average_decay: decay of the moving average of theta that is evaluated; 0: theta itself.
     """
 

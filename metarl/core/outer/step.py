@@ -1,4 +1,4 @@
-"""What an outer step is: a function from meta-parameters and their objective to better ones."""
+"""The outer step: a function from meta-parameters and their objective to better ones."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -44,14 +44,14 @@ class OwnLossGradient(Protocol):
 
         Args:
             loss: of one adapted task, [K] or a scalar; the same function in every call, as it may
-                be compiled. What an adapted task holds, the learner says: ``AdaptedTask`` of
-                ``metarl.rl.objective`` or of ``metarl.supervised.objective``.
+                be compiled. An adapted task is an ``AdaptedTask`` of ``metarl.rl.objective``
+                or of ``metarl.supervised.objective``.
         """
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What an outer step minimises, and the KL that may bound it, for one iteration's tasks.
+    """The loss that an outer step minimises and the KL that may bound it, on one iteration's tasks.
 
     All are means over tasks and functions of the flat meta-parameters theta [P].
 
@@ -98,7 +98,7 @@ class OuterStep(ABC):
     def step(
         self, objective: Objective, theta: Tensor, state: State
     ) -> tuple[Tensor, State, Stats]:
-        """Return the new theta [P], the new state, and what to log as ``outer/NAME``.
+        """Return the new theta [P], the new state, and the statistics to log as ``outer/NAME``.
 
         ``accepted`` 0 among the statistics counts the step as rejected.
         """

@@ -36,7 +36,7 @@ def conjugate_gradient(
     Args:
         hvp: v -> H v.
         b: right-hand side [P]; not modified.
-        iterations: at most so many products.
+        iterations: largest number of products.
         tolerance: stop when norm(b - H x) <= tolerance * norm(b).
 
     Returns:
@@ -96,27 +96,25 @@ class TrustRegion(OuterStep):
         cg_iterations: conjugate-gradient iterations for the direction.
         cg_damping: multiple of the identity added to the KL's Hessian.
         cg_tolerance: stop when the residual is this fraction of the gradient's norm.
-        backtracks: step sizes that the line search tries at most.
-        backtrack_ratio: factor between them.
-        hvp: Hessian-vector products of the KL: finite differences of its gradient, or exact ones
-            by double backward (slower, more memory).
-        hvp_epsilon: length of the finite difference in parameter space. 1e-3 suits smooth networks;
-            the inner gradient of a ReLU network jumps where a unit switches, and takes about 2e-2
-            to average over the jumps (shorter, conjugate gradient diverges). An experiment that
-            does not say it takes ``suited_epsilon``.
-        hvp_length: length of the finite difference along a vector v: ``hvp_epsilon`` whatever v is,
-            or ``hvp_epsilon |v| / |theta|``, as in rllab (with ``hvp_epsilon`` 1 and central
-            differences), which Finn et al. 2017 used.
-        hvp_symmetric: use central differences; the one-sided default saves half of the gradients
-            and is allowed because the KL's gradient is zero at the sampling policy.
-        hvp_check_every: log the relative difference of the finite-difference and the exact
-            Hessian-vector product every so many iterations; 0: never.
-        curvature_fraction: fraction of the query data, spread over all of it, that the curvature is
-            estimated from; 1 is the paper's (Schulman et al. 2015, appendix C.1, take a tenth too).
-        inner_hessian: how the KL's gradient, where products are finite differences of it, goes
-            through the inner loop, whose derivative has the inner loss's Hessian in it: by finite
-            differences of the inner gradient, ``hvp_epsilon`` long, or exactly, as in the paper
-            (1.3 to 1.5 times the work; FOMAML has no such Hessian, and ANIL's is always exact).
+        backtracks: largest number of step sizes that the line search tries.
+        backtrack_ratio: factor between successive step sizes.
+        hvp: Hessian-vector products of the KL: finite differences of its gradient, or exact by
+            double backward (slower, more memory).
+        hvp_epsilon: length of the finite difference in parameter space; default: 1e-3 for tanh,
+            2e-2 for ReLU networks, whose inner gradient jumps where a unit switches and must be
+            averaged over the jumps.
+        hvp_length: fixed: hvp_epsilon along every vector v; proportional: hvp_epsilon |v| /
+            |theta|, as in rllab (with hvp_epsilon 1 and central differences), which Finn et al.
+            2017 used.
+        hvp_symmetric: central differences; one-sided ones, the default, save half of the gradients
+            and suffice because the KL's gradient is zero at the sampling policy.
+        hvp_check_every: iterations between checks of the finite-difference product against the
+            exact one, which is logged; 0: never.
+        curvature_fraction: fraction of the query data for the curvature, spread over all of it; 1
+            in the paper (Schulman et al. 2015, appendix C.1, take a tenth too).
+        inner_hessian: derivative of the inner loop in the KL's gradient: by finite differences of
+            the inner gradient, hvp_epsilon long, or exact as in the paper (1.3 to 1.5 times the
+            work). FOMAML has none, and ANIL's is always exact.
     """
 
     max_kl: Annotated[float, Gt(0)] = 0.01
