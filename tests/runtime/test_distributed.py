@@ -31,7 +31,7 @@ SINUSOID = (
     *("--compile", str(not compiler_fault()).lower()),
 )
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 # --- sharing

@@ -28,7 +28,7 @@ from metarl.runtime.history import CHANGES, Added, Removed, Renamed, upgraded
 from metarl.supervised.fewshot import FewShotConfig
 from metarl_envs import FAMILIES
 
-OLD = Path(__file__).parent / "old_runs"
+OLD = Path(__file__).parents[1] / "old_runs"
 NAMES = sorted(path.name for path in OLD.iterdir() if path.is_dir())
 EXPECTED_SUM = 5561.983919799328
 """Of ``same_arithmetic``, where the old runs were written."""

@@ -17,7 +17,7 @@ from metarl.experiment.settings import read_config, read_settings
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
 SUPERVISED = [name for name in NAMES if schema_of(read_layers(name)).task_source == "data"]
 OMNIGLOT = CONFIGS.parents[1] / "shared" / "data" / "omniglot"

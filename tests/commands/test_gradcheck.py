@@ -7,7 +7,7 @@ import pytest
 
 from metarl.commands.main import gradcheck
 
-README = (Path(__file__).parents[1] / "docs" / "library.md").read_text()
+README = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
 
 
 def snippet(containing: str) -> str:

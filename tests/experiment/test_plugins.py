@@ -18,7 +18,7 @@ from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 from metarl_envs import BatchedEnv
 
-PARTS = Path(__file__).with_name("own_parts.py")
+PARTS = Path(__file__).parents[1] / "own_parts.py"
 SMALL = [
     *("--logging.wandb", "disabled", "--compile", "false", "--threads", "1"),
     *("--tasks", "3", "--evaluation.tasks", "2", "--evaluation.inner_steps", "1"),
