@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from metarl.commands.main import COMMANDS
+from metarl.experiment.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +54,33 @@ def test_an_example_with_its_command_trains(
     metarl, train, *words = shlex.split(command)
     assert (metarl, train) == ("metarl", "train")
     assert COMMANDS[train]([*words, *TOY, "--name", "toy"]) == 0
+
+
+def commands(page: Path) -> list[str]:
+    """``metarl train`` with settings that need no file and no run, from blocks and from tables."""
+    text = "\n".join(block for kind, block in blocks(page) if kind == "bash")
+    lines = [line.partition(" #")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`(metarl train [^`]*)`", page.read_text().replace("\n", " "))
+    own = re.compile(r"--resume|--help|--print_config|\.csv|\w+:\w+|\.\.\.|~|NAME")
+    return [line for line in lines if line.startswith("metarl train") and not own.search(line)]
+
+
+COMMAND_LINES = [(page, line) for page in PAGES for line in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=[c[1][:60] for c in COMMAND_LINES])
+def test_a_command_of_the_docs_has_settings_that_exist(
+    page: Path, line: str, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    _, _, *words = shlex.split(line)
+    config, resumed = read_settings(words)
+    assert resumed is None
+    assert str(config.name) in line or "-seed" in str(config.name)
+
+
+def test_the_docs_have_many_commands():
+    assert len(COMMAND_LINES) >= 10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
