@@ -79,31 +79,31 @@ class Simulator(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFamily(ABC):
-    """A distribution over tasks; see the module docstring.
+class Family(ABC):
+    """A distribution over tasks, and environments for them.
+
+    Subclass ``TaskFamily`` for a simulator of arrays, ``GymFamily`` for a ``gymnasium.Env``.
 
     Args:
         horizon: env steps per trajectory, a time limit.
-        action_scale: factor on the policy's action before it is clipped to the actuator limits.
 
     Raises:
         ValueError: a constant is out of its range or contradicts another.
     """
 
     horizon: int = 200
-    action_scale: float = 1.0
 
     task_fields: ClassVar[tuple[str, ...]]
     """Names of the columns of a task array."""
 
-    noise_dim: ClassVar[int] = 0
-    """Random numbers that dynamics and reward take in every env step, from the task's generator."""
-
     is_drawn: ClassVar[bool] = False
     """Whether ``metarl_envs.video`` can draw its states."""
 
-    threaded: ClassVar[bool] = True
-    """Whether the simulator runs on threads, and not in Python."""
+    threaded: ClassVar[bool] = False
+    """Whether its environments run on C++ threads."""
+
+    in_processes: ClassVar[bool] = False
+    """Whether its environments run in Python, in worker processes if there are any."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -113,7 +113,6 @@ class TaskFamily(ABC):
                 f"{field.name} must hold finite numbers, got {value!r}",
             )
         require_count("horizon", self.horizon)
-        require(self.action_scale > 0, f"action_scale must be positive, got {self.action_scale}")
 
     @property
     def task_dim(self) -> int:
@@ -131,6 +130,69 @@ class TaskFamily(ABC):
 
     @property
     @abstractmethod
+    def observation_space(self) -> "spaces.Box[Any]":
+        """Space of a policy's observations."""
+
+    @property
+    def observation_space_with_task(self) -> "spaces.Box[Any]":
+        """Space of observations followed by the task's row, for a policy that is told the task."""
+        shape = self.observation_space.shape
+        require(len(shape) == 1, f"only a vector can be followed by a task, got shape {shape}")
+        return spaces.Box(-np.inf, np.inf, (shape[0] + self.task_dim,), np.float64)
+
+    @property
+    @abstractmethod
+    def action_space(self) -> "spaces.Space[Any]":
+        """Space of a policy's actions."""
+
+    @abstractmethod
+    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
+        """Draw ``n`` tasks, [n, task_dim]."""
+
+    @abstractmethod
+    def environments(
+        self, num_tasks: int, num_envs: int, threads: int = 1, observe_task: bool = False
+    ) -> Any:
+        """Return ``num_tasks`` x ``num_envs`` environments in lock-step, as ``BatchedEnv``.
+
+        Args:
+            threads: number of threads; of a family ``in_processes``, of worker processes.
+            observe_task: append the task's row to every observation.
+        """
+
+    def position(self, qpos: Array) -> Array:
+        """Return the body's position at qpos [..., nq]: [..., D] metres along x, or x and y.
+
+        For pictures only; by default there is nothing to show (D 0).
+        """
+        return qpos[..., :0]
+
+    def target(self, task: Array) -> Target | None:
+        """Return the goal of ``task`` [task_dim], for pictures only; by default there is none."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFamily(Family):
+    """A family whose environments are a simulator and functions of arrays.
+
+    Args:
+        action_scale: factor on the policy's action before it is clipped to the actuator limits.
+    """
+
+    action_scale: float = 1.0
+
+    noise_dim: ClassVar[int] = 0
+    """Random numbers that dynamics and reward take in every env step, from the task's generator."""
+
+    threaded: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.action_scale > 0, f"action_scale must be positive, got {self.action_scale}")
+
+    @property
+    @abstractmethod
     def observation_dim(self) -> int: ...
 
     @property
@@ -144,14 +206,7 @@ class TaskFamily(ABC):
 
     @property
     def observation_space(self) -> "spaces.Box[np.float64]":
-        """Space of a policy's observations."""
         return spaces.Box(-np.inf, np.inf, (self.observation_dim,), np.float64)
-
-    @property
-    def observation_space_with_task(self) -> "spaces.Box[np.float64]":
-        """Space of observations followed by the task's row, for a policy that is told the task."""
-        dim = self.observation_dim + self.task_dim
-        return spaces.Box(-np.inf, np.inf, (dim,), np.float64)
 
     @property
     def action_space(self) -> "spaces.Space[Any]":
@@ -170,10 +225,6 @@ class TaskFamily(ABC):
         return np.clip(self.action_scale * action, low, high)
 
     @abstractmethod
-    def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
-        """Draw ``n`` tasks, [n, task_dim]."""
-
-    @abstractmethod
     def initial_state(self, rng: np.random.Generator, tasks: Array) -> State:
         """Draw an initial state for every row of ``tasks`` [n, task_dim]."""
 
@@ -189,21 +240,9 @@ class TaskFamily(ABC):
         """Return whether the episode ends in ``state``, [B]; by default never."""
         return np.zeros(len(state.qpos), dtype=bool)
 
-    def position(self, qpos: Array) -> Array:
-        """Return the body's position at qpos [..., nq]: [..., D] metres along x, or x and y.
-
-        For pictures only; by default there is nothing to show (D 0).
-        """
-        return qpos[..., :0]
-
-    def target(self, task: Array) -> Target | None:
-        """Return the goal of ``task`` [task_dim], for pictures only; by default there is none."""
-        return None
-
     def environments(
         self, num_tasks: int, num_envs: int, threads: int = 1, observe_task: bool = False
     ) -> "BatchedEnv":
-        """``num_tasks`` x ``num_envs`` environments in lock-step, on ``threads`` threads."""
         from metarl_envs.batch import BatchedEnv
 
         return BatchedEnv(self, num_tasks, num_envs, threads, observe_task)

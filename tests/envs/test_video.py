@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Row
 from metarl_envs import FAMILIES, State, Transition
 from metarl_envs.family import TaskFamily
 from metarl_envs.point import PointNavigation
@@ -104,7 +105,17 @@ def test_a_clip_is_what_reports_save(tmp_path):
         rng.integers(1, 5, (3, 2, 2)),
     )
     env = {"family": "point-navigation", "horizon": 4, "goal_range": [-2.0, 2.0]}
-    evaluation = {"protocol": {"problem": env}, "tasks": [[0.25, 0.5], [-1.5, 1.25]]}
+    evaluation = EvaluationRecord(
+        *("", "return", [Row(0, 0.0, 0.0, 0.0, 0.0)], [], [], ["x", "y"]),
+        tasks=[[0.25, 0.5], [-1.5, 1.25]],
+        scores=[[0.0, 0.0]],
+        others=[],
+        main_test="",
+        problem="env",
+        protocol=EvaluationSettings(env, 2, 0, None, []),
+        iteration=1,
+        episodes_sha256="",
+    )
     family = PointNavigation(horizon=4, goal_range=(-2.0, 2.0))
     view = RunView("run", {}, {}, [], evaluation, episodes, family)
     _save_clip(view, episodes, 1, tmp_path / "clip.npz")

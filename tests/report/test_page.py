@@ -22,6 +22,7 @@ from metarl.experiment.settings import read_config
 from metarl.report.film import film
 from metarl.report.view import RunView
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.record import EvaluationRecord
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_an_evaluation_that_is_missing_old_or_damaged_is_made_again(workplace: P
         ),
     ):
         damage()
-        assert view(Path("one")).evaluation == json.loads(expected)
+        assert view(Path("one")).evaluation == EvaluationRecord.from_json(expected)
         assert "evaluating one after 2 iterations" in capsys.readouterr().out
         assert (workplace / "one/evaluation.json").read_bytes() == expected
     view(Path("one"))
