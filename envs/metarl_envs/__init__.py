@@ -6,13 +6,16 @@ imports it first.
 """
 
 from metarl_envs.batch import BatchedEnv, EnvStep
-from metarl_envs.family import State, Target, TaskFamily, Transition
+from metarl_envs.family import Family, State, Target, TaskFamily, Transition
+from metarl_envs.gym_family import GymFamily
 from metarl_envs.registry import FAMILIES, find_family
 
 __all__ = [
     "FAMILIES",
     "BatchedEnv",
     "EnvStep",
+    "Family",
+    "GymFamily",
     "State",
     "Target",
     "TaskFamily",

@@ -1,9 +1,10 @@
 """M tasks x N environments of one family in lock-step."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metarl_envs.family import Array, Mask, State, TaskFamily, Transition
 
@@ -11,7 +12,7 @@ from metarl_envs.family import Array, Mask, State, TaskFamily, Transition
 class EnvStep(NamedTuple):
     """Results of one env step of M x N environments; 0 or False where an episode is over."""
 
-    observation: Array  # [M, N, O], after the env step; the last one of a finished episode
+    observation: NDArray[Any]  # [M, N, O], after the env step; the last one of an episode
     reward: Array  # [M, N]
     terminated: Mask  # [M, N], the family ended the episode
     truncated: Mask  # [M, N], the horizon ended the episode

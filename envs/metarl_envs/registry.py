@@ -5,11 +5,12 @@ import importlib
 import gymnasium
 
 from metarl_envs.ant import AntDirection, AntForwardBackward, AntGoal, AntVelocity
-from metarl_envs.family import TaskFamily
+from metarl_envs.classic_control import CartPole, MountainCar, Pendulum
+from metarl_envs.family import Family, TaskFamily
 from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.point import PointNavigation
 
-FAMILIES: dict[str, type[TaskFamily]] = {
+FAMILIES: dict[str, type[Family]] = {
     "point-navigation": PointNavigation,
     "half-cheetah-velocity": HalfCheetahVelocity,
     "half-cheetah-direction": HalfCheetahDirection,
@@ -17,10 +18,18 @@ FAMILIES: dict[str, type[TaskFamily]] = {
     "ant-forward-backward": AntForwardBackward,
     "ant-velocity": AntVelocity,
     "ant-goal": AntGoal,
+    "cartpole": CartPole,
+    "pendulum": Pendulum,
+    "mountain-car": MountainCar,
 }
 
+SIMULATED: dict[str, type[TaskFamily]] = {
+    name: family for name, family in FAMILIES.items() if issubclass(family, TaskFamily)
+}
+"""Those that are gymnasium environments by ``TaskEnv``; the others are made by gymnasium."""
 
-def find_family(name: str) -> type[TaskFamily]:
+
+def find_family(name: str) -> type[Family]:
     """The family of this name, or the class that ``package.module:Name`` says.
 
     Raises:
@@ -35,12 +44,12 @@ def find_family(name: str) -> type[TaskFamily]:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"family {name} does not import: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, TaskFamily)):
-        raise ValueError(f"family {name} must be a subclass of TaskFamily")
+    if not (isinstance(found, type) and issubclass(found, Family)):
+        raise ValueError(f"family {name} must be a subclass of Family")
     return found
 
 
-for _name, _family in FAMILIES.items():
+for _name, _family in SIMULATED.items():
     gymnasium.register(
         id=f"metarl/{_family.__name__}-v0",
         entry_point="metarl_envs.single:TaskEnv",

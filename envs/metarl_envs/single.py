@@ -127,6 +127,8 @@ def make_family(family: str | TaskFamily, constants: dict[str, Any]) -> TaskFami
             raise TypeError(f"a given family has its constants, got {', '.join(constants)}")
         return family
     cls = find_family(family)
+    if not issubclass(cls, TaskFamily):
+        raise ValueError(f"{family} is a family of gymnasium environments: use its make()")
     try:
         return cls(**constants)
     except (TypeError, ValueError) as error:

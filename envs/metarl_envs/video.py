@@ -18,11 +18,11 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl_envs import find_family
 from metarl_envs.family import Array, Target, TaskFamily
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.point import PointNavigation
 from metarl_envs.rendering import GOAL, PAPER, paint_point, point_reach
+from metarl_envs.single import make_family
 
 COLUMNS = 2
 TEXT_HEIGHT = 76  # pixels above every picture: four lines
@@ -52,7 +52,7 @@ class Clip(NamedTuple):
         with np.load(path, allow_pickle=False) as file:
             name, constants, captions = json.loads(str(file["text"]))
             arrays = {key: file[key] for key in ("task", "qpos", "rewards", "lengths")}
-        return cls(family=find_family(name)(**constants), captions=captions, **arrays)
+        return cls(family=make_family(name, constants), captions=captions, **arrays)
 
 
 class Painter(Protocol):

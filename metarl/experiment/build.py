@@ -51,7 +51,7 @@ from metarl.supervised.models import (
 )
 from metarl.supervised.objective import Predictor, TaskObjective
 from metarl.supervised.task_data import Source
-from metarl_envs import TaskFamily
+from metarl_envs import Family, GymFamily
 
 Settings = TypeVar("Settings", bound=Experiment)
 Learner = MetaRLLearner | SupervisedLearner
@@ -178,6 +178,9 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
     family = make_family(config.env)
+    if isinstance(family, GymFamily) and processes.leads and not family.tells_tasks_apart():
+        name = config.env["family"]
+        warn(f"{name}: two tasks gave equal episodes from equal seeds; does set_task work?")
     module = make_policy(config, family)
     policy = Functional(module)
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
@@ -185,15 +188,16 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
     baseline = BASELINE.make(config.baseline)
     state = baseline.init(observation_space(config, family).shape[-1], config.seed)
+    told = config.observe_task
+
+    env_threads = config.workers if family.in_processes else threads if family.threaded else 1
+
+    def environments(num_tasks: int, num_envs: int, share: int) -> Any:
+        return family.environments(num_tasks, num_envs, share if env_threads else 0, told)
 
     def adaptation(compiled: bool) -> Adaptation:
         sampler = Sampler(
-            partial(family.environments, observe_task=config.observe_task),
-            policy,
-            family.horizon,
-            threads if family.threaded else 1,
-            config.device,
-            compiled,
+            environments, policy, family.horizon, max(1, env_threads), config.device, compiled
         )
         chunk_size = config.chunk_size or (1 if config.device == "cpu" else config.tasks)
         task_map = TaskMap(chunk_size, threads, compiled, processes)
@@ -219,7 +223,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     )
 
 
-def observation_space(config: RLExperiment, family: TaskFamily) -> Any:
+def observation_space(config: RLExperiment, family: Family) -> Any:
     """Space of what the policy sees: with the task, where it is told."""
     return family.observation_space_with_task if config.observe_task else family.observation_space
 
@@ -241,7 +245,7 @@ def make_module(
     return module
 
 
-def make_policy(config: RLExperiment, family: TaskFamily) -> nn.Module:
+def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     """The policy that the config names, for the spaces of a family.
 
     Raises:

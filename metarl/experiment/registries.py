@@ -11,14 +11,14 @@ from metarl.experiment.checking import REQUIRED, Setting, arguments, leaves, mak
 from metarl.experiment.plugins import Check, class_with, find, function_of, subclass_of
 from metarl.rl.baselines import Baseline, LinearFeatureBaseline
 from metarl.rl.losses import INNER_LOSSES
-from metarl.rl.policies import gaussian_mlp
+from metarl.rl.policies import categorical_cnn, categorical_mlp, gaussian_mlp, tanh_gaussian_mlp
 from metarl.runtime.errors import UserError
 from metarl.supervised.fewshot import FewShotConfig
 from metarl.supervised.glyphs import Glyphs
 from metarl.supervised.images import ImageFolder, ImageSet
 from metarl.supervised.omniglot import Omniglot
 from metarl.supervised.sinusoid import Sinusoid
-from metarl_envs import FAMILIES, TaskFamily
+from metarl_envs import FAMILIES, Family
 
 IMAGES: dict[str, type[ImageSet]] = {
     "omniglot": Omniglot,
@@ -28,7 +28,12 @@ IMAGES: dict[str, type[ImageSet]] = {
 SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
 OUTER_STEPS: dict[str, type[OuterStep]] = {"trpo": TrustRegion, "adam": Adam}
 BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline}
-POLICIES: dict[str, Any] = {"gaussian-mlp": gaussian_mlp}
+POLICIES: dict[str, Any] = {
+    "gaussian-mlp": gaussian_mlp,
+    "tanh-gaussian-mlp": tanh_gaussian_mlp,
+    "categorical-mlp": categorical_mlp,
+    "categorical-cnn": categorical_cnn,
+}
 
 POLICY_ARGUMENTS = 2  # of the function that makes one: the spaces, which are not settings
 
@@ -66,7 +71,7 @@ class Group:
         return {self.key: settings[self.key], **dataclasses.asdict(self.make(settings))}
 
 
-FAMILY = Group("env", "family", FAMILIES, subclass_of(TaskFamily))
+FAMILY = Group("env", "family", FAMILIES, subclass_of(Family))
 OUTER = Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
 BASELINE = Group("baseline", "name", BASELINES, subclass_of(Baseline))
 POLICY = Group("policy", "name", POLICIES, function_of("observation_space", "action_space"))
@@ -94,13 +99,13 @@ def group_leaves(where: str, settings: Any) -> dict[str, Setting]:
     return found | leaves(kind, where, POLICY_ARGUMENTS if group is POLICY else 0)
 
 
-def make_family(env: dict[str, Any]) -> TaskFamily:
+def make_family(env: dict[str, Any]) -> Family:
     """The task family that ``env`` names, with its constants.
 
     Raises:
         UserError: the family or a constant is unknown, or a value is not allowed.
     """
-    family: TaskFamily = FAMILY.make(env)
+    family: Family = FAMILY.make(env)
     return family
 
 

@@ -81,12 +81,15 @@ class RLExperiment(Experiment, LearnerConfig):
     Args:
         env: the task family, ``family: NAME``, and any of its constants by name.
         observe_task: append the task's parameters to the observation (the papers' oracle).
+        workers: processes for environments in Python (gymnasium families); 0: this process. Results
+            do not depend on it.
         policy: the policy, ``name: NAME``, and any of its settings by name.
         evaluation: held-out tasks.
     """
 
     env: dict[str, Any] = field(default_factory=lambda: {"family": "point-navigation"})
     observe_task: bool = False
+    workers: Annotated[int, Ge(0)] = 0
     policy: dict[str, Any] = field(default_factory=lambda: {"name": "gaussian-mlp"})
     evaluation: PolicyEvaluationConfig = field(default_factory=PolicyEvaluationConfig)
 

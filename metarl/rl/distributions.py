@@ -5,8 +5,10 @@ The sampler, the losses and the diagnostics know ``Distribution`` only. To add a
 """
 
 import math
+from functools import cache
 from typing import Any, NamedTuple, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,6 +78,94 @@ class Gaussian(NamedTuple):
 
     def statistics(self) -> dict[str, Tensor]:
         return {"std": torch.exp(self.log_std).mean(-1)}
+
+
+class TanhGaussian(NamedTuple):
+    """The hyperbolic tangent of diagonal Gaussians: actions in (-1, 1)."""
+
+    mean: Tensor  # [..., A], of the Gaussian
+    log_std: Tensor  # [..., A]
+
+    @property
+    def noise_dim(self) -> int:
+        return self.mean.shape[-1]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return torch.tanh(self._gaussian.sample(noise))
+
+    def mode(self) -> Tensor:
+        return torch.tanh(self.mean)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        limit = 1 - torch.finfo(action.dtype).eps  # what rounds to 1 has no finite logarithm
+        before = torch.atanh(action.clamp(-limit, limit))
+        return self._gaussian.log_prob(before) - _log_slope(before).sum(-1)
+
+    def kl(self, other: "TanhGaussian") -> Tensor:
+        return self._gaussian.kl(other._gaussian)  # one invertible function of both
+
+    def entropy(self) -> Tensor:
+        """The Gaussian's entropy plus the mean log slope of tanh, by Gauss-Hermite quadrature."""
+        nodes, weights = (self.mean.new_tensor(x) for x in _hermite())
+        at = self.mean[..., None] + torch.exp(self.log_std)[..., None] * nodes
+        return self._gaussian.entropy() + (_log_slope(at) * weights).sum((-2, -1))
+
+    def statistics(self) -> dict[str, Tensor]:
+        return self._gaussian.statistics()
+
+    @property
+    def _gaussian(self) -> Gaussian:
+        return Gaussian(self.mean, self.log_std)
+
+
+def _log_slope(x: Tensor) -> Tensor:
+    """Return log(d tanh(x) / dx), without cancellation."""
+    return 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))
+
+
+@cache
+def _hermite() -> tuple[list[float], list[float]]:
+    """Nodes and weights of means over a standard normal number."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+    return nodes.tolist(), (weights / weights.sum()).tolist()
+
+
+class Categorical(NamedTuple):
+    """One of K actions; an action is its number, as a floating-point one."""
+
+    logits: Tensor  # [..., K], up to a constant
+
+    @property
+    def noise_dim(self) -> int:
+        return 1
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Invert the distribution function at the normal one of the noise."""
+        below = self.probabilities.cumsum(-1) < torch.special.ndtr(noise)
+        return below.sum(-1).clamp(max=self.logits.shape[-1] - 1).to(self.logits)
+
+    def mode(self) -> Tensor:
+        return self.logits.argmax(-1).to(self.logits)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        logs = torch.log_softmax(self.logits, -1)
+        return logs.gather(-1, action.long()[..., None]).squeeze(-1)
+
+    def kl(self, other: "Categorical") -> Tensor:
+        one, two = (torch.log_softmax(x.logits, -1) for x in (self, other))
+        return (one.exp() * (one - two)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        logs = torch.log_softmax(self.logits, -1)
+        return -(logs.exp() * logs).sum(-1)
+
+    def statistics(self) -> dict[str, Tensor]:
+        return {"largest_probability": self.probabilities.amax(-1)}
+
+    @property
+    def probabilities(self) -> Tensor:
+        """[..., K]"""
+        return torch.softmax(self.logits, -1)
 
 
 METHODS = ("sample", "mode", "log_prob", "kl", "entropy", "statistics")

@@ -34,7 +34,7 @@ from metarl.runtime.sinks import read_metrics
 
 FREE = (
     *("iterations", "evaluation", "checkpoint", "logging", "timeout"),
-    *("threads", "device", "chunk_size", "compile", "data_folder", "folder", "name"),
+    *("threads", "workers", "device", "chunk_size", "compile", "data_folder", "folder", "name"),
 )
 """Settings that a resumed run may change; all others make it what it is."""
 

@@ -108,6 +108,7 @@ CHANGES: tuple[Change, ...] = (
     Added("outer.name", "adam", kind="data"),
     Added("baseline.name", "linear", kind="env"),
     Renamed("advantage.baseline_ridge", "baseline.ridge"),
+    Added("workers", 0, kind="env"),
 )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from metarl.experiment.registries import make_family
 from metarl.experiment.schema import RLExperiment
-from metarl_envs import BatchedEnv
+from metarl_envs import BatchedEnv, TaskFamily
 from metarl_envs.simulator import MujocoSimulator
 
 
@@ -18,7 +18,9 @@ class Physics:
     """All simulations of an iteration under the same random controls; speeds in env steps/s."""
 
     def __init__(self, config: RLExperiment):
-        self.family = make_family(config.env)
+        family = make_family(config.env)
+        assert isinstance(family, TaskFamily)
+        self.family = family
         self.env = BatchedEnv(self.family, config.tasks, config.trajectories, config.threads)
         self._rng = np.random.default_rng(0)
         self._sims = config.tasks * config.trajectories

@@ -414,9 +414,9 @@ def test_help_says_all_about_a_setting(capsys):
     assert train(["--help", "outer.backtrack"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         *("  --outer.backtracks 15", "      an integer >= 1"),
-        "      step sizes that the line search tries at most.",
+        "      largest number of step sizes that the line search tries.",
         *("  --outer.backtrack_ratio 0.8", "      a number > 0 and < 1"),
-        "      factor between them.",
+        "      factor between successive step sizes.",
     ]
 
 

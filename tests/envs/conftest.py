@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import metarl_envs
-from metarl_envs import FAMILIES
+from metarl_envs.registry import SIMULATED
 
 ROOT = Path(metarl_envs.__file__).parents[1]
 
 
-@pytest.fixture(params=list(FAMILIES))
+@pytest.fixture(params=list(SIMULATED))
 def name(request: pytest.FixtureRequest) -> str:
     """Every name in the registry in turn."""
     return request.param

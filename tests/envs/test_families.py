@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from metarl_envs import FAMILIES, BatchedEnv, State, Transition
+from metarl_envs import BatchedEnv, State, Transition
+from metarl_envs.registry import SIMULATED
 
 DIRECTIONS = ("half-cheetah-direction", "ant-forward-backward")
 RANGES = {
@@ -15,7 +16,7 @@ RANGES = {
 
 
 def tasks_of(name, n=4000):
-    return FAMILIES[name]().sample_tasks(np.random.default_rng(0), n)
+    return SIMULATED[name]().sample_tasks(np.random.default_rng(0), n)
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -46,9 +47,9 @@ def test_ant_goals_are_uniform_over_a_disc():
 
 def test_ranges_are_constants_of_the_family():
     rng = np.random.default_rng(0)
-    tasks = FAMILIES["half-cheetah-velocity"](velocity_range=(5.0, 6.0)).sample_tasks(rng, 50)
+    tasks = SIMULATED["half-cheetah-velocity"](velocity_range=(5.0, 6.0)).sample_tasks(rng, 50)
     assert ((tasks >= 5.0) & (tasks <= 6.0)).all()
-    tasks = FAMILIES["ant-goal"](goal_radius=0.1).sample_tasks(rng, 50)
+    tasks = SIMULATED["ant-goal"](goal_radius=0.1).sample_tasks(rng, 50)
     assert np.hypot(*tasks.T).max() <= 0.1
 
 
@@ -82,7 +83,7 @@ REWARDS = [
 
 @pytest.mark.parametrize(("name", "constants", "task", "expected"), REWARDS)
 def test_rewards(name, constants, task, expected):
-    family = FAMILIES[name](**constants)
+    family = SIMULATED[name](**constants)
     nq, nv = (2, 0) if name == "point-navigation" else (family.model.nq, family.model.nv)
     before, after = (State(np.zeros((1, nq)), np.zeros((1, nv))) for _ in range(2))
     after.qpos[0, :2] = 0.05, 0.1
@@ -95,7 +96,7 @@ def test_rewards(name, constants, task, expected):
 
 
 def test_every_family_has_a_hand_computed_reward():
-    missing = set(FAMILIES) - {name for name, *_ in REWARDS}
+    missing = set(SIMULATED) - {name for name, *_ in REWARDS}
     assert not missing, f"add rows to REWARDS with rewards computed by hand for {missing}"
 
 
@@ -109,7 +110,7 @@ def test_every_family_has_a_hand_computed_reward():
     ],
 )
 def test_time_per_env_step(name, constants, dt):
-    family = FAMILIES[name](**constants)
+    family = SIMULATED[name](**constants)
     assert family.dt == pytest.approx(dt, rel=1e-12)
     assert family.render_fps == round(1 / dt)
 
@@ -120,7 +121,7 @@ def test_paper_profile_simulates_the_time_it_says():
         ("half-cheetah-velocity", {"frame_skip": 1}, 2.0),
         ("ant-goal", {"frame_skip": 1, "timestep": 0.02}, 4.0),
     ]:
-        family = FAMILIES[name](**constants)
+        family = SIMULATED[name](**constants)
         batch = BatchedEnv(family, 1, 1)
         batch.reset(np.zeros((1, family.task_dim)), [np.random.default_rng(0)])
         for _ in range(family.horizon):
@@ -136,10 +137,10 @@ def test_ant_terminates_outside_its_healthy_height(z, terminated):
     qpos[0, 2] = z
     state = State(qpos, np.zeros((1, 14)))
     for name in ("ant-direction", "ant-forward-backward", "ant-velocity"):
-        assert FAMILIES[name]().terminated(state, np.zeros((1, 1))).tolist() == [terminated]
-        unlimited = FAMILIES[name](healthy_z=None)
+        assert SIMULATED[name]().terminated(state, np.zeros((1, 1))).tolist() == [terminated]
+        unlimited = SIMULATED[name](healthy_z=None)
         assert unlimited.terminated(state, np.zeros((1, 1))).tolist() == [False]
-    assert FAMILIES["ant-goal"]().terminated(state, np.zeros((1, 2))).tolist() == [False]
+    assert SIMULATED["ant-goal"]().terminated(state, np.zeros((1, 2))).tolist() == [False]
 
 
 @pytest.mark.parametrize(
@@ -165,4 +166,4 @@ def test_ant_terminates_outside_its_healthy_height(z, terminated):
 def test_bad_constants_are_refused_by_name(name, constants):
     (key,) = constants
     with pytest.raises(ValueError, match=key):
-        FAMILIES[name](**constants)
+        SIMULATED[name](**constants)

@@ -4,7 +4,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from metarl_envs import FAMILIES, BatchedEnv
+from metarl_envs import BatchedEnv
+from metarl_envs.registry import SIMULATED
 from metarl_envs.simulator import load_model
 from metarl_envs.single import TaskEnv
 
@@ -73,7 +74,7 @@ def test_ant_terminates_when_gymnasiums_does(seed):
 
 
 def start(name, seed=0, threads=2):
-    batch = BatchedEnv(FAMILIES[name](), 1, 4, threads)
+    batch = BatchedEnv(SIMULATED[name](), 1, 4, threads)
     tasks = batch.family.sample_tasks(np.random.default_rng(0), 1)
     batch.reset(tasks, [np.random.default_rng(seed)])
     return batch
@@ -138,7 +139,7 @@ def test_a_state_that_the_engine_refuses_counts_as_diverged(field, value, monkey
 
 
 def test_an_episode_that_diverges_at_its_horizon_is_not_truncated():
-    family = FAMILIES["half-cheetah-velocity"](horizon=1)
+    family = SIMULATED["half-cheetah-velocity"](horizon=1)
     batch = BatchedEnv(family, 1, 1)
     batch.reset(np.ones((1, 1)), [np.random.default_rng(0)])
     step = batch.step(np.full((1, 1, 6), np.nan))
@@ -169,8 +170,9 @@ def test_bodies_are_silent(run_python, tmp_path):
     """Loading, simulating and breaking them prints nothing and writes nothing."""
     result = run_python(
         "import numpy as np\n"
-        "from metarl_envs import FAMILIES, BatchedEnv\n"
-        "for family in (cls() for cls in FAMILIES.values()):\n"
+        "from metarl_envs import BatchedEnv\n"
+        "from metarl_envs.registry import SIMULATED\n"
+        "for family in (cls() for cls in SIMULATED.values()):\n"
         "    batch = BatchedEnv(family, 1, 2, threads=2)\n"
         "    batch.reset(np.zeros((1, family.task_dim)), [np.random.default_rng(0)])\n"
         "    action = np.zeros((1, 2, family.action_dim))\n"

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from metarl_envs import FAMILIES, BatchedEnv, State
+from metarl_envs import BatchedEnv, State
+from metarl_envs.registry import SIMULATED
 from metarl_envs.single import TaskEnv
 
 
 def make_batch(name, num_tasks=2, num_envs=3, threads=1, seed=0, **constants):
     """A batch on seeded tasks, reset, and its first observations."""
-    family = FAMILIES[name](**constants)
+    family = SIMULATED[name](**constants)
     batch = BatchedEnv(family, num_tasks, num_envs, threads)
     tasks = family.sample_tasks(np.random.default_rng(seed), num_tasks)
     rngs = [np.random.default_rng([seed, m]) for m in range(num_tasks)]
@@ -39,7 +40,7 @@ def assert_same_steps(left, right):
 
 
 def test_gymnasium_checker_is_content(name):
-    env = gymnasium.make(f"metarl/{FAMILIES[name].__name__}-v0").unwrapped
+    env = gymnasium.make(f"metarl/{SIMULATED[name].__name__}-v0").unwrapped
     # Rendering a body needs OpenGL: see test_rendering.py.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -140,7 +141,7 @@ def test_batched_equals_single(name):
 
 def test_one_env_per_task_draws_as_single(name):
     """With N = 1 also the draws agree: the task, then the initial state, from one generator."""
-    family = FAMILIES[name]()
+    family = SIMULATED[name]()
     batch = BatchedEnv(family, 2, 1)
     rngs = [np.random.default_rng(seed) for seed in (11, 12)]
     tasks = np.concatenate([family.sample_tasks(rng, 1) for rng in rngs])
@@ -230,7 +231,7 @@ def test_batch_refuses_too_few_generators_and_wrong_actions(name):
 def test_bad_constants_are_refused_by_name(name, constants):
     (key,) = constants
     with pytest.raises(ValueError, match=key):
-        FAMILIES[name](**constants)
+        SIMULATED[name](**constants)
 
 
 def test_a_folder_with_an_envs_package_of_its_own_is_no_obstacle(tmp_path: Path, run_python):

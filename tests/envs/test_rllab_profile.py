@@ -4,8 +4,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl_envs import FAMILIES, BatchedEnv
+from metarl_envs import BatchedEnv
 from metarl_envs.planar import PlanarChain
+from metarl_envs.registry import SIMULATED
 from metarl_envs.simulator import TORSO, load_model
 
 BODY = {
@@ -32,7 +33,7 @@ TASKS, ENVS, STEPS = 3, 2, 60
 
 
 def family_of(name, **constants):
-    return FAMILIES[name](**(PROFILES[name] | constants))
+    return SIMULATED[name](**(PROFILES[name] | constants))
 
 
 def start(family, threads=1):
@@ -161,7 +162,7 @@ def test_the_ant_begins_crouched_on_soft_contacts():
     np.testing.assert_array_equal(family.start[[7, 9, 11, 13]], 0)  # hips
     np.testing.assert_array_equal(family.model.geom_solimp[:, :3], [[0.8, 0.8, 0.01]] * 14)
     np.testing.assert_array_equal(family.model.geom_solref, [[0.02, 1]] * 14)
-    assert FAMILIES["ant-velocity"]().start[2] == 0.75
+    assert SIMULATED["ant-velocity"]().start[2] == 0.75
     as_list = family_of("ant-velocity", solimp=[0.8, 0.8, 0.01])
     np.testing.assert_array_equal(as_list.model.geom_solimp, family.model.geom_solimp)
 
@@ -173,7 +174,7 @@ def test_control_is_in_units_of_the_actuators_limit(name):
 
 
 def test_no_sensor_is_added_where_nothing_is_read():
-    assert FAMILIES["ant-velocity"]().model.nsensor == 0
+    assert SIMULATED["ant-velocity"]().model.nsensor == 0
     assert family_of("half-cheetah-velocity").model.nsensor == 0
 
 
@@ -210,4 +211,4 @@ def test_a_diverged_simulation_is_observed_in_its_last_good_state(name):
 def test_bad_constants_are_refused_by_name(name, constants):
     (key,) = constants
     with pytest.raises(ValueError, match=key):
-        FAMILIES[name](**constants)
+        SIMULATED[name](**constants)

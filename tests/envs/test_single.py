@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
-from metarl_envs import FAMILIES
 from metarl_envs.half_cheetah import HalfCheetahVelocity
+from metarl_envs.registry import SIMULATED
 from metarl_envs.single import TaskEnv
 
 
@@ -116,7 +116,7 @@ def test_an_action_of_the_wrong_shape_is_refused():
 
 
 def test_an_unknown_constant_names_the_known_ones(name):
-    cls = FAMILIES[name].__name__
+    cls = SIMULATED[name].__name__
     with pytest.raises(TypeError, match=r"horizn.*horizon=\d+, action_scale="):
         make(cls, horizn=3)
     with pytest.raises(ValueError, match=r"horizon must be .*got 0.*action_scale="):

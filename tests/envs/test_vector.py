@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from metarl_envs import FAMILIES
+from metarl_envs.registry import SIMULATED
 
 # Episodes of some families terminate before the horizon, at different times.
 EARLY_ENDS = {
@@ -23,7 +23,7 @@ N = 3
 
 def make_both(name, mode, tasks=(None,) * N, **kwargs):
     """The vector environment, and its reference: one ``gymnasium.make`` per sub-environment."""
-    gym_id = f"metarl/{FAMILIES[name].__name__}-v0"
+    gym_id = f"metarl/{SIMULATED[name].__name__}-v0"
     kwargs = {"horizon": 6} | EARLY_ENDS.get(name, {}) | kwargs
     task = None if tasks[0] is None else np.array(tasks)
     ours = gymnasium.make_vec(
@@ -87,7 +87,7 @@ def test_reset_mask_equals_sync_vector_env(name, mode):
 
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_given_tasks_equal_sync_vector_env(name, mode):
-    tasks = FAMILIES[name]().sample_tasks(np.random.default_rng(4), N)
+    tasks = SIMULATED[name]().sample_tasks(np.random.default_rng(4), N)
     ours, theirs = make_both(name, mode, tasks=tasks)
     reset_both(ours, theirs, seed=1)
     run_both(ours, theirs, 15)
@@ -145,7 +145,7 @@ def test_spaces_and_names_equal_sync_vector_env(name):
 
 
 def test_thread_count_does_not_matter(name):
-    gym_id = f"metarl/{FAMILIES[name].__name__}-v0"
+    gym_id = f"metarl/{SIMULATED[name].__name__}-v0"
     one, *others = (
         gymnasium.make_vec(gym_id, num_envs=5, threads=threads, horizon=7) for threads in (1, 2, 3)
     )

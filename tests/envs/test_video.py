@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Row
-from metarl_envs import FAMILIES, State, Transition
+from metarl_envs import State, Transition
 from metarl_envs.family import TaskFamily
 from metarl_envs.point import PointNavigation
+from metarl_envs.registry import SIMULATED
 from metarl_envs.rendering import GOAL, PAPER, PATH, POINT
 from metarl_envs.video import (
     TEXT_HEIGHT,
@@ -44,7 +45,7 @@ def point_clip(task=(0.4, 0.2), panels=2, steps=8, lengths=(8, 3, 5, 6)):
 
 def moving_clip(name, task, x, lengths=None, **constants):
     """A body whose first coordinates are ``x`` [T + 1] or [T + 1, 2], one panel, rewards -1."""
-    family = FAMILIES[name](**constants)
+    family = SIMULATED[name](**constants)
     x = np.asarray(x, dtype=float).reshape(len(x), -1)
     qpos = np.repeat(
         family.initial_state(np.random.default_rng(0), np.zeros((1, family.task_dim))).qpos,
@@ -362,14 +363,14 @@ def test_the_program_needs_no_opengl_for_points(tmp_path, start):
 
 DRAW_BODIES = """
 import numpy as np
-from metarl_envs import FAMILIES
+from metarl_envs.registry import SIMULATED
 from metarl_envs.video import Clip, make_painter
 
 pictures = {}
 
 def draw(key, name, task, *moves):
     # Two panels of as many states as moves: of the first coordinates, and of the last joints.
-    family = FAMILIES[name]()
+    family = SIMULATED[name]()
     qpos = np.repeat(family.model.qpos0[None], len(moves), axis=0)
     for state, (*start, joint) in zip(qpos, moves):
         state[:len(start)] = start
@@ -473,7 +474,7 @@ def test_the_program_writes_videos_of_bodies_in_real_time(tmp_path, run_with_ope
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3, 4), (0,)])
 def test_positions_have_one_or_two_coordinates(name, leading):
-    family = FAMILIES[name]()
+    family = SIMULATED[name]()
     count = int(np.prod(leading))
     qpos = family.initial_state(
         np.random.default_rng(0), np.zeros((max(count, 1), family.task_dim))
@@ -488,7 +489,7 @@ def test_positions_have_one_or_two_coordinates(name, leading):
 
 
 def test_positions_are_metres_along_the_axes(name):
-    family = FAMILIES[name]()
+    family = SIMULATED[name]()
     qpos = family.initial_state(np.random.default_rng(0), np.zeros((1, family.task_dim))).qpos[0]
     start = family.position(qpos).copy()
     for axis in range(len(start)):
@@ -500,7 +501,7 @@ def test_positions_are_metres_along_the_axes(name):
 
 
 def test_targets_are_places_directions_or_velocities(name):
-    family = FAMILIES[name]()
+    family = SIMULATED[name]()
     rng = np.random.default_rng(0)
     axes = family.position(family.initial_state(rng, np.zeros((1, family.task_dim))).qpos).shape[-1]
     for task in family.sample_tasks(rng, 20):
@@ -521,7 +522,7 @@ def test_targets_are_places_directions_or_velocities(name):
 
 def test_targets_are_what_is_rewarded(name):
     """Reaching the target of the picture pays more than missing it, all else being equal."""
-    family = FAMILIES[name]()
+    family = SIMULATED[name]()
     rng = np.random.default_rng(0)
     before = family.initial_state(rng, np.zeros((1, family.task_dim)))
     start = family.position(before.qpos)[0]
@@ -563,6 +564,6 @@ def test_targets_are_what_is_rewarded(name):
     ],
 )
 def test_targets_of_known_tasks(name, task, kind, value):
-    target = FAMILIES[name]().target(np.array(task))
+    target = SIMULATED[name]().target(np.array(task))
     assert target.kind == kind
     np.testing.assert_allclose(target.value, value, atol=1e-15)

@@ -136,7 +136,7 @@ BAD = {
     "--outer.name mine:HeavyBal": "mine has no HeavyBal (did you mean HeavyBall?)",
     "--outer.name mine:Diary": "it should be a subclass of OuterStep, got Diary",
     "--outer.name mine:HeavyBall --outer.rat 1": "did you mean outer.rate?",
-    "--env.family mine:Critic": "it should be a subclass of TaskFamily, got Critic",
+    "--env.family mine:Critic": "it should be a subclass of Family, got Critic",
     "--env.family mine:HeavyCheetah --env.mass_range [1]": "env.mass_range should",
     "--policy.name mine:two_heads --policy.hidden [1]": "policy.hidden is not a setting",
     "--policy.name mine:not_a_policy": "it should make a torch.nn.Module, got int",

@@ -26,7 +26,7 @@ from metarl.report.tables import protocol
 from metarl.report.view import RunView, groups
 from metarl.rl.evaluate import PolicyEvaluation, RecordedRollouts
 from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Published
-from metarl_envs import FAMILIES
+from metarl_envs.registry import SIMULATED
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def make_view(
         trained: constants of the family that were others in training.
         episodes: those of the first tasks, or the arguments of ``moving`` for some.
     """
-    built = FAMILIES[family]()
+    built = SIMULATED[family]()
     returns = np.asarray(returns, dtype=float)
     if tasks is None:
         tasks = built.sample_tasks(np.random.default_rng(0), returns.shape[1])
@@ -208,7 +208,7 @@ def assert_interval(samples, low_and_high):
 # --- which figures there are
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_the_family_decides_how_episodes_are_drawn(name):
     drawn = list(figures([whole_view(name)]))
     assert drawn == ["training", "adaptation", "by_task", *OF_EPISODES[name], "diagnostics"]
@@ -660,7 +660,7 @@ def test_metrics_are_called_as_learners_call_them():
 # --- files
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_every_figure_of_every_family_renders_without_warnings(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -2,12 +2,21 @@
 
 import math
 
+import numpy as np
+import pytest
 import torch
+from gymnasium import spaces
 from torch.distributions import Independent, Normal, kl_divergence
 
 from metarl.core.params import Functional, parameters_of
 from metarl.rl.distributions import Gaussian
-from metarl.rl.policies import GaussianMLP
+from metarl.rl.policies import (
+    GaussianMLP,
+    categorical_cnn,
+    categorical_mlp,
+    gaussian_mlp,
+    tanh_gaussian_mlp,
+)
 
 
 def reference(gaussian: Gaussian) -> Independent:
@@ -38,3 +47,41 @@ def test_std_is_clamped_inside_the_forward_pass() -> None:
     params = parameters_of(module) | {"log_std": torch.full((2,), -50.0)}
     gaussian = Functional(module)(params, torch.randn(3, 4))
     torch.testing.assert_close(gaussian.log_std, torch.full((3, 2), math.log(1e-3)))
+
+
+VECTOR, IMAGE = spaces.Box(-1, 1, (4,)), spaces.Box(0, 1, (7, 5, 3))
+CONTROL, CHOICE = spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "observations", "actions"),
+    [
+        (gaussian_mlp, VECTOR, CONTROL),
+        (tanh_gaussian_mlp, VECTOR, CONTROL),
+        (categorical_mlp, VECTOR, CHOICE),
+        (categorical_cnn, IMAGE, CHOICE),
+    ],
+)
+def test_a_policy_treats_every_observation_on_its_own(make, observations, actions) -> None:
+    module = make(observations, actions).double()
+    batch = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 6, *observations.shape)))
+    of_all = module(batch)
+    noise = torch.zeros(2, 6, of_all.noise_dim).double()
+    assert of_all.sample(noise).shape == (2, 6, *actions.shape)
+    one = module(batch[1, 4])
+    for field, whole in zip(one, of_all, strict=True):
+        torch.testing.assert_close(field, whole[1, 4])
+
+
+@pytest.mark.parametrize(
+    ("make", "observations", "actions", "said"),
+    [
+        (gaussian_mlp, VECTOR, CHOICE, r"got Discrete\(3\); use categorical-mlp"),
+        (gaussian_mlp, IMAGE, CONTROL, "for vectors of numbers"),
+        (categorical_mlp, VECTOR, CONTROL, "for discrete actions, got .*; use gaussian-mlp"),
+        (categorical_cnn, VECTOR, CHOICE, "for images"),
+    ],
+)
+def test_a_policy_of_other_spaces_is_refused(make, observations, actions, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        make(observations, actions)
