@@ -210,6 +210,7 @@ def network(shape, outputs):
     return nn.Sequential(nn.Linear(shape[0], 5), nn.Tanh(), nn.Linear(5, outputs))
 
 
+@dataclass(frozen=True, kw_only=True)
 class Compass(PointNavigation):
     """Point navigation by four discrete moves."""
 

@@ -128,7 +128,9 @@ class BatchedEnv:
 
         counts = alive & ~diverged
         step = Transition(before, after, control, self._tasks, noise)
-        reward = np.where(counts, self.family.reward(step), 0.0)
+        reward = np.where(counts, self._reward(step), 0.0)
+        if not np.isfinite(reward).all():
+            raise ValueError(f"{type(self.family).__name__}: a reward is not finite")
         terminated = counts & self.family.terminated(after, self._tasks)
         truncated = counts & (self._elapsed >= self.family.horizon)
         self._alive = counts & ~terminated & ~truncated
@@ -139,6 +141,16 @@ class BatchedEnv:
             truncated.reshape(self.shape),
             diverged.reshape(self.shape),
         )
+
+    def _reward(self, step: Transition) -> Array:
+        """Raise ValueError unless there is one reward per simulation."""
+        reward = np.asarray(self.family.reward(step))
+        if reward.shape != (len(self._tasks),):
+            raise ValueError(
+                f"{type(self.family).__name__}.reward should have shape ({len(self._tasks)},), one "
+                f"number per simulation, got {reward.shape}"
+            )
+        return reward
 
     def _noise(self) -> Array:
         """Uniform numbers [B, noise_dim], those of a task from its own generator."""

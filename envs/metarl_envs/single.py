@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from metarl_envs.batch import BatchedEnv
-from metarl_envs.family import Array, TaskFamily
+from metarl_envs.family import Array, Family, TaskFamily
 from metarl_envs.registry import find_family
 from metarl_envs.rendering import RENDERERS, make_renderer, render_metadata
 
@@ -138,7 +138,7 @@ def make_family(family: str | TaskFamily, constants: dict[str, Any]) -> TaskFami
         ) from error
 
 
-def as_task(family: TaskFamily, task: ArrayLike) -> Array:
+def as_task(family: Family, task: ArrayLike) -> Array:
     """A copy of ``task`` as an array [task_dim]; one column may be given as a number.
 
     Raises:

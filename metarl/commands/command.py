@@ -15,6 +15,7 @@ from metarl.commands.training import Fault
 from metarl.core.processes import Disconnected, StoppedElsewhere
 from metarl.experiment.checking import REQUIRED, Setting, leaves, make, shown, type_name
 from metarl.experiment.reading import nested, read_words
+from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError, leads
 from metarl.runtime.launch import launched
 
@@ -29,15 +30,26 @@ class Arguments:
     meaning: str
     least: int = 1
     most: float = 1
+    choices: Sequence[str] = ()
 
     def require(self, found: Sequence[str]) -> None:
-        """Raise UserError for too few or too many."""
+        """Raise UserError for too few, too many, or one that is not a choice."""
         if not self.least <= len(found) <= self.most:
-            count = f"{self.least} or more" if self.most == math.inf else str(self.least)
+            count = str(self.least) if self.most == self.least else f"{self.least} or more"
             raise UserError(f"{self.name} ({self.meaning}): needs {count}, got {len(found)}")
+        for word in found:
+            if self.choices and word not in self.choices:
+                there_are = f"there are {', '.join(self.choices)}"
+                nearest = did_you_mean(word, self.choices)
+                raise UserError(f"there is no {self.name} {word}{nearest}; {there_are}")
 
 
 RUNS = Arguments("RUN", "run folders", most=math.inf)
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A command without options."""
 
 
 class Command:
@@ -48,14 +60,22 @@ class Command:
             ``argv`` where there are no ``options``.
         takes: its positional arguments.
         options: a dataclass of its options.
+        short: short names of options, and the options.
     """
 
-    def __init__(self, function: Callable[..., int], takes: Arguments | None, options: Any):
+    def __init__(
+        self,
+        function: Callable[..., int],
+        takes: Arguments | None,
+        options: Any,
+        short: Mapping[str, str],
+    ):
         self.__module__ = function.__module__  # where pickle looks for it
         self.name = function.__name__.rstrip("_")
         self.meaning = str(function.__doc__)
         self.takes = takes
         self.options = options
+        self._short = short
         self._function = function
 
     def __reduce__(self) -> str:
@@ -95,7 +115,7 @@ class Command:
             print(f"  {self.takes.name:36}  {self.takes.meaning}")
             print_settings(leaves(self.options))
             return 0
-        found, options = read_words(argv, short={"steps": "inner_steps"})
+        found, options = read_words(argv, self._short)
         values = make(self.options, nested(options))
         self.takes.require(found)
         return self._function(found, values)
@@ -107,17 +127,17 @@ class Command:
 
 
 def command(
-    takes: Arguments | None = None, options: Any = None
+    takes: Arguments | None = None, options: Any = NoOptions, **short: str
 ) -> Callable[[Callable[..., int]], Command]:
-    """Make a command of a function; see ``Command``."""
-    return lambda function: Command(function, takes, options)
+    """Make a command of a function; see ``Command``. ``short`` has short names of options."""
+    return lambda function: Command(function, takes, options, short)
 
 
 def print_settings(settings: Mapping[str, Setting], whole: bool = False) -> None:
     """Print a line for every setting; if ``whole``, all of its meaning, and its type."""
     width = shutil.get_terminal_size((110, 24)).columns
     for path, setting in settings.items():
-        default = "" if setting.default is REQUIRED else shown(setting.default)
+        default = "" if setting.default is REQUIRED else _default(setting.default)
         option = f"  --{path} {default}".rstrip()
         if whole:
             print(f"{option}\n      {type_name(setting.annotation)}")
@@ -127,3 +147,7 @@ def print_settings(settings: Mapping[str, Setting], whole: bool = False) -> None
             choices = f"{type_name(setting.annotation)}: " if is_choice else ""
             text = textwrap.shorten(choices + setting.meaning, width - 40, placeholder=" ...")
             print(f"{option:38}  {text}")
+
+
+def _default(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)

@@ -2,34 +2,25 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args, get_origin
 
 import shtab
 
-from metarl.commands.command import Arguments, Command, command
+from metarl.commands.command import Arguments, Command, NoOptions, command
 from metarl.experiment.checking import Setting, leaves
 from metarl.experiment.configs import config_files
 from metarl.experiment.schema import SCHEMAS
 from metarl.experiment.settings import default_groups, known_settings
-from metarl.runtime.errors import UserError
 
 SHELLS = ("bash", "zsh", "tcsh")
 
 
-@dataclass(frozen=True)
-class CompletionOptions:
-    """Options of ``metarl completion``: there are none."""
-
-
-@command(Arguments("SHELL", f"one of {', '.join(SHELLS)}"), CompletionOptions)
-def completion(shells: Sequence[str], options: CompletionOptions) -> int:
+@command(Arguments("shell", f"one of {', '.join(SHELLS)}", choices=SHELLS))
+def completion(shells: Sequence[str], options: NoOptions) -> int:
     """Print a script for tab completion: eval "$(metarl completion bash)"."""
     from metarl.commands.main import COMMANDS
 
     (shell,) = shells
-    if shell not in SHELLS:
-        raise UserError(f"SHELL should be one of {', '.join(SHELLS)}, got {shell}")
     print(shtab.complete(argument_parser(COMMANDS.values()), shell))
     return 0
 
@@ -46,7 +37,9 @@ def argument_parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
             for path, setting in _all_settings().items():
                 _add(one, path, setting)
         else:
-            one.add_argument(each.takes.name).complete = shtab.FILE  # type: ignore[attr-defined]
+            words = one.add_argument(each.takes.name, choices=each.takes.choices or None)
+            if not each.takes.choices:
+                words.complete = shtab.FILE  # type: ignore[attr-defined]
             for path, setting in leaves(each.options).items():
                 _add(one, path, setting)
     return parser

@@ -11,8 +11,12 @@ from metarl.report import tables
 from metarl.report.view import RunView, by_test
 from metarl.runtime.files import require_writable
 
+OTHER_SETTINGS = (
+    "not kept, because these settings differ from the run's own evaluation; see --output"
+)
 
-@command(RUNS, EvaluateOptions)
+
+@command(RUNS, EvaluateOptions, steps="inner_steps")
 def evaluate(paths: Sequence[str], options: EvaluateOptions) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
     runs = evaluations.open_runs(paths)
@@ -33,7 +37,7 @@ def evaluate(paths: Sequence[str], options: EvaluateOptions) -> int:
         tables.print_scores(views[-1])
         if output is None:
             kept = f"written to {one.run.evaluation_file}"
-            print(kept if own else "not kept, as it is not the run's own protocol; see --output")
+            print(kept if own else OTHER_SETTINGS)
     if len(views) > 1:
         _print_comparison(views)
     if output is not None:

@@ -33,7 +33,7 @@ DEFINES = "; ".join(f"{name}, {meaning}" for name, meaning in model_check.NAMES.
 FILE = Arguments("FILE", f"Python file that defines {DEFINES}")
 
 
-@command(FILE, GradcheckOptions)
+@command(FILE, GradcheckOptions, steps="inner_steps")
 def gradcheck(paths: Sequence[str], options: GradcheckOptions) -> int:
     """Compare the meta-gradient of your own model and loss with finite differences, in float64."""
     found = model_check.check_file(
@@ -50,4 +50,4 @@ def gradcheck(paths: Sequence[str], options: GradcheckOptions) -> int:
     ]
     title = "the entry of every parameter where the two differ most"
     tables.print_whole(tables.terminal_table(title, header, rows))
-    return int(any(entry.error > options.tolerance for entry in found))
+    return int(not all(entry.error <= options.tolerance for entry in found))

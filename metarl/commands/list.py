@@ -1,18 +1,16 @@
 """``metarl list``."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.commands.command import Arguments, command
+from metarl.commands.command import Arguments, NoOptions, command
 from metarl.core.algorithms import ALGORITHMS
 from metarl.experiment import registries
 from metarl.experiment.configs import config_files
-from metarl.experiment.suggestions import did_you_mean
 from metarl.rl.losses import INNER_LOSSES
-from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.sinks import read_metrics
@@ -74,18 +72,9 @@ WHAT: dict[str, Callable[[], Rows]] = {
 }
 
 
-@dataclass(frozen=True)
-class ListOptions:
-    """Options of ``metarl list``: there are none."""
-
-
-@command(Arguments("WHAT", f"some of {', '.join(WHAT)}; all", 0, len(WHAT)), ListOptions)
-def list_(asked: Sequence[str], options: ListOptions) -> int:
+@command(Arguments("list", f"some of {', '.join(WHAT)}", 0, math.inf, [*WHAT]))
+def list_(asked: Sequence[str], options: NoOptions) -> int:
     """List families, algorithms, configs and runs."""
-    for name in asked:
-        if name not in WHAT:
-            nearest = did_you_mean(name, WHAT)
-            raise UserError(f"there is no list of {name}{nearest}; there are {', '.join(WHAT)}")
     for name in asked or WHAT:
         print(f"{str(WHAT[name].__doc__).rstrip('.').replace('``', '')}\n")
         _print_columns(WHAT[name]())

@@ -7,6 +7,8 @@ from metarl.commands.command import HELP, command, print_settings
 from metarl.commands.training import Training, require_same_settings
 from metarl.experiment import build
 from metarl.experiment.settings import read_settings, settings_for_help
+from metarl.experiment.suggestions import did_you_mean
+from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import joined
 
@@ -28,8 +30,11 @@ def _print_help(argv: Sequence[str]) -> int:
     """Print the settings, with those of the family, policy and outer step that ``argv`` names."""
     topics, settings = settings_for_help(argv)
     if topics:
-        about = {path: s for path, s in settings.items() if path.startswith(tuple(topics))}
-        print_settings(about, whole=True)
+        for topic in topics:
+            about = {path: s for path, s in settings.items() if path.startswith(topic)}
+            if not about:
+                raise UserError(f"there is no setting {topic}{did_you_mean(topic, settings)}")
+            print_settings(about, whole=True)
         return 0
     train.print_usage()
     print("  --config NAME or FILE                   settings of a YAML file; later ones win")

@@ -3,8 +3,9 @@
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ COLUMNS = {
 
 
 class Fault(Exception):
-    """A run stopped for a reason that is no fault of its settings."""
+    """A run failed, and its settings are not the reason."""
 
 
 def require_same_settings(config: Experiment, processes: Processes) -> None:
@@ -56,15 +57,22 @@ class Training:
         folder: the run's, which is there only if it goes on.
         learner: what is trained.
         processes: the processes that share it; the first one writes and speaks.
+        callbacks: called with every iteration and its metrics.
     """
 
     def __init__(
-        self, config: Experiment, folder: RunFolder, learner: build.Learner, processes: Processes
+        self,
+        config: Experiment,
+        folder: RunFolder,
+        learner: build.Learner,
+        processes: Processes,
+        callbacks: Sequence[Callable[[int, Mapping[str, float]], Any]] = (),
     ) -> None:
         self._config = config
         self._folder = folder
         self._learner = learner
         self._processes = processes
+        self._callbacks = callbacks
         self._reported: int | None = None  # iterations that the report is of
 
     def run(self, go_on: bool) -> int:
@@ -115,6 +123,7 @@ class Training:
             self._illustrate,
             config.logging.every,
             self._processes,
+            self._callbacks,
         )
 
     def _begin(self, trainer: Trainer[Evaluation], go_on: bool) -> None:

@@ -1,4 +1,4 @@
-"""Functions of tensors as programs, without Python between the operations."""
+"""Trace or compile functions of tensors, so that they run without Python overhead."""
 
 import threading
 import warnings

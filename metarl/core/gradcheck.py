@@ -1,5 +1,6 @@
 """Is a meta-gradient right? Compared with finite differences, entry by entry, in float64."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ def check_gradient(
     if value.shape != () or not torch.isfinite(value):
         raise ValueError(f"the objective should be a finite scalar, got {value.detach()}")
     gradients = gradients_of(value, leaves)
-    scale = max(float(g.abs().max()) for g in gradients.values()) or 1.0
+    sizes = [float(g.abs().max()) for g in gradients.values()]
+    scale = max((size for size in sizes if math.isfinite(size)), default=0.0) or 1.0
 
     @torch.no_grad()
     def moved(name: str, position: int, by: float) -> float:
@@ -73,5 +75,9 @@ def check_gradient(
     for name, p in params.items():
         positions = torch.linspace(0, p.numel() - 1, min(entries, p.numel())).round().long()
         compared = [compare(name, position) for position in positions.tolist()]
-        worst.append(max(compared, key=lambda entry: entry.error))
+        worst.append(max(compared, key=_badness))
     return worst
+
+
+def _badness(entry: Entry) -> float:
+    return math.inf if math.isnan(entry.error) else entry.error

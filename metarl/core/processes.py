@@ -118,7 +118,7 @@ class Processes:
         return bool(self.sum(torch.tensor([float(flag)]))) if self.size > 1 else flag
 
     def in_turn(self, make: Callable[[], Result]) -> Result:
-        """``make()``, on every machine in its first process before it is in the others.
+        """Run ``make()`` in local rank 0 of each machine first, then in the other ranks.
 
         Raises:
             StoppedElsewhere: it failed in another one, which has said why.

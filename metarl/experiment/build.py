@@ -1,6 +1,7 @@
 """The one place where names in a config become objects."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,8 @@ from metarl.supervised.models import (
 )
 from metarl.supervised.objective import Predictor, TaskObjective
 from metarl.supervised.task_data import Source
-from metarl_envs import Family, GymFamily
+from metarl_envs import Family, GymFamily, TaskFamily
+from metarl_envs.single import TaskEnv, as_task
 
 Settings = TypeVar("Settings", bound=Experiment)
 Learner = MetaRLLearner | SupervisedLearner
@@ -185,9 +187,13 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     policy = Functional(module)
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
     loss = partial(inner_loss(config.inner.loss), policy)
-    inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
+    try:
+        inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
+    except ValueError as error:
+        raise UserError(f"policy.name {config.policy['name']}: {error}") from error
     baseline = BASELINE.make(config.baseline)
-    state = baseline.init(observation_space(config, family).shape[-1], config.seed)
+    numbers = math.prod(observation_space(config, family).shape)
+    state = baseline.init(numbers, config.seed)
     told = config.observe_task
 
     env_threads = config.workers if family.in_processes else threads if family.threaded else 1
@@ -228,6 +234,24 @@ def observation_space(config: RLExperiment, family: Family) -> Any:
     return family.observation_space_with_task if config.observe_task else family.observation_space
 
 
+def make_env(family: Family, task: Any, render_mode: str | None) -> Any:
+    """Return a ``gymnasium.Env`` of a family.
+
+    Args:
+        task: [task_dim]; None: a new one at every reset, where the family has a simulator.
+
+    Raises:
+        ValueError: the task does not fit the family.
+    """
+    if isinstance(family, TaskFamily):
+        return TaskEnv(family, task, render_mode)
+    assert isinstance(family, GymFamily)
+    env = family.make()
+    if task is not None:
+        family.set_task(env, as_task(family, task))
+    return env
+
+
 def make_module(
     where: str, name: str, seed: int, make: Callable[..., Any], *args: Any, **settings: Any
 ) -> nn.Module:
@@ -265,6 +289,11 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
         raise UserError(f"policy.name {name}: {error}") from error
     except Exception as error:  # whatever a user's distribution does
         raise UserError(f"policy.name {name}: {described(error)}") from error
+    actions = tuple(found.mode().shape[1:])
+    if actions != (wanted := family.action_space.shape or ()):
+        raise UserError(
+            f"policy.name {name}: its actions have shape {actions}, those of the family {wanted}"
+        )
     return module
 
 

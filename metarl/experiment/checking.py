@@ -45,7 +45,11 @@ def settings_of(schema: Callable[..., Any], skip: int = 0) -> dict[str, Setting]
     """
     kind = isinstance(schema, type)
     hinted = schema.__init__ if kind and not dataclasses.is_dataclass(schema) else schema
-    hints = typing.get_type_hints(hinted, include_extras=True)
+    try:
+        hints = typing.get_type_hints(hinted, include_extras=True)
+    except (NameError, TypeError):  # of a name that only type checkers import: not checked
+        hints = {}
+    meanings = _meanings(schema)
     factories = getattr(schema, "__dataclass_fields__", {})
     found = {}
     for name, parameter in [*inspect.signature(schema).parameters.items()][skip:]:
@@ -54,8 +58,7 @@ def settings_of(schema: Callable[..., Any], skip: int = 0) -> dict[str, Setting]
         default = parameter.default
         if name in factories and factories[name].default_factory is not dataclasses.MISSING:
             default = factories[name].default_factory()
-        meaning = _meanings(schema).get(name, "")
-        found[name] = Setting(hints.get(name, Any), default, meaning)
+        found[name] = Setting(hints.get(name, Any), default, meanings.get(name, ""))
     return found
 
 
@@ -145,7 +148,13 @@ def checked(annotation: Any, value: Any, where: str) -> Any:
             continue
         except PydanticUserError:  # a type that pydantic does not know
             return candidate
-    raise UserError(f"{where} should be {type_name(annotation)}, got {shown(value)}")
+    name = type_name(annotation)
+    example = ", as [1, 2]" if name.startswith("a list") and not _is_list(value) else ""
+    raise UserError(f"{where} should be {name}{example}, got {shown(value)}")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value.value if isinstance(value, Word) else value, list)
 
 
 def type_name(annotation: Any) -> str:
@@ -173,7 +182,7 @@ def type_name(annotation: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as one would write it in a config, cut where it is very long."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = value if isinstance(value, Word) else json.dumps(value, default=str)
     return one_line(ValueError(text))[:LONGEST_LINE]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import metarl
-from metarl.experiment.reading import read_mapping
+from metarl.experiment.reading import Layer, read_mapping
 from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError
 from metarl.runtime.history import renamed
@@ -35,13 +35,22 @@ def read_layers(name: str, above: Sequence[str] = ()) -> list[dict[str, Any]]:
     path = find_config(name)
     if str(path) in above:
         raise UserError(f"{path} has itself as a base")
-    values = renamed(read_mapping(path))
+    values = Layer(renamed(read_mapping(path)))
+    values.origin = str(path)
     bases = values.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"base in {path} should be the name of a config, or a list of names")
-    layers = [layer for base in bases for layer in read_layers(base, [*above, str(path)])]
+    layers = [
+        layer for base in bases for layer in read_layers(_beside(path, base), [*above, str(path)])
+    ]
     return [*layers, values]
+
+
+def _beside(path: Path, base: str) -> str:
+    """Return the path of a base that is in the same folder as the config, or its name."""
+    beside = path.parent / base
+    return str(beside) if _is_file(beside) else base
 
 
 def find_config(name: str) -> Path:
@@ -78,10 +87,9 @@ def find_file(name: str, folder: str, suffix: str, what: str) -> Path:
         for place in folders
         for path in place.rglob(f"*{suffix}")
     )
-    raise UserError(
-        f"there is no {what} {name[:200]}{did_you_mean(name, available)}; "
-        f"there are {', '.join(available)}"
-    )
+    there_are = f"; there are {', '.join(available)}"
+    nearest = did_you_mean(name, available) or there_are
+    raise UserError(f"there is no {what} {name[:200]}{nearest}")
 
 
 def _is_file(path: Path) -> bool:

@@ -59,9 +59,9 @@ class EvaluateOptions:
 
 
 SHARED = ("tasks", "task_file", "seed", "trajectories", "mean_actions", "tests", "queries")
-"""What must be the same for all runs that are compared; one kind of run has not all of them."""
+"""Settings that compared runs share; each kind of run has some of them."""
 OWN = ("inner_steps", "inner_rates", "candidate_rates")
-"""What every run may do in its own way."""
+"""Settings that each run may choose for itself."""
 
 
 def with_options(

@@ -4,7 +4,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,9 @@ def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> An
     if isinstance(name, str) and name in registry:
         return registry[name]
     if not is_plugin(name):
-        raise UserError(
-            f"{where} {name!r} is unknown{did_you_mean(str(name), list(registry))}; "
-            f"there are {', '.join(registry)}, or package.module:NAME of your own"
-        )
+        known = ", ".join([*registry, "package.module:NAME of your own"])
+        nearest = did_you_mean(str(name), list(registry))
+        raise UserError(f"{where} {name!r} is unknown{nearest}; there are {known}")
     found = _imported(where, name)
     if fault := check(found):
         raise UserError(f"{where} {name}: it {fault}, got {_described(found)}")
@@ -71,21 +71,24 @@ def call(where: str, name: str, make: Callable[..., Any], *args: Any, **kwargs: 
         raise UserError(f"{where} {name}: {described(error)}") from error
 
 
-def subclass_of(*bases: type) -> Check:
-    """Check for a concrete subclass."""
+def subclass_of(*bases: type, needs: Sequence[str] = ()) -> Check:
+    """Check for a concrete subclass that has the attributes ``needs``."""
     names = " or ".join(base.__name__ for base in bases)
 
     def check(found: Any) -> str:
         if not (isinstance(found, type) and issubclass(found, bases)):
             return f"should be a subclass of {names}"
         missing = sorted(getattr(found, "__abstractmethods__", ()))
+        missing += [name for name in needs if not hasattr(found, name)]
+        if "__dataclass_fields__" not in vars(found):
+            return "should be a frozen dataclass (@dataclass(frozen=True))"
         return f"should define {', '.join(missing)}" if missing else ""
 
     return check
 
 
 def function_of(*arguments: str) -> Check:
-    """Check for something that can be called with so many positional arguments."""
+    """Check for a function of these positional arguments."""
 
     def check(found: Any) -> str:
         if not callable(found):
@@ -94,8 +97,8 @@ def function_of(*arguments: str) -> Check:
             inspect.signature(found).bind(*arguments)
         except TypeError:
             return f"should be a function of ({', '.join(arguments)})"
-        except ValueError:  # one of C, which says nothing
-            return ""
+        except ValueError:  # one of C
+            return "should be a function with a signature that Python can read"
         return ""
 
     return check
@@ -118,18 +121,30 @@ def _imported(where: str, name: str) -> Any:
             sys.path.append(folder)
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever a user's code does
-        raise UserError(f"{where} {name} does not import: {described(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's code does
+        raise UserError(f"{where} {name} does not import: {_placed(error)}") from error
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            names = [x for x in vars(found) if not x.startswith("_")]
+            names = [x for x in dir(found) if not x.startswith("_")]
             raise UserError(
                 f"{where} {name}: {module} has no {part}{did_you_mean(part, names)}"
             ) from None
     return found
 
 
+def _placed(error: BaseException) -> str:
+    """An exception in one line, with the place in the user's file that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if len(own) > 1 else ""
+    return described(error) + place
+
+
 def _described(found: Any) -> str:
-    return found.__name__ if isinstance(found, type) else type(found).__name__
+    if isinstance(found, type):
+        return found.__name__
+    if inspect.isfunction(found):
+        return f"{found.__name__}{inspect.signature(found)}; its settings need defaults"
+    return type(found).__name__

@@ -22,12 +22,30 @@ class Word(str):
     """The text as YAML; the text itself where it is not YAML."""
 
 
+class Layer(dict[str, Any]):
+    """The settings of one file."""
+
+    origin = ""
+    """The file."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers, no dates, no aliases: a few lines of them can stand for gigabytes."""
+    """YAML 1.2's numbers, no dates, no key twice, and no aliases: a few lines of them can stand for
+    gigabytes.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} is given twice")
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
+        if getattr(self.peek_event(), "tag", None):
+            raise yaml.YAMLError("tags are not allowed")
         return super().compose_node(parent, index)
 
 
@@ -35,7 +53,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$|[-+]?inf$|nan$")  # 1e-3 is one
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # 1e-3 is one
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
@@ -50,14 +68,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
             text = file.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE} characters")
-        values = _parsed(text)
+        values = _parsed(text, str(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     except TypeError as error:
         raise UserError(f"{path} should hold text, numbers, lists and mappings only") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold settings, one `key: value` per line")
-    return nested(values.items())
+    layer = Layer(nested(values.items()))
+    layer.origin = str(path)
+    return layer
 
 
 def read_words(
@@ -86,11 +106,7 @@ def read_words(
 
 
 def nested(pairs: Any) -> dict[str, Any]:
-    """Return a mapping of mappings from pairs of a dotted path and a value.
-
-    Raises:
-        UserError: a path leads into something that is not a mapping.
-    """
+    """Return a mapping of mappings from pairs of a dotted path and a value."""
     result: dict[str, Any] = {}
     for path, value in pairs:
         *groups, key = str(path).split(".")
@@ -129,10 +145,12 @@ def _word(name: str, text: str) -> Word:
     return word
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, origin: str = "") -> Any:
     """Raise ValueError for what nests too deep, TypeError for what JSON does not know."""
     try:
-        value = _Loader(text).get_single_data()
+        loader = _Loader(text)
+        loader.name = origin
+        value = loader.get_single_data()
         _require_shallow(value)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error

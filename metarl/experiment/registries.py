@@ -71,7 +71,7 @@ class Group:
         return {self.key: settings[self.key], **dataclasses.asdict(self.make(settings))}
 
 
-FAMILY = Group("env", "family", FAMILIES, subclass_of(Family))
+FAMILY = Group("env", "family", FAMILIES, subclass_of(Family, needs=["task_fields"]))
 OUTER = Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
 BASELINE = Group("baseline", "name", BASELINES, subclass_of(Baseline))
 POLICY = Group("policy", "name", POLICIES, function_of("observation_space", "action_space"))

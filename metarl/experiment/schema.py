@@ -1,7 +1,6 @@
 """The schema of an experiment: typed dataclasses are the YAML format and the help text.
 
-Groups that one part of the code owns are defined beside it; this file puts them together and reads
-them from files and command lines.
+Groups that one part of the code owns are defined beside it; this file puts them together.
 """
 
 import dataclasses

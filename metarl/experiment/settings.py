@@ -35,7 +35,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     words = [word for word in argv if word != "--print_config"]
     positional, options = read_words(words)
     if positional:
-        raise UserError(f"train takes options only, got {positional[0]}")
+        raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
     layers, configs, resume = _asked(options)
     run = None if resume is None else RunFolder.open(Path(resume))
     if run is not None:
@@ -46,8 +46,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
         print(to_yaml(config), end="")
         sys.exit(0)
     if run is None:
-        stem = "-".join(Path(name).stem for name in configs) or _tasks_of(config)
-        config = replace(config, name=config.name or f"{stem}-seed{config.seed}-{_when()}")
+        config = named(config, "-".join(Path(name).stem for name in configs))
         run = RunFolder(Path(config.folder) / str(config.name))
     if resume is None and not run.is_of_this_launch():
         return config, None
@@ -60,13 +59,19 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     return config, run
 
 
+def named(config: Experiment, stem: str = "") -> Experiment:
+    """Return a config whose run has a name: its own, or one of ``stem``, seed and time."""
+    stem = stem or _tasks_of(config)
+    return replace(config, name=config.name or f"{stem}-seed{config.seed}-{_when()}")
+
+
 def settings_for_help(argv: Sequence[str]) -> tuple[list[str], dict[str, Setting]]:
     """Return the positional arguments of a command line, and all settings that it may have."""
     positional, options = read_words(argv)
     layers, _, _ = _asked(options)
-    schema = schema_of(layers)
-    values = combined(schema, layers)
-    known = known_settings(schema, values)
+    config = parse(layers)
+    values = plain(config)
+    known = known_settings(type(config), values)
     given = {path: _at(values, path, setting.default) for path, setting in known.items()}
     return positional, {p: known[p]._replace(default=given[p]) for p in known}
 
@@ -100,8 +105,22 @@ def parse(layers: Layers) -> Experiment:
     """
     schema = schema_of(layers)
     values = combined(schema, layers)
-    config: Experiment = make(schema, values, known=[*known_settings(schema, values)])
-    return build.resolve(config)
+    try:
+        config: Experiment = make(schema, values, known=[*known_settings(schema, values)])
+        return build.resolve(config)
+    except UserError as error:
+        if origin := _origin(layers, str(error).partition(" ")[0]):
+            raise UserError(f"{origin}: {error}") from error
+        raise
+
+
+def _origin(layers: Layers, path: str) -> str:
+    """Return the file that says the setting at ``path``; nothing if it is from elsewhere."""
+    missing = object()
+    for layer in reversed(layers):
+        if _at(layer, path, missing) is not missing:
+            return getattr(layer, "origin", "")
+    return ""
 
 
 def known_settings(schema: type[Experiment], values: Mapping[str, Any]) -> dict[str, Setting]:
@@ -175,7 +194,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def _when() -> str:
-    """Make a run's name its own; under torchrun the same after a restart."""
+    """Return a unique suffix: torchrun's launch id, else the time."""
     return launch_id() or time.strftime("%Y%m%d-%H%M%S")
 
 

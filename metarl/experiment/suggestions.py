@@ -12,7 +12,7 @@ SYNONYMS = {
     "trajectories": "k rollouts fast_batch_size num_trajectories episodes rollouts_per_task",
     "iterations": "n_itr epochs num_iterations n_iterations steps meta_iterations max_iterations",
     "steps": "inner_steps num_updates num_grad_updates adaptation_steps num_inner_steps",
-    "family": "env environment env_name env_id task",
+    "family": "env environment env_name env_id",
     "horizon": "max_path_length episode_length max_episode_steps",
     "discount": "gamma",
     "gae_lambda": "lambda gae lam",
@@ -22,6 +22,7 @@ SYNONYMS = {
     "hidden_sizes": "hidden hidden_size layers hidden_dim",
     "activation": "nonlinearity",
     "ways": "n_way num_classes way",
+    "algorithm": "algo method",
     "shots": "k_shot shot num_shots",
 }
 """Other names that people try, for did-you-mean."""
@@ -35,9 +36,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         known: names or paths that exist.
     """
     known = list(known)
-    group, _, name = word.replace("-", "_").rpartition(".")
+    group, dot, name = word.replace("-", "_").rpartition(".")
     meant = {name, *(each for each, others in SYNONYMS.items() if name in others.split())}
     found = [path for path in known if path.rpartition(".")[2] in meant]
     found = [path for path in found if path.startswith(group)] or found
-    found = found or difflib.get_close_matches(word, known, n=1)
+    inside = [path for path in known if path.rpartition(".")[0] == group]
+    if not found and inside and dot:
+        close = difflib.get_close_matches(f"{group}.{name}", inside, n=3)
+        found = [path for path in close if _is_close(path.rpartition(".")[2], name)][:1]
+    elif not found:
+        groups = {path.partition(".")[0] for path in known}
+        found = difflib.get_close_matches(word, [*known, *groups], n=1)
     return f" (did you mean {' or '.join(found[:3])}?)" if found else ""
+
+
+def _is_close(one: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, one, other).ratio() > 0.6

@@ -16,7 +16,7 @@ from metarl.runtime import sinks
 from metarl.runtime.record import EvaluationRecord, Published, Row, as_plain
 from metarl.runtime.scores import Difference, paired_differences
 
-TASKS = 100  # at most so many are listed one by one
+TASKS = 100  # largest number of tasks in the table of tasks
 
 
 def score(view: RunView, row: Row | Difference) -> str:
@@ -54,7 +54,7 @@ def protocol(view: RunView) -> str:
 
 
 def elsewhere(view: RunView) -> str:
-    """In which constants the held-out tasks differ from the trained ones, if in any."""
+    """Return the constants that differ from training; nothing if all are as trained."""
     trained = view.config[view.evaluation.problem]
     changed = [
         f"{key} {value} instead of {trained.get(key)}"

@@ -133,7 +133,7 @@ def groups(views: Sequence[RunView]) -> dict[str, list[RunView]]:
 
 
 def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
-    """The runs that were put to every test, as it sees them; a test may be of some of them only."""
+    """Group the runs' views by test; a run may lack some tests."""
     found: dict[str, list[RunView]] = {}
     for view in views:
         for name, seen in view.tests().items():

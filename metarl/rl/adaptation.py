@@ -73,7 +73,7 @@ class Adaptation:
         sampled, state = self._sample(phi, tasks, trajectories, stream, state, watch)
         rounds = [sampled]
         for k, rate in enumerate(rates, start=1):
-            phi = self._inner_step(phi, rate, rounds[-1].batch)
+            phi = self.step(phi, rate, rounds[-1].batch)
             stream = stream._replace(inner_step=k)
             sampled, state = self._sample(phi, tasks, trajectories, stream, state, watch)
             rounds.append(sampled)
@@ -113,7 +113,7 @@ class Adaptation:
             )
         return Sampled(phi, sampled, batch, explained), state
 
-    def _inner_step(self, phi: Params, rate: Rates, support: Transitions) -> Params:
+    def step(self, phi: Params, rate: Rates, support: Transitions) -> Params:
         """One inner step of every task, [M, ...] -> [M, ...]; no graph."""
         with self.clock("adaptation"):
             # Tensors, so that they are no constants of a program.

@@ -70,8 +70,8 @@ class LinearFeatureBaseline(Baseline):
 
     def values_of_task(self, task: Any) -> tuple[Tensor, Tensor]:
         """Values of one task's states, [N, T], and final states, [N]."""
-        x = features(task.observations, task.times)
-        final = features(task.final_observations, task.final_times)
+        x = features(task.observations.flatten(2), task.times)
+        final = features(task.final_observations.flatten(1), task.final_times)
         rows = x - task.tails[..., None] * final[:, None]
         weights = fit(rows, task.targets, task.mask, self.ridge)
         values = (x @ weights).to(task.targets.dtype) * task.mask

@@ -168,7 +168,7 @@ class Categorical(NamedTuple):
         return torch.softmax(self.logits, -1)
 
 
-METHODS = ("sample", "mode", "log_prob", "kl", "entropy", "statistics")
+METHODS = ("noise_dim", "sample", "mode", "log_prob", "kl", "entropy", "statistics")
 DRAWS = 4096
 STANDARD_ERRORS = 7.0  # of a mean over DRAWS samples: one sound field in 10^11 is further off
 

@@ -1,4 +1,4 @@
-"""The papers' protocol of evaluation: adapt to held-out tasks, score fresh trajectories."""
+"""Evaluate policies as the papers do: adapt to held-out tasks, score fresh trajectories."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,7 +57,7 @@ class PolicyEvaluationConfig(EvaluationConfig):
 class RecordedRollouts(NamedTuple):
     """Recorded episodes: the first N' of the first M' held-out tasks after 0, 1, ... inner steps.
 
-    They are those that the scores count, not episodes of their own.
+    The scores include these episodes.
     """
 
     qpos: Array  # [steps + 1, M', N', T + 1, nq], generalised coordinates, initial state first

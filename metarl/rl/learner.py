@@ -67,7 +67,7 @@ class LearnerConfig:
 
 
 class MetaRLLearner:
-    """Owns the meta-parameters and turns iterations into better ones.
+    """Owns the meta-parameters and improves them once per iteration.
 
     Args:
         config: settings of the meta-update.
@@ -101,7 +101,7 @@ class MetaRLLearner:
             adaptation.sampler.policy, adaptation.inner, adaptation.task_map
         )
         self._family = family
-        self._evaluation = evaluation
+        self.evaluator = evaluation
         self._seed = seed
         self._is_checked = False
 
@@ -117,6 +117,11 @@ class MetaRLLearner:
             objective = self.objective(support, query, iteration)
             self._require_policy_fits_its_samples(objective)
             theta, state, stats = self.outer.step(objective, flatten(self.meta), self.outer_state)
+            if not torch.isfinite(theta).all():
+                name = type(self.outer).__name__
+                raise UserError(
+                    f"iteration {iteration}: {name} gave parameters that are not finite"
+                )
             theta, self.outer_state = tree_map(self.processes.leading, (theta, state))
             self.meta = {name: p.clone() for name, p in unflatten(theta, self.meta).items()}
         return self._metrics(rounds, inner, stats)
@@ -207,7 +212,7 @@ class MetaRLLearner:
     def evaluate(self, iteration: int) -> PolicyEvaluation:
         """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
         evaluated = self.outer.evaluated(flatten(self.meta), self.outer_state)
-        return self._evaluation.run(unflatten(evaluated, self.meta), self.baseline_state)
+        return self.evaluator.run(unflatten(evaluated, self.meta), self.baseline_state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs besides its settings."""

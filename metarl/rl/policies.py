@@ -214,10 +214,9 @@ def categorical_cnn(
 
 def _vector(space: spaces.Space[Any]) -> int:
     """Return the length of a space's vectors."""
-    if isinstance(space, spaces.Discrete):
-        raise ValueError(f"it is for vectors of numbers, got {space}; use categorical-mlp")
     if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
-        raise ValueError(f"it is for vectors of numbers, got {space}")
+        hint = "; use categorical-mlp" if isinstance(space, spaces.Discrete) else ""
+        raise ValueError(f"it is for vectors of numbers, got {space}{hint}")
     return space.shape[0]
 
 

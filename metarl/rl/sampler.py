@@ -73,8 +73,8 @@ class Stream(NamedTuple):
 class Sampler:
     """Runs policies in the environments of one family.
 
-    Two halves of the tasks take turns on two threads: the policies of one act, and its results are
-    put away, while the other's physics runs. Results are the same as in one go.
+    Two threads each run half of the tasks: one half's policies act while the other half's physics
+    runs. Results are the same as in one go.
 
     Args:
         make_env: builds M x N environments on a number of threads; they are kept for the sizes

@@ -49,7 +49,7 @@ PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 
 class RunFolder:
-    """An existing run; see ``create`` and ``open``."""
+    """The folder of a run, which may not exist yet; see ``create`` and ``open``."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -249,7 +249,7 @@ def _median(samples: Array) -> float:
 
 
 def t_quantile(samples: int) -> float:
-    """Half-widths of 95 % intervals of a mean are so many of its standard errors (Student's t)."""
+    """Return Student's 97.5 % quantile: a 95 % interval's half-width in standard errors."""
     return float(stdtrit(samples - 1, 0.975))
 
 

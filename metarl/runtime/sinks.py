@@ -207,6 +207,8 @@ class ConsoleSink:
             for name, (label, spec) in self._columns.items()
             if name in metrics
         )
+        if metrics.get("outer/accepted", 1) == 0:
+            text += "  step rejected"
         done = iteration + 1
         seconds = self._pace(done, metrics) * (self._total - done)
         left = f"left {timedelta(seconds=round(seconds))}"

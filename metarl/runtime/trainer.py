@@ -4,7 +4,8 @@ import math
 import os
 import reprlib
 import signal
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -46,6 +47,8 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # only the main thread gets signals
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -81,6 +84,7 @@ class Trainer(Generic[Result]):
         log_every: iterations between those whose metrics the sinks get; the last one's, and those
             of an evaluation, always are.
         processes: the processes that share the tasks; only the first one writes anything.
+        callbacks: called with every iteration and its metrics; their exceptions end training.
     """
 
     def __init__(
@@ -94,8 +98,10 @@ class Trainer(Generic[Result]):
         illustrate: Callable[[int, Result], Media] = lambda iteration, scores: Media(),
         log_every: int = 1,
         processes: Processes = ALONE,
+        callbacks: Sequence[Callable[[int, Mapping[str, float]], Any]] = (),
     ):
         self._learner = learner
+        self._callbacks = callbacks
         self._settings = dict(settings)
         self._checkpoints = checkpoints
         self._iterations = iterations
@@ -179,6 +185,8 @@ class Trainer(Generic[Result]):
         if scores is not None:
             self._show(iteration, done, scores, sinks)
             stopping = self._processes.any(stop.requested)
+        for callback in self._callbacks:
+            callback(iteration, metrics)
         if stopping and not saved:  # asked for while pictures were drawn
             self._save(done, score)
         return scores, stopping

@@ -82,7 +82,7 @@ class SupervisedConfig:
 
 
 class SupervisedLearner:
-    """Owns the meta-parameters and turns iterations into better ones.
+    """Owns the meta-parameters and improves them once per iteration.
 
     Args:
         config: settings of the meta-update.

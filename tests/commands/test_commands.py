@@ -18,6 +18,7 @@ from metarl.commands.completion import completion
 from metarl.commands.list import list_
 from metarl.commands.main import evaluate, report, train
 from metarl.commands.main import main as command_line
+from metarl.experiment.settings import read_settings
 from metarl.runtime.sinks import read_metrics
 from metarl_envs import FAMILIES
 from metarl_envs.point import PointNavigation
@@ -106,7 +107,7 @@ BAD_FILES = {
     "env: {family: [point-navigation]}": "env.family ['point-navigation'] is unknown",
     "env: {family: point-navigation, 3: 4}": "env.3 is not a setting",
     "env: {family: half-cheetah-velocity, velocity_range: [2, 0]}": "velocity_range must be",
-    "env: point-navigation": "env should be a mapping, got point-navigation",
+    "env: point-navigation": 'env should be a mapping, got "point-navigation"',
     "env: null": "env should be a mapping, got null",
     "outer: 3": "outer should be a mapping, got 3",
     "outer: null": "outer should be a mapping, got null",
@@ -119,7 +120,7 @@ BAD_FILES = {
     "tasks": "bad.yaml should hold settings",
     "": "bad.yaml should hold settings",
     "env: {family: [": "cannot read bad.yaml: while parsing a flow node",
-    "name: !!python/object/apply:os.mkdir [made]": "cannot read bad.yaml: could not determine",
+    "name: !!python/object/apply:os.mkdir [made]": "cannot read bad.yaml: tags are not allowed",
 }
 
 
@@ -410,6 +411,36 @@ def test_help_fits_three_screens_and_has_the_constants_of_what_is_named(capsys):
     assert "--outer.max_kl" not in text
 
 
+def test_help_about_an_unknown_setting_is_refused(refused, workplace):
+    assert "no setting outer.hvpp (did you mean outer.hvp?)" in refused(
+        train, "--help", "outer.hvpp"
+    )
+    assert "env.family 'nope' is unknown" in refused(train, "--env.family", "nope", "--help")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: 4\n", "mine.yaml: task is not a setting (did you mean tasks"),
+        ("outter: {a: 4}\n", "mine.yaml: outter is not a setting (did you mean outer?)"),
+        ('inner: {rate: "0.1"}\n', 'mine.yaml: inner.rate should be a number > 0, got "0.1"'),
+        ("tasks: 1\ntasks: 4\n", "cannot read mine.yaml: tasks is given twice"),
+        ("inner: {rate: [\n", "while parsing a flow node expected the node content"),
+    ],
+)
+def test_the_file_of_a_bad_setting_is_named(workplace: Path, refused, text: str, said: str):
+    (workplace / "mine.yaml").write_text(text)
+    assert said in refused(train, "--config", "smoke", "--config", "mine.yaml")
+
+
+def test_a_base_may_be_beside_its_config(workplace: Path):
+    (workplace / "configs").mkdir()
+    (workplace / "configs" / "one.yaml").write_text("tasks: 7\n")
+    (workplace / "configs" / "two.yaml").write_text("base: one.yaml\n")
+    config, _ = read_settings(["--config", "configs/two.yaml"])
+    assert config.tasks == 7
+
+
 def test_help_says_all_about_a_setting(capsys):
     assert train(["--help", "outer.backtrack"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -429,7 +460,7 @@ def test_tab_completion_knows_all_settings(shell: str, capsys):
 
 
 def test_completion_of_an_unknown_shell_is_refused(refused):
-    assert "should be one of bash, zsh, tcsh, got fish" in refused(completion, "fish")
+    assert "there is no shell fish; there are bash, zsh, tcsh" in refused(completion, "fish")
 
 
 # --- as real commands

@@ -89,3 +89,19 @@ def test_a_parameter_that_does_not_matter_has_gradient_zero():
 def test_what_cannot_be_compared_is_refused(params, objective, said: str):
     with pytest.raises(ValueError, match=said):
         check_gradient(objective, params, None)
+
+
+def test_a_gradient_that_is_not_a_number_is_the_worst_entry():
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.sum()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return torch.tensor([1.0, float("nan"), 1.0], dtype=torch.float64)
+
+    params = {"w": torch.ones(3, dtype=torch.float64)}
+    (entry,) = check_gradient(lambda p, data: Broken.apply(p["w"]), params, None)
+    assert entry.where == (1,)
+    assert not entry.error <= 1e-4

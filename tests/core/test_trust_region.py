@@ -14,6 +14,7 @@ from metarl.core.outer.trust_region import (
     TrustRegion,
     conjugate_gradient,
     finite_difference_hvp,
+    relative_difference,
 )
 
 
@@ -213,3 +214,11 @@ def test_line_search_takes_the_first_acceptable_backtrack() -> None:
     assert stats["backtrack"] == 3
     ratios = [b / a for a, b in pairwise(tried)]
     assert ratios == pytest.approx([0.5, 0.5, 0.5], rel=1e-6)
+
+
+def test_a_relative_difference_is_never_flattering():
+    one, zero = torch.ones(2), torch.zeros(2)
+    assert relative_difference(zero, zero) == 0
+    assert relative_difference(2 * one, one) == pytest.approx(1.0)
+    assert relative_difference(one, zero) == math.inf
+    assert math.isnan(relative_difference(torch.full((2,), torch.nan), one))

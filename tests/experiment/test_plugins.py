@@ -209,3 +209,86 @@ def test_tasks_reach_the_physics_and_the_rewards(mine: Path):
     np.testing.assert_array_equal(env.simulator.state.qpos[2:], again.qpos[2:])
     mass = env.simulator.batch.expand("body_mass").sum(1).reshape(3, 2)
     np.testing.assert_allclose(mass[:, 0], family.model.body_mass.sum() * np.array([2, 1, 2]))
+
+
+FAULTY = '''
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from metarl.core.outer.step import OuterStep
+from metarl_envs.point import PointNavigation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(PointNavigation):
+    """Its reward is not finite."""
+
+    def reward(self, step):
+        return np.full(len(step.tasks), np.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(PointNavigation):
+    """Its reward is of every pair of simulations."""
+
+    def reward(self, step):
+        return step.after.qpos[:, :1] - step.tasks[:, 0]
+
+
+class Undecorated(PointNavigation):
+    """Its settings are none."""
+
+    speed = 3.0
+
+
+@dataclass(frozen=True)
+class Nan(OuterStep):
+    """It loses theta."""
+
+    def step(self, objective, theta, state):
+        return torch.full_like(theta, torch.nan), state, {}
+
+
+def demanding(observation_space, action_space, width):
+    """A policy whose setting has no default."""
+'''
+
+FAULTS = {
+    "--env.family faulty:Broken": "Broken: a reward is not finite",
+    "--env.family faulty:Square": "Square.reward should have shape (6,), one number per simulation",
+    "--env.family faulty:Undecorated": "it should be a frozen dataclass",
+    "--outer.name faulty:Nan": "iteration 0: Nan gave parameters that are not finite",
+    "--policy.name faulty:demanding": "(observation_space, action_space, width); its settings need",
+    "--inner.loss typo:loss": "typo:loss does not import: NameError: name 'np' is not defined (",
+}
+
+
+@pytest.mark.parametrize("options", FAULTS)
+def test_what_a_part_does_wrong_is_said_in_one_line(
+    runs: Path, workplace: Path, options: str, capsys, monkeypatch
+):
+    (workplace / "faulty.py").write_text(FAULTY)
+    (workplace / "typo.py").write_text("x = 1\ny = np.zeros(3)\n")
+    for name in ("faulty", "typo"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    small = "--iterations 1 --tasks 3 --trajectories 2 --logging.wandb disabled --name run"
+    assert train([*small.split(), "--folder", str(runs), *options.split()]) in (1, 2)
+    err = capsys.readouterr().err
+    assert FAULTS[options] in err
+    assert "Traceback" not in err
+
+
+def test_a_family_without_fields_of_its_tasks_is_refused(workplace: Path, refused, monkeypatch):
+    monkeypatch.delitem(sys.modules, "fieldless", raising=False)
+    (workplace / "fieldless.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from metarl_envs.half_cheetah import HalfCheetah\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Bare(HalfCheetah):\n"
+        "    def sample_tasks(self, rng, n): ...\n"
+        "    def velocity_reward(self, velocity, tasks): ...\n"
+    )
+    said = refused(train, "--env.family", "fieldless:Bare")
+    assert "env.family fieldless:Bare: it should define task_fields" in said

@@ -231,6 +231,8 @@ def line_search(
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:
-    """norm(a - b) / norm(b), 0 where both are zero."""
-    difference = math.sqrt(dot(a - b, a - b))
-    return difference / math.sqrt(dot(b, b)) if difference > 0 else 0.0
+    """Return norm(a - b) / norm(b); 0 if both are zero, infinity if b alone is."""
+    difference, size = math.sqrt(dot(a - b, a - b)), math.sqrt(dot(b, b))
+    if difference == 0:
+        return 0.0
+    return difference / size if size else math.inf

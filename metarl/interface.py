@@ -1,0 +1,359 @@
+"""The Python interface: train, load a trained run, adapt its policy, act."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from metarl.commands.training import Fault, Training
+from metarl.core.params import Params, flatten, unflatten
+from metarl.core.processes import ALONE
+from metarl.experiment import build, evaluations, settings
+from metarl.experiment.reading import nested
+from metarl.experiment.schema import RLExperiment
+from metarl.rl.adaptation import Adaptation, of_every_task
+from metarl.rl.episodes import Episode, as_trajectories
+from metarl.rl.learner import MetaRLLearner
+from metarl.rl.rollout import make_batch
+from metarl.rl.sampler import Stream
+from metarl.runtime.errors import UserError
+from metarl.runtime.folder import RunFolder
+from metarl.runtime.record import EvaluationRecord
+from metarl.runtime.seeding import Purpose
+from metarl.runtime.sinks import read_metrics
+
+Callback = Callable[[int, Mapping[str, float]], Any]
+"""Called with the iteration and its metrics after every iteration; an exception ends training."""
+
+
+def load(path: str | Path, checkpoint: str = "last") -> "Run":
+    """Return a trained run.
+
+    Args:
+        path: its folder.
+        checkpoint: last, best, or a number of iterations.
+
+    Raises:
+        UserError: there is no run in the folder, or no such checkpoint.
+    """
+    return Run(RunFolder.open(Path(path)), checkpoint)
+
+
+def train(*configs: str | Path | Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> "Run":
+    """Train as ``metarl train`` does, and return the run.
+
+    Args:
+        configs: names or files of configs, and mappings of settings such as
+            ``{"iterations": 20, "outer.max_kl": 0.02}``; later ones win.
+        callbacks: called after every iteration; an exception of theirs ends training.
+
+    Raises:
+        UserError: a setting is not allowed, or the run's folder exists.
+    """
+    layers: list[Mapping[str, Any]] = []
+    for config in configs:
+        if isinstance(config, Mapping):
+            layers.append(nested(config.items()))
+        else:
+            layers += settings.read_layers(str(config))
+    experiment = settings.named(settings.parse(layers))
+    folder = RunFolder(Path(experiment.folder) / str(experiment.name))
+    with _own_threads():
+        learner = build.make_learner(experiment)
+        training = Training(experiment, folder, learner, ALONE, callbacks)
+        try:
+            training.run(go_on=False)
+        except Fault as fault:
+            raise fault.__cause__ or fault from None
+    return load(folder.path)
+
+
+class Run:
+    """A trained run; see ``load``.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: last, best, or a number of iterations.
+    """
+
+    def __init__(self, folder: RunFolder, checkpoint: str = "last"):
+        self.path = folder.path
+        self.config = settings.read_config(folder)
+        self._folder = folder
+        with _own_threads():
+            _, _, self.iterations, self._learner = evaluations.load(folder, self.config, checkpoint)
+
+    @property
+    def metrics(self) -> dict[str, NDArray[np.float64]]:
+        """Metrics by name, one number per logged iteration; NaN where one was not logged."""
+        rows = (
+            read_metrics(self._folder.metrics_file) if self._folder.metrics_file.is_file() else []
+        )
+        names = {name: None for row in rows for name in row}
+        return {name: np.array([row.get(name) for row in rows], dtype=float) for name in names}
+
+    @property
+    def evaluation(self) -> EvaluationRecord | None:
+        """The evaluation in its folder, if there is one."""
+        saved = self._folder.load_evaluation()
+        return saved[0] if saved else None
+
+    @property
+    def family(self) -> Any:
+        """The task family with the run's constants.
+
+        Raises:
+            UserError: the run is supervised.
+        """
+        return build.make_family(self._policy_config.env)
+
+    def make_env(
+        self, task: ArrayLike | None = None, render_mode: str | None = None
+    ) -> gymnasium.Env[Any, Any]:
+        """Return an environment of the run's family, with its constants.
+
+        Args:
+            task: [task_dim]; None: a new one at every reset.
+            render_mode: see gymnasium.
+        """
+        return build.make_env(self.family, task, render_mode)
+
+    def policy(self) -> "AdaptedPolicy":
+        """Return the meta-policy as it is before adaptation."""
+        return self._adapted(self._theta, [])
+
+    def adapt(
+        self,
+        task: ArrayLike | None = None,
+        *,
+        env: gymnasium.Env[Any, Any] | None = None,
+        episodes: Sequence[Episode] | None = None,
+        steps: int = 1,
+        trajectories: int | None = None,
+        seed: int = 0,
+    ) -> "AdaptedPolicy":
+        """Adapt the policy to a task of the family, to an environment, or to recorded episodes.
+
+        Args:
+            task: [task_dim]: trajectories are sampled in the run's own environments.
+            env: trajectories are sampled in this one, one after the other.
+            episodes: every inner step takes these.
+            steps: inner steps.
+            trajectories: per inner step; None: as many as in evaluations.
+            seed: of the trajectories.
+
+        Raises:
+            UserError: the run is supervised.
+            ValueError: not exactly one of task, env and episodes is given, or it does not fit.
+        """
+        if sum(x is not None for x in (task, env, episodes)) != 1:
+            raise ValueError("give exactly one of task, env and episodes")
+        evaluation = replace(self._policy_config.evaluation, inner_steps=steps)
+        rates = evaluation.rates(self._policy_config.inner.alpha)
+        number = trajectories or evaluation.trajectories or self._policy_config.trajectories
+        with _own_threads():
+            if task is not None:
+                return self._adapt_to_task(np.asarray(task, float), rates, number, seed)
+            return self._adapt_to_episodes(rates, number, seed, env, episodes or ())
+
+    def _adapt_to_task(
+        self, task: NDArray[np.float64], rates: list[float], number: int, seed: int
+    ) -> "AdaptedPolicy":
+        tasks = task.reshape(1, -1)
+        if tasks.shape[1] != self.family.task_dim:
+            fields = ", ".join(self.family.task_fields)
+            raise ValueError(f"a task has {self.family.task_dim} numbers ({fields}), got {task}")
+        stream = Stream(seed, Purpose.EVALUATION_ROLLOUT)
+        state = self._rl.baseline_state
+        rounds, _ = self._adaptation.sample_and_adapt(
+            self._meta, tasks, rates, number, stream, state
+        )
+        returns = [float(r.trajectories.returns.nanmean()) for r in rounds]
+        phi = {name: p[0] for name, p in rounds[-1].phi.items()}
+        return self._adapted(phi, returns)
+
+    def _adapt_to_episodes(
+        self,
+        rates: list[float],
+        number: int,
+        seed: int,
+        env: gymnasium.Env[Any, Any] | None,
+        episodes: Sequence[Episode],
+    ) -> "AdaptedPolicy":
+        adaptation, state = self._adaptation, self._rl.baseline_state
+        phi, returns = self._theta, []
+        _, alphas = adaptation.inner.split(self._meta, rates)
+        generator = torch.Generator().manual_seed(seed)
+        for alpha in alphas:
+            if env is not None:
+                actor = self._adapted(phi, [])
+                episodes = [
+                    record(actor, env, self.family.horizon, generator, seed * 1000 + n)
+                    for n in range(number)
+                ]
+            found = as_trajectories(episodes, adaptation.sampler.policy, phi)
+            returns.append(float(found.returns.mean()))
+            batch, _, _ = make_batch(
+                found, adaptation.advantage, adaptation.baseline, state, adaptation.task_map
+            )
+            phi = adaptation.step(of_every_task(phi, 1), alpha, batch)
+            phi = {name: p[0] for name, p in phi.items()}
+        return self._adapted(phi, returns)
+
+    def _adapted(self, phi: Params, returns: list[float]) -> "AdaptedPolicy":
+        with _own_threads():
+            module = build.make_policy(self._policy_config, self.family)
+        module.load_state_dict({**module.state_dict(), **phi})
+        return AdaptedPolicy(module.eval(), self.family.action_space, self._observations, returns)
+
+    @property
+    def _policy_config(self) -> RLExperiment:
+        if not isinstance(self.config, RLExperiment):
+            raise UserError(f"{self.path} is a supervised run; it has no policy")
+        return self.config
+
+    @property
+    def _rl(self) -> MetaRLLearner:
+        assert isinstance(self._learner, MetaRLLearner)
+        return self._learner
+
+    @property
+    def _adaptation(self) -> Adaptation:
+        return self._rl.evaluator.adaptation
+
+    @property
+    def _meta(self) -> Params:
+        """The meta-parameters that evaluations use."""
+        learner = self._rl
+        flat = learner.outer.evaluated(flatten(learner.meta), learner.outer_state)
+        return unflatten(flat, learner.meta)
+
+    @property
+    def _theta(self) -> Params:
+        theta, _ = self._adaptation.inner.split(self._meta, [])
+        return {name: p.detach() for name, p in theta.items()}
+
+    @property
+    def _observations(self) -> tuple[int, ...]:
+        space = build.observation_space(self._policy_config, self.family)
+        return tuple(space.shape)
+
+
+class AdaptedPolicy:
+    """A policy with the parameters of one task.
+
+    Args:
+        module: from observations [..., *observation_shape] to a distribution of actions.
+        action_space: of the environment.
+        observation_shape: shape of one observation.
+        returns: mean return of its trajectories after 0, 1, ... inner steps.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        action_space: spaces.Space[Any],
+        observation_shape: tuple[int, ...],
+        returns: Sequence[float] = (),
+    ):
+        self.module = module
+        self.action_space = action_space
+        self.observation_shape = observation_shape
+        self.returns = list(returns)
+
+    def predict(
+        self,
+        observation: ArrayLike,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """Return actions for ``env.step``.
+
+        Args:
+            observation: one observation, or many [..., *observation_shape].
+            deterministic: take the mode of the policy's distribution.
+            generator: source of random actions; None: PyTorch's own.
+
+        Raises:
+            ValueError: the observation has another shape, or is not finite.
+        """
+        found = np.asarray(observation, dtype=np.float64)
+        if found.shape[found.ndim - len(self.observation_shape) :] != self.observation_shape:
+            raise ValueError(
+                f"an observation should have shape [..., {self.observation_shape}], "
+                f"got {found.shape}"
+            )
+        if not np.isfinite(found).all():
+            raise ValueError("an observation should be finite")
+        dtype = next(self.module.parameters()).dtype
+        with torch.no_grad():
+            distribution = self.module(torch.from_numpy(found).to(dtype))
+            if deterministic:
+                action = distribution.mode()
+            else:
+                shape = (*distribution[0].shape[: found.ndim - len(self.observation_shape)],)
+                noise = torch.randn(*shape, distribution.noise_dim, generator=generator)
+                action = distribution.sample(noise.to(dtype))
+        return self._of_space(action.numpy())
+
+    def save(self, path: str | Path) -> None:
+        """Write the module's weights; ``torch.load(path, weights_only=True)`` reads them."""
+        torch.save(self.module.state_dict(), path)
+
+    def copy(self) -> "AdaptedPolicy":
+        """Return a policy whose weights are its own."""
+        module = copy.deepcopy(self.module)
+        return AdaptedPolicy(module, self.action_space, self.observation_shape, self.returns)
+
+    def _of_space(self, action: NDArray[Any]) -> Any:
+        space = self.action_space
+        if isinstance(space, spaces.Discrete):
+            numbers = action.astype(np.int64) + int(space.start)
+            return int(numbers) if numbers.ndim == 0 else numbers
+        assert isinstance(space, spaces.Box)
+        return np.clip(action, space.low, space.high).astype(space.dtype)
+
+
+def record(
+    policy: AdaptedPolicy,
+    env: gymnasium.Env[Any, Any],
+    horizon: int,
+    generator: torch.Generator,
+    seed: int,
+) -> Episode:
+    """Play one episode with random actions of the policy, at most ``horizon`` env steps long."""
+    observation, _ = env.reset(seed=seed)
+    seen = [np.asarray(observation).reshape(policy.observation_shape)]
+    done: list[NDArray[np.float64]] = []
+    rewards: list[float] = []
+    terminated = truncated = False
+    while not (terminated or truncated or len(rewards) == horizon):
+        action = policy.predict(seen[-1], deterministic=False, generator=generator)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        space = policy.action_space
+        start = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        done.append(np.asarray(action, dtype=float) - start)
+        rewards.append(float(reward))
+        seen.append(np.asarray(observation).reshape(policy.observation_shape))
+    return Episode(
+        np.stack(seen[:-1]), np.stack(done), np.array(rewards), seen[-1], bool(terminated)
+    )
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Give PyTorch its number of threads back: metarl computes with one per task."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
