@@ -8,8 +8,10 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import metarl
 from metarl.commands.main import COMMANDS
 from metarl.experiment.settings import read_settings
 
@@ -88,6 +90,32 @@ def test_other_programs_in_the_docs_compile(page: Path):
     for kind, text in blocks(page):
         if kind == "python":
             compile(text, page.name, "exec")
+
+
+def test_the_page_about_python_runs(tmp_path: Path, monkeypatch):
+    """As printed, but trained at toy size."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    small = {
+        **{"iterations": 2, "tasks": 2, "trajectories": 2, "compile": False, "env.horizon": 5},
+        **{"evaluation": {"tasks": 2, "trajectories": 2}, "logging": {"report": False}},
+        "logging.wandb": "disabled",
+    }
+    train = metarl.train
+    monkeypatch.setattr(
+        "metarl.train", lambda *configs, **kwargs: train(*configs, small, **kwargs), raising=False
+    )
+    log = {
+        "observations": np.zeros((4, 20)),
+        "actions": np.full((4, 6), 0.1),
+        "rewards": np.arange(4.0),
+        "final_observation": np.zeros(20),
+    }
+    for kind, text in blocks(ROOT / "docs" / "python.md"):
+        assert kind == "python"
+        exec(compile(text, "python.md", "exec"), dict(log))
+    assert (tmp_path / "policy.pt").is_file()
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
