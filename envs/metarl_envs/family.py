@@ -171,6 +171,10 @@ class Family(ABC):
         """Return the goal of ``task`` [task_dim], for pictures only; by default there is none."""
         return None
 
+    def optimum(self, task: Array) -> float | None:
+        """Return the largest mean return of any policy that knows ``task``; None: not known."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFamily(Family):

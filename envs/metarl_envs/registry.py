@@ -9,6 +9,7 @@ from metarl_envs.classic_control import CartPole, MountainCar, Pendulum
 from metarl_envs.family import Family, TaskFamily
 from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from metarl_envs.point import PointNavigation
+from metarl_envs.tables import Bandit, RandomMDP, TableFamily
 
 FAMILIES: dict[str, type[Family]] = {
     "point-navigation": PointNavigation,
@@ -21,12 +22,16 @@ FAMILIES: dict[str, type[Family]] = {
     "cartpole": CartPole,
     "pendulum": Pendulum,
     "mountain-car": MountainCar,
+    "bandit": Bandit,
+    "random-mdp": RandomMDP,
 }
 
 SIMULATED: dict[str, type[TaskFamily]] = {
-    name: family for name, family in FAMILIES.items() if issubclass(family, TaskFamily)
+    name: family
+    for name, family in FAMILIES.items()
+    if issubclass(family, TaskFamily) and not issubclass(family, TableFamily)
 }
-"""Those that are gymnasium environments by ``TaskEnv``; the others are made by gymnasium."""
+"""The families of bodies that move."""
 
 
 def find_family(name: str) -> type[Family]:
@@ -49,10 +54,11 @@ def find_family(name: str) -> type[Family]:
     return found
 
 
-for _name, _family in SIMULATED.items():
-    gymnasium.register(
-        id=f"metarl/{_family.__name__}-v0",
-        entry_point="metarl_envs.single:TaskEnv",
-        vector_entry_point="metarl_envs.vector:TaskVectorEnv",
-        kwargs={"family": _name},
-    )
+for _name, _family in FAMILIES.items():
+    if issubclass(_family, TaskFamily):  # the others are gymnasium's already
+        gymnasium.register(
+            id=f"metarl/{_family.__name__}-v0",
+            entry_point="metarl_envs.single:TaskEnv",
+            vector_entry_point="metarl_envs.vector:TaskVectorEnv",
+            kwargs={"family": _name},
+        )

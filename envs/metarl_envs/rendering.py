@@ -165,7 +165,8 @@ RENDERERS: dict[type, type[Renderer]] = {
 
 def render_metadata(batch: BatchedEnv) -> dict[str, Any]:
     """Return the render modes and frame rate for gymnasium's ``metadata``."""
-    modes = RENDERERS[type(batch.simulator)].modes
+    renderer = RENDERERS.get(type(batch.simulator))
+    modes = renderer.modes if renderer else ()
     return {"render_modes": list(modes), "render_fps": batch.family.render_fps}
 
 
@@ -177,7 +178,9 @@ def make_renderer(batch: BatchedEnv, mode: str | None, width: int, height: int) 
     """
     if mode is None:
         return None
-    renderer = RENDERERS[type(batch.simulator)]
+    renderer = RENDERERS.get(type(batch.simulator))
+    if renderer is None:
+        raise ValueError(f"{type(batch.family).__name__} is not drawn: render_mode must be None")
     if mode not in renderer.modes:
         raise ValueError(
             f"render_mode of {type(batch.family).__name__} must be None or one of "

@@ -16,14 +16,16 @@ from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.sinks import read_metrics
 
 Rows = list[list[str]]
+FIELDS = 5  # of a task, that are listed
 
 
 def families() -> Rows:
     """Task families, ``--env.family``."""
     rows = [["family", "task", "horizon", ""]]
     for name, family in registries.FAMILIES.items():
-        horizon = str(family.__dataclass_fields__["horizon"].default)
-        rows.append([name, ", ".join(family.task_fields), horizon, _first_line(family)])
+        made = family()
+        fields = ", ".join(made.task_fields[:FIELDS]) + ", ..." * (made.task_dim > FIELDS)
+        rows.append([name, fields, str(made.horizon), _first_line(family)])
     return rows
 
 

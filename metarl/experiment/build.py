@@ -101,7 +101,7 @@ def held_out_tasks(config: RLExperiment) -> TaskFile | None:
     path = task_file_path(config)
     if path is None:
         return None
-    file = read_task_file(path, FAMILY.find(config.env)[0].task_fields)
+    file = read_task_file(path, make_family(config.env).task_fields)
     method = config.evaluation.published.method
     if file.published and method not in ("", *UNADAPTED, *file.published):
         raise UserError(

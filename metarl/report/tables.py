@@ -49,8 +49,17 @@ def protocol(view: RunView) -> str:
             data = f"{ways}-way {data} of every class"
     return (
         f"{taken.tasks} held-out tasks{where}, {data}; mean {view.measure} with 95 % interval "
-        f"(Student's t over tasks){chosen}{elsewhere(view)}"
+        f"(Student's t over tasks){chosen}{_optimum(view)}{elsewhere(view)}"
     )
+
+
+def _optimum(view: RunView) -> str:
+    """Return the mean return of policies that know their tasks, where the family knows it."""
+    if view.family is None:
+        return ""
+    best = [view.family.optimum(np.array(task)) for task in view.evaluation.tasks]
+    known = [value for value in best if value is not None]
+    return f"; optimum {number(view, float(np.mean(known)))}" if known else ""
 
 
 def elsewhere(view: RunView) -> str:
