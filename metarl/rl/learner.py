@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
+from torch import Tensor
 
 from metarl.core.algorithms import InnerConfig
 from metarl.core.outer.step import Objective, OuterStep
@@ -117,11 +118,7 @@ class MetaRLLearner:
             objective = self.objective(support, query, iteration)
             self._require_policy_fits_its_samples(objective)
             theta, state, stats = self.outer.step(objective, flatten(self.meta), self.outer_state)
-            if not torch.isfinite(theta).all():
-                name = type(self.outer).__name__
-                raise UserError(
-                    f"iteration {iteration}: {name} gave parameters that are not finite"
-                )
+            self._require_still_finite(theta, iteration)
             theta, self.outer_state = tree_map(self.processes.leading, (theta, state))
             self.meta = {name: p.clone() for name, p in unflatten(theta, self.meta).items()}
         return self._metrics(rounds, inner, stats)
@@ -175,6 +172,12 @@ class MetaRLLearner:
                 "draws no random numbers, treats every observation on its own, and that its "
                 "distribution's log_prob fits its sample"
             )
+
+    def _require_still_finite(self, theta: Tensor, iteration: int) -> None:
+        """Raise UserError where an outer step lost a theta that was finite."""
+        if torch.isfinite(flatten(self.meta)).all() and not torch.isfinite(theta).all():
+            name = type(self.outer).__name__
+            raise UserError(f"iteration {iteration}: {name} gave parameters that are not finite")
 
     def _metrics(
         self, rounds: Sequence[Sampled], inner: Mapping[str, float], stats: Mapping[str, Any]

@@ -33,7 +33,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("initial states", BatchedEnv, "reset"),
     ("rest of the sampler", Sampler, "collect"),
     ("baseline and GAE", metarl.rl.adaptation, "make_batch"),
-    ("adaptation", Adaptation, "_inner_step"),
+    ("adaptation", Adaptation, "step"),
     ("rest of the update", TrustRegion, "step"),
     ("logging", JsonlSink, "log"),
     ("rest of the iteration", MetaRLLearner, "iterate"),

@@ -16,7 +16,8 @@ from metarl.rl.losses import surrogate_and_kl
 from metarl.rl.sampler import Stream
 from metarl.runtime.scores import from_npz, paired_differences, to_npz
 from metarl.runtime.seeding import Purpose, generator
-from metarl_envs import FAMILIES, BatchedEnv
+from metarl_envs import BatchedEnv
+from metarl_envs.registry import SIMULATED
 
 
 def toy(family: str = "point-navigation", horizon: int = 10, **settings) -> MetaRLLearner:
@@ -35,7 +36,7 @@ def toy(family: str = "point-navigation", horizon: int = 10, **settings) -> Meta
 
 
 @pytest.mark.parametrize("mean_actions", [False, True])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_recorded_episodes_are_those_that_were_scored(name: str, mean_actions: bool):
     """The family's own reward functions give, for the recorded states, the recorded returns."""
     protocol = PolicyEvaluationConfig(
@@ -213,7 +214,7 @@ def test_without_inner_steps_an_iteration_samples_once_and_improves():
     assert learner.evaluate(1).inner_rates == [0.1, 0.05]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_the_oracle_sees_the_task_and_nothing_else_changes(name: str):
     family = make_family({"family": name})
     tasks = family.sample_tasks(np.random.default_rng(0), 2)

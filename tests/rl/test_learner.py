@@ -48,7 +48,8 @@ from metarl.rl.rollout import (
 )
 from metarl.rl.sampler import Sampler, Stream
 from metarl.runtime.seeding import Purpose, generator
-from metarl_envs import FAMILIES, BatchedEnv
+from metarl_envs import BatchedEnv
+from metarl_envs.registry import SIMULATED
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 
@@ -105,7 +106,7 @@ def task(tree, index: int):
 # --- sampler
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SIMULATED)
 def test_every_task_gets_exactly_n_trajectories_of_its_own_policy(family: str) -> None:
     learner = toy_learner(family)
     support, _ = sampled(learner)
@@ -659,7 +660,7 @@ def test_training_is_compiled_and_evaluations_are_not() -> None:
     support, query = sampled(plain)
     (rate,) = plain.adaptation.inner.split(plain.meta, [0.1])[1]
     for learner in (plain, compiled):
-        phi = learner.adaptation._inner_step(theta_of(learner, 4), rate, support.batch)
+        phi = learner.adaptation.step(theta_of(learner, 4), rate, support.batch)
         objective = learner.objective([support.batch], query.batch)
         theta, _, stats = learner.outer.step(objective, flatten(learner.meta), ())
         results.append((phi, theta, stats["kl"]))
@@ -693,10 +694,10 @@ def test_compiled_inner_steps_are_those_before(algorithm: str, loss: str, chunk_
     learner = toy_learner(inner=config, compile=True, chunk_size=chunk_size)
     support = sampled(learner)[0].batch
     phi = expected = theta_of(learner, 4)
-    plain = learner._evaluation.adaptation
+    plain = learner.evaluator.adaptation
     for rate in learner.adaptation.inner.split(learner.meta, config.alphas)[1]:
-        phi = learner.adaptation._inner_step(phi, rate, support)
-        expected = plain._inner_step(expected, rate, support)
+        phi = learner.adaptation.step(phi, rate, support)
+        expected = plain.step(expected, rate, support)
     (program,) = learner.adaptation.task_map._programs.values()
     assert made(program) == 1, "theta and phi have one layout"
     for name, p in expected.items():

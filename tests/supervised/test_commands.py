@@ -45,7 +45,7 @@ BAD_SETTINGS = [
     ("--inner.algorithm maml2", "should be one of maml, fomaml, reptile, anil, meta-sgd, got"),
     ("--outer.max_kl 0.1", "outer.max_kl is not a setting"),
     ("--evaluation.tests [5shot]", "evaluation.tests should have K-shot or K-shot half-range"),
-    ("--model.name resnet", "there are mlp, conv, dense, or package.module:NAME of your own"),
+    ("--model.name resnet", "there are mlp, conv, dense, package.module:NAME of your own"),
     (
         "--model.name no.such:thing",
         "model.name no.such:thing does not import: ModuleNotFoundError: No module named 'no'",
