@@ -11,7 +11,7 @@ from metarl.experiment.checking import REQUIRED, Setting, arguments, leaves, mak
 from metarl.experiment.plugins import Check, class_with, find, function_of, subclass_of
 from metarl.rl.baselines import Baseline, LinearFeatureBaseline
 from metarl.rl.losses import INNER_LOSSES
-from metarl.rl.policies import categorical_cnn, categorical_mlp, gaussian_mlp, tanh_gaussian_mlp
+from metarl.rl.policies import CategoricalCNN, CategoricalMLP, GaussianMLP, TanhGaussianMLP
 from metarl.runtime.errors import UserError
 from metarl.supervised.fewshot import FewShotConfig
 from metarl.supervised.glyphs import Glyphs
@@ -29,10 +29,10 @@ SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
 OUTER_STEPS: dict[str, type[OuterStep]] = {"trpo": TrustRegion, "adam": Adam}
 BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline}
 POLICIES: dict[str, Any] = {
-    "gaussian-mlp": gaussian_mlp,
-    "tanh-gaussian-mlp": tanh_gaussian_mlp,
-    "categorical-mlp": categorical_mlp,
-    "categorical-cnn": categorical_cnn,
+    "gaussian-mlp": GaussianMLP,
+    "tanh-gaussian-mlp": TanhGaussianMLP,
+    "categorical-mlp": CategoricalMLP,
+    "categorical-cnn": CategoricalCNN,
 }
 
 POLICY_ARGUMENTS = 2  # of the function that makes one: the spaces, which are not settings

@@ -58,10 +58,10 @@ OPTIONS = [
 
 
 @pytest.fixture
-def mine(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    (workplace / "mine.py").write_text(MINE)
-    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
-    return ["--env.family", "mine:PoleLength", *OPTIONS]
+def poles(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    (workplace / "poles.py").write_text(MINE)
+    monkeypatch.delitem(__import__("sys").modules, "poles", raising=False)
+    return ["--env.family", "poles:PoleLength", *OPTIONS]
 
 
 def numbers(run: Path) -> list[dict[str, float]]:
@@ -76,9 +76,9 @@ def numbers(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_a_users_environment_trains_alike_in_any_number_of_processes(mine: list[str], capsys):
-    assert train([*mine, "--name", "alone"]) == 0
-    assert train([*mine, "--name", "two", "--workers", "2"]) == 0
+def test_a_users_environment_trains_alike_in_any_number_of_processes(poles: list[str], capsys):
+    assert train([*poles, "--name", "alone"]) == 0
+    assert train([*poles, "--name", "two", "--workers", "2"]) == 0
     alone, two = Path("runs/alone"), Path("runs/two")
     assert numbers(alone) == numbers(two)
     scores = [json.loads((run / "evaluation.json").read_text())["scores"] for run in (alone, two)]
@@ -88,9 +88,9 @@ def test_a_users_environment_trains_alike_in_any_number_of_processes(mine: list[
     assert row["outer/kl"] >= 0
 
 
-def test_evaluate_report_and_resume_work_on_it(mine: list[str], capsys):
-    assert train([*mine, "--name", "whole"]) == 0
-    assert train([*mine, "--name", "part", "--iterations", "2"]) == 0
+def test_evaluate_report_and_resume_work_on_it(poles: list[str], capsys):
+    assert train([*poles, "--name", "whole"]) == 0
+    assert train([*poles, "--name", "part", "--iterations", "2"]) == 0
     assert train(["--resume", "runs/part", "--iterations", "3", "--workers", "2"]) == 0
     assert numbers(Path("runs/part")) == numbers(Path("runs/whole"))
     assert evaluate(["runs/part"]) == 0
@@ -98,16 +98,16 @@ def test_evaluate_report_and_resume_work_on_it(mine: list[str], capsys):
     assert "<video" not in Path("runs/part/report.html").read_text()
 
 
-def test_a_set_task_that_changes_nothing_is_warned_of(mine: list[str], capsys):
-    arguments = ["mine:Forgetful" if word == "mine:PoleLength" else word for word in mine]
+def test_a_set_task_that_changes_nothing_is_warned_of(poles: list[str], capsys):
+    arguments = ["poles:Forgetful" if word == "poles:PoleLength" else word for word in poles]
     assert train([*arguments, "--name", "same"]) == 0
-    assert "mine:Forgetful: two tasks gave equal episodes" in capsys.readouterr().err
-    assert train([*mine, "--name", "different"]) == 0
+    assert "poles:Forgetful: two tasks gave equal episodes" in capsys.readouterr().err
+    assert train([*poles, "--name", "different"]) == 0
     assert "equal episodes" not in capsys.readouterr().err
 
 
-def test_a_worker_that_dies_costs_no_more_than_the_last_checkpoint(mine: list[str], capsys):
-    arguments = ["mine:Mortal" if word == "mine:PoleLength" else word for word in mine]
+def test_a_worker_that_dies_costs_no_more_than_the_last_checkpoint(poles: list[str], capsys):
+    arguments = ["poles:Mortal" if word == "poles:PoleLength" else word for word in poles]
     assert train([*arguments, "--name", "run", "--workers", "1"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "WorkerError: worker process" in error
@@ -116,9 +116,9 @@ def test_a_worker_that_dies_costs_no_more_than_the_last_checkpoint(mine: list[st
     assert len(numbers(Path("runs/run"))) == 3
 
 
-def test_a_policy_of_other_actions_is_refused(mine: list[str], refused, workplace: Path):
+def test_a_policy_of_other_actions_is_refused(poles: list[str], refused, workplace: Path):
     before = set(workplace.rglob("*"))
-    said = refused(train, *mine, "--policy.name", "gaussian-mlp")
+    said = refused(train, *poles, "--policy.name", "gaussian-mlp")
     assert "policy.name gaussian-mlp: " in said
     assert "use categorical-mlp" in said
     assert set(workplace.rglob("*")) - before == set()

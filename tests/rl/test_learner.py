@@ -39,7 +39,7 @@ from metarl.rl.losses import (
     surrogate_and_kl,
 )
 from metarl.rl.objective import AdaptedTask, for_curvature
-from metarl.rl.policies import gaussian_mlp
+from metarl.rl.policies import GaussianMLP
 from metarl.rl.rollout import (
     AdvantageConfig,
     Trajectories,
@@ -829,7 +829,7 @@ def test_choices_of_the_config_are_the_rows_of_the_tables() -> None:
     hints = get_type_hints(PolicyInnerConfig)
     # Reptile has no query set, and so no surrogate for a trust region.
     assert set(get_args(hints["algorithm"])) == set(ALGORITHMS) - {"reptile"}
-    assert set(get_args(get_type_hints(gaussian_mlp)["activation"])) == set(ACTIVATIONS)
+    assert set(get_args(get_type_hints(GaussianMLP.__init__)["activation"])) == set(ACTIVATIONS)
 
 
 def test_update_stays_in_the_trust_region_and_improves_the_surrogate() -> None:

@@ -10,13 +10,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from metarl.core.params import Functional, parameters_of
 from metarl.rl.distributions import Gaussian
-from metarl.rl.policies import (
-    GaussianMLP,
-    categorical_cnn,
-    categorical_mlp,
-    gaussian_mlp,
-    tanh_gaussian_mlp,
-)
+from metarl.rl.policies import CategoricalCNN, CategoricalMLP, GaussianMLP, TanhGaussianMLP
 
 
 def reference(gaussian: Gaussian) -> Independent:
@@ -32,8 +26,13 @@ def test_log_prob_and_kl_equal_torch_distributions() -> None:
     assert torch.equal(a.kl(a), torch.zeros(7).double())
 
 
+def seeded(seed: int, **settings) -> GaussianMLP:
+    torch.manual_seed(seed)
+    return GaussianMLP(VECTOR, CONTROL, **settings)
+
+
 def test_policy_starts_with_the_given_std_and_weights_of_the_seed() -> None:
-    policy, same, other = (GaussianMLP(4, 2, (8, 8), init_std=0.5, seed=s) for s in (1, 1, 2))
+    policy, same, other = (seeded(s, hidden_sizes=[8, 8], init_std=0.5) for s in (1, 1, 2))
     gaussian = policy(torch.randn(5, 6, 4))
     assert gaussian.mean.shape == gaussian.log_std.shape == (5, 6, 2)
     torch.testing.assert_close(gaussian.log_std.exp(), torch.full((5, 6, 2), 0.5))
@@ -43,7 +42,7 @@ def test_policy_starts_with_the_given_std_and_weights_of_the_seed() -> None:
 
 
 def test_std_is_clamped_inside_the_forward_pass() -> None:
-    module = GaussianMLP(4, 2, min_std=1e-3)
+    module = seeded(0, min_std=1e-3)
     params = parameters_of(module) | {"log_std": torch.full((2,), -50.0)}
     gaussian = Functional(module)(params, torch.randn(3, 4))
     torch.testing.assert_close(gaussian.log_std, torch.full((3, 2), math.log(1e-3)))
@@ -56,10 +55,10 @@ CONTROL, CHOICE = spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
 @pytest.mark.parametrize(
     ("make", "observations", "actions"),
     [
-        (gaussian_mlp, VECTOR, CONTROL),
-        (tanh_gaussian_mlp, VECTOR, CONTROL),
-        (categorical_mlp, VECTOR, CHOICE),
-        (categorical_cnn, IMAGE, CHOICE),
+        (GaussianMLP, VECTOR, CONTROL),
+        (TanhGaussianMLP, VECTOR, CONTROL),
+        (CategoricalMLP, VECTOR, CHOICE),
+        (CategoricalCNN, IMAGE, CHOICE),
     ],
 )
 def test_a_policy_treats_every_observation_on_its_own(make, observations, actions) -> None:
@@ -76,10 +75,10 @@ def test_a_policy_treats_every_observation_on_its_own(make, observations, action
 @pytest.mark.parametrize(
     ("make", "observations", "actions", "said"),
     [
-        (gaussian_mlp, VECTOR, CHOICE, r"got Discrete\(3\); use categorical-mlp"),
-        (gaussian_mlp, IMAGE, CONTROL, "for vectors of numbers"),
-        (categorical_mlp, VECTOR, CONTROL, "for discrete actions, got .*; use gaussian-mlp"),
-        (categorical_cnn, VECTOR, CHOICE, "for images"),
+        (GaussianMLP, VECTOR, CHOICE, r"got Discrete\(3\); use categorical-mlp"),
+        (GaussianMLP, IMAGE, CONTROL, "for vectors of numbers"),
+        (CategoricalMLP, VECTOR, CONTROL, "for discrete actions, got .*; use gaussian-mlp"),
+        (CategoricalCNN, VECTOR, CHOICE, "for images"),
     ],
 )
 def test_a_policy_of_other_spaces_is_refused(make, observations, actions, said) -> None:
