@@ -240,6 +240,7 @@ DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
     "outer/hvp_error": ("relative error of the HVP", "log"),
     "baseline/explained_variance_before": ("explained variance of the baseline", "linear"),
     "policy/std": ("policy std", "linear"),
+    "policy/entropy": ("policy entropy, nats", "linear"),
     "inner/gradient_norm": ("norm of the inner gradient", "linear"),
 }
 
@@ -259,6 +260,8 @@ def diagnostics(view: RunView) -> Figure:
         panels.pop("outer/loss_before", None)
     is_trpo = {"outer/kl", "outer/backtrack"} <= logged  # its gradient says little beside the rest
     hidden = NOT_DRAWN | ({"outer/gradient_norm"} if is_trpo else set())
+    if np.isfinite(series["policy/std"]).any():
+        hidden |= {"policy/entropy"}  # it says the same
     panels = {
         name: panel
         for name, panel in panels.items()
@@ -266,7 +269,7 @@ def diagnostics(view: RunView) -> Figure:
     }
     rows = math.ceil(len(panels) / PANELS_IN_A_ROW)
     figure = Figure(figsize=(9.6, 2.2 * rows))
-    grid = figure.subplots(rows, PANELS_IN_A_ROW, squeeze=False).flat
+    grid = [*figure.subplots(rows, PANELS_IN_A_ROW, squeeze=False).flat]
     iterations = view.series("iteration") + 1
     for axes, (name, (title, scale)) in zip(grid, panels.items(), strict=False):
         known = np.isfinite(series[name])
@@ -281,6 +284,6 @@ def diagnostics(view: RunView) -> Figure:
             axes.axhline(limit, color=INK, linestyle="--")
             axes.set_ylim(0, 1.2 * limit)
         axes.set_xlabel("iteration")
-    for axes in [*grid][len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.remove()
     return figure
