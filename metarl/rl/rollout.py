@@ -117,17 +117,20 @@ def make_batch(
         discounts * mask,
     )
     explained = torch.func.vmap(explained_variance)(values, targets, mask)
-    return pack(batch, BUCKETS if task_map.compiled else None), explained, state
+    # The longest task of all processes: a sum's last bit depends on the size of its array.
+    longest = int(task_map.processes.gather(mask.sum((1, 2))[:, None]).max())
+    return pack(batch, BUCKETS if task_map.compiled else None, longest), explained, state
 
 
-def pack(batch: Transitions, buckets: int | None = None) -> Transitions:
+def pack(batch: Transitions, buckets: int | None = None, longest: int = 0) -> Transitions:
     """Move the valid ones of a batch's [M, N, T] env steps to the front and cut the rest off.
 
     Args:
         buckets: number of different sizes to cut to; a program is compiled for each.
+        longest: keep at least this number of env steps per task.
     """
     flat = tree_map(lambda x: x.flatten(1, 2), batch)
-    size, full = int(flat.mask.sum(1).max()), flat.mask.shape[1]
+    size, full = max(int(flat.mask.sum(1).max()), longest), flat.mask.shape[1]
     if size == full:
         return flat
     order = torch.argsort(flat.mask, dim=1, descending=True, stable=True)[:, : max(size, 1)]

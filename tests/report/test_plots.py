@@ -77,6 +77,7 @@ def metric_rows(iterations=4, **values):
         "outer/hvp_error": 1e-3 / (i + 1),
         "baseline/explained_variance_before": 0.1 * i,
         "policy/std": 0.9**i,
+        "policy/entropy": 1 - 0.1 * i,
         "inner/gradient_norm": 2.0 - 0.1 * i,
     }
     rows |= {name.replace("__", "/"): series for name, series in values.items()}
@@ -641,7 +642,7 @@ def test_missing_metrics_are_left_out():
     x, y = panels["outer/hvp_error"].lines[0].get_data()  # a logarithmic axis has no place for 0
     np.testing.assert_array_equal([x, y], [[1, 4], [1e-3, 1]])
     np.testing.assert_array_equal(panels["outer/improvement"].lines[0].get_xdata(), [1, 3, 4])
-    assert panels.keys() == DIAGNOSTICS.keys() - {"inner/gradient_norm"}
+    assert panels.keys() == DIAGNOSTICS.keys() - {"inner/gradient_norm", "policy/entropy"}
 
 
 def test_metrics_are_called_as_learners_call_them():

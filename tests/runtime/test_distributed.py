@@ -234,6 +234,22 @@ def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
     assert (run / "episodes.npz").read_bytes() == (runs / "whole/episodes.npz").read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_two_processes_train_as_one_where_episodes_end_early(
+    toy, start, script, assert_same_outcome, runs: Path
+):
+    """Tasks of one process may have more env steps than those of the other."""
+    pole = [
+        *("--env.family", "cartpole", "--env.horizon", "40", "--policy.name", "categorical-mlp"),
+        *("--tasks", "5", "--evaluation.tasks", "4", "--iterations", "3"),
+    ]
+    process = start(*TORCHRUN, "2", script("train"), *toy("run", *pole), OMP_NUM_THREADS="1")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert train(toy("whole", *pole)) == 0
+    assert_same_outcome(runs / "run", runs / "whole")
+
+
 # --- two machines
 
 
