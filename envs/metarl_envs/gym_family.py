@@ -98,14 +98,15 @@ class GymFamily(Family):
             ValueError: it has another shape.
         """
         space, _ = self.native_spaces
-        found = np.asarray(observation) if isinstance(space, spaces.Box) else observation
-        if isinstance(space, spaces.Box) and found.shape != space.shape:
+        if not isinstance(space, spaces.Box):
+            return np.asarray(spaces.utils.flatten(space, observation))
+        found = np.asarray(observation)
+        if found.shape != space.shape:
             raise ValueError(
                 f"{type(self).__name__}: an observation has shape {found.shape}, "
                 f"but its space says {space.shape}"
             )
-        flat: Any = spaces.utils.flatten(space, found) if self.flatten else found
-        return np.asarray(flat)
+        return found.reshape(-1) if self.flatten else found
 
     def tells_tasks_apart(self) -> bool:
         """Return whether two tasks give different episodes under equal seeds and actions.
