@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from metarl.commands.training import Fault, Training
-from metarl.core.params import Params, flatten, unflatten
+from metarl.core.params import Params
 from metarl.core.processes import ALONE
 from metarl.experiment import build, evaluations, settings
 from metarl.experiment.reading import nested
@@ -107,7 +108,7 @@ class Run:
         saved = self._folder.load_evaluation()
         return saved[0] if saved else None
 
-    @property
+    @cached_property
     def family(self) -> Any:
         """The task family with the run's constants.
 
@@ -175,7 +176,7 @@ class Run:
         stream = Stream(seed, Purpose.EVALUATION_ROLLOUT)
         state = self._rl.baseline_state
         rounds, _ = self._adaptation.sample_and_adapt(
-            self._meta, tasks, rates, number, stream, state
+            self._rl.evaluated_meta, tasks, rates, number, stream, state
         )
         returns = [float(r.trajectories.returns.nanmean()) for r in rounds]
         phi = {name: p[0] for name, p in rounds[-1].phi.items()}
@@ -191,7 +192,7 @@ class Run:
     ) -> "AdaptedPolicy":
         adaptation, state = self._adaptation, self._rl.baseline_state
         phi, returns = self._theta, []
-        _, alphas = adaptation.inner.split(self._meta, rates)
+        _, alphas = adaptation.inner.split(self._rl.evaluated_meta, rates)
         generator = torch.Generator().manual_seed(seed)
         for alpha in alphas:
             if env is not None:
@@ -210,8 +211,7 @@ class Run:
         return self._adapted(phi, returns)
 
     def _adapted(self, phi: Params, returns: list[float]) -> "AdaptedPolicy":
-        with _own_threads():
-            module = build.make_policy(self._policy_config, self.family)
+        module = build.make_policy(self._policy_config, self.family)
         module.load_state_dict({**module.state_dict(), **phi})
         return AdaptedPolicy(module.eval(), self.family.action_space, self._observations, returns)
 
@@ -231,15 +231,8 @@ class Run:
         return self._rl.evaluator.adaptation
 
     @property
-    def _meta(self) -> Params:
-        """The meta-parameters that evaluations use."""
-        learner = self._rl
-        flat = learner.outer.evaluated(flatten(learner.meta), learner.outer_state)
-        return unflatten(flat, learner.meta)
-
-    @property
     def _theta(self) -> Params:
-        theta, _ = self._adaptation.inner.split(self._meta, [])
+        theta, _ = self._adaptation.inner.split(self._rl.evaluated_meta, [])
         return {name: p.detach() for name, p in theta.items()}
 
     @property
@@ -335,12 +328,12 @@ def record(
     seen = [np.asarray(observation).reshape(policy.observation_shape)]
     done: list[NDArray[np.float64]] = []
     rewards: list[float] = []
+    space = policy.action_space
+    start = int(space.start) if isinstance(space, spaces.Discrete) else 0
     terminated = truncated = False
     while not (terminated or truncated or len(rewards) == horizon):
         action = policy.predict(seen[-1], deterministic=False, generator=generator)
         observation, reward, terminated, truncated, _ = env.step(action)
-        space = policy.action_space
-        start = int(space.start) if isinstance(space, spaces.Discrete) else 0
         done.append(np.asarray(action, dtype=float) - start)
         rewards.append(float(reward))
         seen.append(np.asarray(observation).reshape(policy.observation_shape))

@@ -1,5 +1,6 @@
 """Bernoulli bandits and random Markov decision processes (Duan et al. 2016, section 4)."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,8 +44,8 @@ class TableFamily(TaskFamily):
     threaded = False
 
     @property
-    def number_of_actions(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def number_of_actions(self) -> int: ...
 
     @property
     def action_space(self) -> "spaces.Discrete":

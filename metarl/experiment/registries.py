@@ -35,16 +35,25 @@ POLICIES: dict[str, Any] = {
     "categorical-cnn": CategoricalCNN,
 }
 
-POLICY_ARGUMENTS = 2  # of the function that makes one: the spaces, which are not settings
-
 
 class Group:
-    """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``."""
+    """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``.
 
-    def __init__(self, where: str, key: str, registry: Mapping[str, Any], check: Check):
+    Args:
+        where: the group's path.
+        key: the setting that has the name.
+        registry: what metarl has by name.
+        check: of what a user's own name stands for.
+        skip: number of its first arguments that are not settings.
+    """
+
+    def __init__(
+        self, where: str, key: str, registry: Mapping[str, Any], check: Check, skip: int = 0
+    ):
         self.where = where
         self.key = key
-        self.registry = registry
+        self.skip = skip
+        self._registry = registry
         self._check = check
 
     def find(self, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -54,7 +63,7 @@ class Group:
             UserError: the name is unknown, does not import or is of the wrong kind.
         """
         where = f"{self.where}.{self.key}"
-        found = find(where, settings.get(self.key), self.registry, self._check)
+        found = find(where, settings.get(self.key), self._registry, self._check)
         return found, {k: v for k, v in settings.items() if k != self.key}
 
     def make(self, settings: dict[str, Any]) -> Any:
@@ -70,33 +79,27 @@ class Group:
         """Return the group with all settings written out."""
         return {self.key: settings[self.key], **dataclasses.asdict(self.make(settings))}
 
+    def leaves(self, settings: Any) -> dict[str, Setting]:
+        """Return the settings by path, the name first; the name only if it is unknown."""
+        name = settings.get(self.key) if isinstance(settings, dict) else None
+        meaning = f"{', '.join(self._registry)}, or package.module:Name"
+        found = {f"{self.where}.{self.key}": Setting(str, name, meaning)}
+        try:
+            kind, _ = self.find({self.key: name})
+        except UserError:  # raised again where the group is made
+            return found
+        if kind in IMAGES.values():
+            found |= leaves(FewShotConfig, self.where)
+        return found | leaves(kind, self.where, self.skip)
+
 
 FAMILY = Group("env", "family", FAMILIES, subclass_of(Family, needs=["task_fields"]))
 OUTER = Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
 BASELINE = Group("baseline", "name", BASELINES, subclass_of(Baseline))
-POLICY = Group("policy", "name", POLICIES, function_of("observation_space", "action_space"))
+SPACES = ("observation_space", "action_space")  # that a policy is made from, which are not settings
+POLICY = Group("policy", "name", POLICIES, function_of(*SPACES), skip=len(SPACES))
 SOURCE = Group("data", "source", SOURCES, class_with("task_fields", "input_shape", "draw"))
 GROUPS = {group.where: group for group in (FAMILY, SOURCE, POLICY, OUTER, BASELINE)}
-
-
-def group_leaves(where: str, settings: Any) -> dict[str, Setting]:
-    """Return the settings of a named group by path, its name first; of its name only if that is
-    unknown.
-    """
-    group = GROUPS[where]
-    name = settings.get(group.key) if isinstance(settings, dict) else None
-    found = {
-        f"{where}.{group.key}": Setting(
-            str, name, f"{', '.join(group.registry)}, or package.module:Name"
-        )
-    }
-    try:
-        kind, _ = group.find({group.key: name})
-    except UserError:  # raised again where the group is made
-        return found
-    if kind in IMAGES.values():
-        found |= leaves(FewShotConfig, where)
-    return found | leaves(kind, where, POLICY_ARGUMENTS if group is POLICY else 0)
 
 
 def make_family(env: dict[str, Any]) -> Family:
@@ -130,9 +133,9 @@ def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
         UserError: it is unknown, or a setting is, or a value is not allowed.
     """
     function, values = POLICY.find(policy)
-    settings = settings_of(function, POLICY_ARGUMENTS)
+    settings = settings_of(function, POLICY.skip)
     defaults = {name: s.default for name, s in settings.items() if s.default is not REQUIRED}
-    given = arguments(function, values, "policy", POLICY_ARGUMENTS)
+    given = arguments(function, values, "policy", POLICY.skip)
     return {"name": policy["name"], **defaults, **given}
 
 

@@ -13,7 +13,7 @@ from metarl.experiment import build, plugins
 from metarl.experiment.checking import Setting, leaves, make
 from metarl.experiment.configs import read_layers
 from metarl.experiment.reading import Word, merged, nested, read_mapping, read_words
-from metarl.experiment.registries import GROUPS, group_leaves
+from metarl.experiment.registries import GROUPS
 from metarl.experiment.schema import Experiment, fixed_settings, plain, schema_of, to_yaml
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
@@ -127,8 +127,7 @@ def known_settings(schema: type[Experiment], values: Mapping[str, Any]) -> dict[
     """Return all settings by path; those of a named group are of what ``values`` names."""
     found: dict[str, Setting] = {}
     for path, setting in leaves(schema).items():
-        group = values.get(path)
-        found |= group_leaves(path, group) if path in GROUPS else {path: setting}
+        found |= GROUPS[path].leaves(values.get(path)) if path in GROUPS else {path: setting}
     return found
 
 

@@ -153,17 +153,16 @@ def require_comparable(views: Sequence[RunView]) -> None:
     """Raise UserError unless all runs were evaluated in the same way on the same tasks."""
     first = views[0]
     for view in views[1:]:
-        one, other = as_plain(first.evaluation), as_plain(view.evaluation)
-        for key in ("problem", "protocol"):
-            if difference := first_difference(_comparable(other[key]), _comparable(one[key]), key):
-                raise UserError(
-                    f"{view.name} and {first.name} cannot be compared: they were evaluated with "
-                    f"different settings: {difference}"
-                )
+        one, other = (_comparable(each.evaluation) for each in (first, view))
+        if difference := first_difference(other, one):
+            raise UserError(
+                f"{view.name} and {first.name} cannot be compared: they were evaluated with "
+                f"different settings: {difference}"
+            )
 
 
-def _comparable(protocol: Any) -> Any:
-    """Every run may adapt with inner rates of its own."""
-    if not isinstance(protocol, dict):
-        return protocol
-    return {k: v for k, v in protocol.items() if k not in ("inner_rates", "candidates")}
+def _comparable(evaluation: EvaluationRecord) -> dict[str, Any]:
+    """The settings that must be equal: every run may adapt with inner rates of its own."""
+    settings = as_plain(evaluation.protocol)
+    protocol = {k: v for k, v in settings.items() if k not in ("inner_rates", "candidates")}
+    return {"problem": evaluation.problem, "protocol": protocol}

@@ -214,8 +214,13 @@ class MetaRLLearner:
 
     def evaluate(self, iteration: int) -> PolicyEvaluation:
         """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
+        return self.evaluator.run(self.evaluated_meta, self.baseline_state)
+
+    @property
+    def evaluated_meta(self) -> Params:
+        """The meta-parameters that evaluations use: theta, or the outer step's average of it."""
         evaluated = self.outer.evaluated(flatten(self.meta), self.outer_state)
-        return self.evaluator.run(unflatten(evaluated, self.meta), self.baseline_state)
+        return unflatten(evaluated, self.meta)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs besides its settings."""
