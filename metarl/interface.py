@@ -126,7 +126,8 @@ class Run:
             task: [task_dim]; None: a new one at every reset.
             render_mode: see gymnasium.
         """
-        return build.make_env(self.family, task, render_mode)
+        env: gymnasium.Env[Any, Any] = self.family.env(task, render_mode)
+        return env
 
     def policy(self) -> "AdaptedPolicy":
         """Return the meta-policy as it is before adaptation."""

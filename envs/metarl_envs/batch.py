@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.family import Array, Mask, State, TaskFamily, Transition
+from metarl_envs.family import Array, Family, Mask, State, TaskFamily, Transition
 
 
 class EnvStep(NamedTuple):
@@ -17,6 +17,20 @@ class EnvStep(NamedTuple):
     terminated: Mask  # [M, N], the family ended the episode
     truncated: Mask  # [M, N], the horizon ended the episode
     diverged: Mask  # [M, N], the simulation broke: the episode is over, this step does not count
+
+
+def require_tasks(
+    family: Family, number: int, tasks: Array, rngs: Sequence[np.random.Generator]
+) -> None:
+    """Raise ``ValueError`` unless there are ``number`` tasks, each with a generator."""
+    expected = (number, family.task_dim)
+    if tasks.shape != expected or not np.isfinite(tasks).all():
+        raise ValueError(
+            f"tasks must be finite with shape {expected} "
+            f"({', '.join(family.task_fields)}), got shape {tasks.shape}"
+        )
+    if len(rngs) != number:
+        raise ValueError(f"expected one generator per task, {number}, got {len(rngs)}")
 
 
 class BatchedEnv:
@@ -81,14 +95,7 @@ class BatchedEnv:
             ValueError: ``tasks`` has the wrong shape or is not finite, or ``rngs`` is not M long.
         """
         num_tasks, num_envs = self.shape
-        expected = (num_tasks, self.family.task_dim)
-        if tasks.shape != expected or not np.isfinite(tasks).all():
-            raise ValueError(
-                f"tasks must be finite with shape {expected} "
-                f"({', '.join(self.family.task_fields)}), got shape {tasks.shape}"
-            )
-        if len(rngs) != num_tasks:
-            raise ValueError(f"expected one generator per task, {num_tasks}, got {len(rngs)}")
+        require_tasks(self.family, num_tasks, tasks, rngs)
         resetting = np.arange(num_tasks) if mask is None else np.flatnonzero(mask)
         ids = (resetting[:, None] * num_envs + np.arange(num_envs)).reshape(-1)
         self._tasks[ids] = np.repeat(tasks[resetting], num_envs, axis=0)

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
+    import gymnasium
+
     from metarl_envs.batch import BatchedEnv
 
 Array = NDArray[np.float64]
@@ -99,12 +101,6 @@ class Family(ABC):
     is_drawn: ClassVar[bool] = False
     """Whether ``metarl_envs.video`` can draw its states."""
 
-    threaded: ClassVar[bool] = False
-    """Whether its environments run on C++ threads."""
-
-    in_processes: ClassVar[bool] = False
-    """Whether its environments run in Python, in worker processes if there are any."""
-
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
@@ -156,9 +152,34 @@ class Family(ABC):
         """Return ``num_tasks`` x ``num_envs`` environments in lock-step, as ``BatchedEnv``.
 
         Args:
-            threads: number of threads; of a family ``in_processes``, of worker processes.
+            threads: number of threads or worker processes; see ``parallelism``.
             observe_task: append the task's row to every observation.
         """
+
+    @abstractmethod
+    def env(self, task: Any = None, render_mode: str | None = None) -> "gymnasium.Env[Any, Any]":
+        """Return one environment as a ``gymnasium.Env``.
+
+        Args:
+            task: [task_dim]; None: a new one at every reset, where the family has a simulator.
+            render_mode: see gymnasium.
+
+        Raises:
+            ValueError: the task does not fit the family, or it is not drawn in this mode.
+        """
+
+    def parallelism(self, threads: int, workers: int) -> int:
+        """Return the number of threads or of worker processes that environments run on.
+
+        Args:
+            threads: CPU threads of this process.
+            workers: worker processes for environments in Python; 0: this process.
+        """
+        return 1
+
+    def tells_tasks_apart(self) -> bool:
+        """Return whether tasks seem to make a difference; True where that was not tried."""
+        return True
 
     def position(self, qpos: Array) -> Array:
         """Return the body's position at qpos [..., nq]: [..., D] metres along x, or x and y.
@@ -190,6 +211,7 @@ class TaskFamily(Family):
     """Random numbers that dynamics and reward take in every env step, from the task's generator."""
 
     threaded: ClassVar[bool] = True
+    """Whether the simulator runs on threads, and not in Python."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -251,9 +273,33 @@ class TaskFamily(Family):
 
         return BatchedEnv(self, num_tasks, num_envs, threads, observe_task)
 
+    def env(self, task: Any = None, render_mode: str | None = None) -> "gymnasium.Env[Any, Any]":
+        from metarl_envs.single import TaskEnv
+
+        return TaskEnv(self, task, render_mode)
+
+    def parallelism(self, threads: int, workers: int) -> int:
+        return threads if self.threaded else 1
+
     @abstractmethod
     def simulator(self, num_sims: int, threads: int = 1) -> Simulator:
         """``num_sims`` simulations on ``threads`` threads (0: all cores)."""
+
+
+def as_task(family: Family, task: ArrayLike) -> Array:
+    """A copy of ``task`` as an array [task_dim]; one column may be given as a number.
+
+    Raises:
+        ValueError: it has another shape, or is not finite.
+    """
+    array = np.array(task, dtype=np.float64)
+    array = array[None] if array.ndim == 0 else array
+    if array.shape != (family.task_dim,) or not np.isfinite(array).all():
+        raise ValueError(
+            f"a task of {type(family).__name__} must be {family.task_dim} finite numbers "
+            f"({', '.join(family.task_fields)}), got {task!r}"
+        )
+    return array
 
 
 def require(condition: bool, message: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl_envs.batch import EnvStep
+from metarl_envs.batch import EnvStep, require_tasks
 from metarl_envs.family import Array, Mask
 
 if TYPE_CHECKING:
@@ -107,9 +107,7 @@ class GymBatch:
             WorkerError: a worker failed.
         """
         num_tasks, num_envs = self.shape
-        expected = (num_tasks, self.family.task_dim)
-        if tasks.shape != expected or not np.isfinite(tasks).all():
-            raise ValueError(f"tasks must be finite with shape {expected}, got {tasks.shape}")
+        require_tasks(self.family, num_tasks, tasks, rngs)
         self._buffers.tasks[:] = np.repeat(tasks, num_envs, axis=0)
         self._buffers.seeds[:] = np.concatenate([r.integers(2**31, size=num_envs) for r in rngs])
         self._buffers.running[:] = True

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl_envs.family import Array, Family, require
+from metarl_envs.family import Array, Family, as_task, require
 from metarl_envs.gym_batch import GymBatch
 
 TRIED_STEPS = 50  # env steps in which two tasks should differ
@@ -45,8 +45,6 @@ class GymFamily(Family):
     flatten: ClassVar[bool] = True
     """Whether observations become vectors."""
 
-    in_processes = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.timeout > 0, f"timeout must be positive, got {self.timeout}")
@@ -59,6 +57,16 @@ class GymFamily(Family):
         """Return an environment. A time limit of its own gives way to ``horizon``."""
         require(bool(self.env_id), f"{type(self).__name__} must have an env_id, or a make()")
         return gymnasium.make(self.env_id, max_episode_steps=self.horizon, disable_env_checker=True)
+
+    def env(self, task: Any = None, render_mode: str | None = None) -> Env:
+        require(render_mode is None, f"{type(self).__name__} is not drawn: call its make()")
+        env = self.make()
+        if task is not None:
+            self.set_task(env, as_task(self, task))
+        return env
+
+    def parallelism(self, threads: int, workers: int) -> int:
+        return workers
 
     def is_success(self, info: Mapping[str, Any]) -> bool:
         """Return whether an env step's ``info`` says that the task is solved."""

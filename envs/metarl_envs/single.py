@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from metarl_envs.batch import BatchedEnv
-from metarl_envs.family import Array, Family, TaskFamily
+from metarl_envs.family import Array, TaskFamily, as_task
 from metarl_envs.registry import find_family
 from metarl_envs.rendering import RENDERERS, make_renderer, render_metadata
 
@@ -136,22 +136,6 @@ def make_family(family: str | TaskFamily, constants: dict[str, Any]) -> TaskFami
         raise type(error)(
             f"{error}; constants of {family} and their defaults: {allowed}"
         ) from error
-
-
-def as_task(family: Family, task: ArrayLike) -> Array:
-    """A copy of ``task`` as an array [task_dim]; one column may be given as a number.
-
-    Raises:
-        ValueError: it has another shape, or is not finite.
-    """
-    array = np.array(task, dtype=np.float64)
-    array = array[None] if array.ndim == 0 else array
-    if array.shape != (family.task_dim,) or not np.isfinite(array).all():
-        raise ValueError(
-            f"a task of {type(family).__name__} must be {family.task_dim} finite numbers "
-            f"({', '.join(family.task_fields)}), got {task!r}"
-        )
-    return array
 
 
 def check_options(options: dict[str, Any] | None, allowed: set[str]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from metarl_envs.batch import BatchedEnv
-from metarl_envs.family import Array, Mask, TaskFamily
+from metarl_envs.family import Array, Mask, TaskFamily, as_task
 from metarl_envs.rendering import make_renderer, render_metadata
-from metarl_envs.single import as_task, check_options, make_family
+from metarl_envs.single import check_options, make_family
 
 
 class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):

@@ -131,6 +131,8 @@ class Training:
             self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
             self._folder.update_config(to_yaml(self._config))
             self._keep_task_file()
+        else:
+            build.warn_of_equal_tasks(self._config)
         since = f", from iteration {trainer.start}" if go_on else ""
         print(f"run folder: {self._folder.path}{since}")
         if build.compiles(self._config):

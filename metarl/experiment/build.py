@@ -52,8 +52,7 @@ from metarl.supervised.models import (
 )
 from metarl.supervised.objective import Predictor, TaskObjective
 from metarl.supervised.task_data import Source
-from metarl_envs import Family, GymFamily, TaskFamily
-from metarl_envs.single import TaskEnv, as_task
+from metarl_envs import Family
 
 Settings = TypeVar("Settings", bound=Experiment)
 Learner = MetaRLLearner | SupervisedLearner
@@ -180,9 +179,6 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
     family = make_family(config.env)
-    if isinstance(family, GymFamily) and processes.leads and not family.tells_tasks_apart():
-        name = config.env["family"]
-        warn(f"{name}: two tasks gave equal episodes from equal seeds; does set_task work?")
     module = make_policy(config, family)
     policy = Functional(module)
     theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
@@ -194,16 +190,15 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     baseline = BASELINE.make(config.baseline)
     numbers = math.prod(observation_space(config, family).shape)
     state = baseline.init(numbers, config.seed)
-    told = config.observe_task
-
-    env_threads = config.workers if family.in_processes else threads if family.threaded else 1
+    parallel = family.parallelism(threads, config.workers)
 
     def environments(num_tasks: int, num_envs: int, share: int) -> Any:
-        return family.environments(num_tasks, num_envs, share if env_threads else 0, told)
+        share = share if parallel else 0
+        return family.environments(num_tasks, num_envs, share, config.observe_task)
 
     def adaptation(compiled: bool) -> Adaptation:
         sampler = Sampler(
-            environments, policy, family.horizon, max(1, env_threads), config.device, compiled
+            environments, policy, family.horizon, max(1, parallel), config.device, compiled
         )
         chunk_size = config.chunk_size or (1 if config.device == "cpu" else config.tasks)
         task_map = TaskMap(chunk_size, threads, compiled, processes)
@@ -229,27 +224,16 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     )
 
 
+def warn_of_equal_tasks(config: Experiment) -> None:
+    """Warn where the tasks of the family seem to make no difference."""
+    if isinstance(config, RLExperiment) and not make_family(config.env).tells_tasks_apart():
+        name = config.env["family"]
+        warn(f"{name}: two tasks gave equal episodes from equal seeds; does set_task work?")
+
+
 def observation_space(config: RLExperiment, family: Family) -> Any:
     """Space of what the policy sees: with the task, where it is told."""
     return family.observation_space_with_task if config.observe_task else family.observation_space
-
-
-def make_env(family: Family, task: Any, render_mode: str | None) -> Any:
-    """Return a ``gymnasium.Env`` of a family.
-
-    Args:
-        task: [task_dim]; None: a new one at every reset, where the family has a simulator.
-
-    Raises:
-        ValueError: the task does not fit the family.
-    """
-    if isinstance(family, TaskFamily):
-        return TaskEnv(family, task, render_mode)
-    assert isinstance(family, GymFamily)
-    env = family.make()
-    if task is not None:
-        family.set_task(env, as_task(family, task))
-    return env
 
 
 def make_module(
