@@ -4,43 +4,19 @@ Results do not depend on the number of workers: every environment keeps its plac
 comes from its task's generator.
 """
 
-import math
-import multiprocessing
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from itertools import pairwise
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl_envs.batch import EnvStep, require_tasks
 from metarl_envs.family import Array, Mask
+from metarl_envs.gym_workers import Envs, Worker, buffers_in, kinds_of_buffers, memory_of
 
 if TYPE_CHECKING:
     from metarl_envs.gym_family import GymFamily
-
-
-class WorkerError(RuntimeError):
-    """A worker process died, hangs, or its environment raised."""
-
-
-class Buffers(NamedTuple):
-    """The numbers of B environments, which this process and the workers share."""
-
-    tasks: Array  # [B, task_dim]
-    seeds: NDArray[np.int64]  # [B]
-    running: Mask  # [B], whether the episode goes on
-    actions: Array  # [B, *action_shape]
-    observations: NDArray[np.float32]  # [B, *observation_shape]
-    rewards: Array  # [B]
-    terminated: Mask  # [B]
-    truncated: Mask  # [B]
-    success: Mask  # [B]
 
 
 class GymBatch:
@@ -68,9 +44,9 @@ class GymBatch:
         number = num_tasks * num_envs
         workers = min(workers, number)
         self._memory = {
-            name: _memory(bool(workers), *kind) for name, kind in _kinds(family, number)
+            name: memory_of(bool(workers), *kind) for name, kind in kinds_of_buffers(family, number)
         }
-        self._buffers = _buffers(self._memory, family, number)
+        self._buffers = buffers_in(self._memory, family, number)
         self._elapsed = np.zeros(number, dtype=np.int64)
         self._local = None if workers else Envs(family, self._buffers, range(number))
         bounds = [w * number // workers for w in range(workers + 1)] if workers else []
@@ -167,186 +143,3 @@ class GymBatch:
         if self._observe_task:
             found = np.concatenate([found, self._buffers.tasks], axis=1)
         return found.reshape(*self.shape, *found.shape[1:]).copy()
-
-
-class Envs:
-    """The environments ``ids`` of a batch, in the process that owns them."""
-
-    def __init__(self, family: "GymFamily", buffers: Buffers, ids: range):
-        self._family = family
-        self._buffers = buffers
-        self._envs = {i: family.make() for i in ids}
-        self._action = _action_of(family.action_space)
-
-    def reset(self) -> None:
-        """Start an episode in every environment."""
-        family, buffers = self._family, self._buffers
-        for i, env in self._envs.items():
-            family.set_task(env, buffers.tasks[i].copy())
-            observation, _ = env.reset(seed=int(buffers.seeds[i]))
-            buffers.observations[i] = family.observe(observation)
-
-    def step(self) -> None:
-        """Step every environment whose episode is running."""
-        family, buffers = self._family, self._buffers
-        for i, env in self._envs.items():
-            if not buffers.running[i]:
-                continue
-            action = self._action(buffers.actions[i])
-            observation, reward, terminated, truncated, info = env.step(action)
-            if not math.isfinite(reward):
-                raise ValueError(
-                    f"{type(family).__name__}: the reward is {reward} in the task "
-                    f"{buffers.tasks[i].tolist()}"
-                )
-            buffers.observations[i] = family.observe(observation)
-            buffers.rewards[i] = reward
-            buffers.terminated[i] = terminated
-            buffers.truncated[i] = truncated
-            buffers.success[i] = family.is_success(info)
-
-    def close(self) -> None:
-        for env in self._envs.values():
-            env.close()
-
-
-class Worker:
-    """A process with some of the environments; it shares the batch's buffers."""
-
-    def __init__(self, family: "GymFamily", memory: dict[str, Any], number: int, ids: range):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_work, args=(theirs, family, memory, number, ids), daemon=True
-        )
-        self._timeout = family.timeout
-        with _main_left_out(family):
-            self._process.start()
-        theirs.close()
-        self._waits_for_start = True
-
-    def send(self, what: str) -> None:
-        """Ask for something; ``wait`` for the answer."""
-        if self._waits_for_start:
-            self.wait()
-            self._waits_for_start = False
-        with suppress(OSError):  # it is gone: waiting says why
-            self._connection.send(what)
-
-    def wait(self) -> None:
-        """Raise ``WorkerError`` unless what was asked for has been done."""
-        name = f"worker process {self._process.pid}"
-        if not self._connection.poll(self._timeout):
-            self._process.kill()
-            raise WorkerError(f"{name} did not answer for {self._timeout:g} s (env.timeout)")
-        try:
-            fault = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._process.join(self._timeout)
-            raise WorkerError(f"{name} died, exit code {self._process.exitcode}") from error
-        if fault:
-            raise WorkerError(f"{name}: {fault}")
-
-    def close(self) -> None:
-        """End the process."""
-        with suppress(OSError):
-            self._connection.close()
-        self._process.join(1)
-        if self._process.is_alive():
-            self._process.kill()
-
-
-def _work(
-    connection: Connection, family: "GymFamily", memory: dict[str, Any], number: int, ids: range
-) -> None:
-    """The program of a worker: do what is asked for until the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it decides
-    try:
-        envs = Envs(family, _buffers(memory, family, number), ids)
-        connection.send("")
-        while True:
-            getattr(envs, connection.recv())()
-            connection.send("")
-    except (EOFError, BrokenPipeError):
-        return
-    except Exception as error:  # whatever a user's environment does
-        with suppress(OSError):
-            connection.send(f"{type(error).__name__}: {error}")
-
-
-def _kinds(family: "GymFamily", number: int) -> list[tuple[str, tuple[str, int]]]:
-    """Return type code and size of every buffer."""
-    actions = int(np.prod(family.action_space.shape or ()))
-    observations = int(np.prod(family.observation_space.shape))
-    return [
-        ("tasks", ("d", number * family.task_dim)),
-        ("seeds", ("q", number)),
-        ("running", ("b", number)),
-        ("actions", ("d", number * actions)),
-        ("observations", ("f", number * observations)),
-        ("rewards", ("d", number)),
-        ("terminated", ("b", number)),
-        ("truncated", ("b", number)),
-        ("success", ("b", number)),
-    ]
-
-
-def _memory(shared: bool, code: str, size: int) -> Any:
-    if shared:
-        return multiprocessing.get_context("spawn").RawArray(code, size)
-    return np.zeros(size, dtype=np.dtype(code)).data
-
-
-def _buffers(memory: dict[str, Any], family: "GymFamily", number: int) -> Buffers:
-    """Return the memory as arrays."""
-    shapes = {
-        "tasks": (family.task_dim,),
-        "actions": family.action_space.shape or (),
-        "observations": family.observation_space.shape,
-    }
-    masks = ("running", "terminated", "truncated", "success")
-    arrays = {}
-    for name, (code, _) in _kinds(family, number):
-        dtype = np.dtype(bool if name in masks else code)
-        flat = np.frombuffer(memory[name], dtype=dtype)
-        arrays[name] = flat.reshape(number, *shapes.get(name, ()))
-    return Buffers(**arrays)
-
-
-def _action_of(space: spaces.Space[Any]) -> Any:
-    """Return a function from a policy's action, float64, to one of the environment's."""
-    if isinstance(space, spaces.Discrete):
-        start, n = int(space.start), int(space.n)
-
-        def discrete(action: Array) -> int:
-            found = int(action)
-            if not 0 <= found < n:
-                raise ValueError(f"action {float(action):g} is not one of {n}")
-            return start + found
-
-        return discrete
-    assert isinstance(space, spaces.Box)
-    low, high, dtype = space.low, space.high, space.dtype
-    return lambda action: np.clip(action, low, high).astype(dtype)
-
-
-@contextmanager
-def _main_left_out(family: "GymFamily") -> Iterator[None]:
-    """Keep a worker from importing the program that starts it, where the family is from elsewhere.
-
-    ``multiprocessing`` imports the main module in every spawned process; that of metarl takes
-    seconds.
-    """
-    main = sys.modules["__main__"]
-    if type(family).__module__ == "__main__":
-        yield
-        return
-    names = ("__file__", "__spec__")
-    saved = {name: getattr(main, name) for name in names if hasattr(main, name)}
-    for name in saved:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            setattr(main, name, value)

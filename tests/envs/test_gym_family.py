@@ -12,7 +12,8 @@ import pytest
 from gymnasium import spaces
 
 from metarl_envs import FAMILIES, GymFamily
-from metarl_envs.gym_batch import GymBatch, WorkerError
+from metarl_envs.gym_batch import GymBatch
+from metarl_envs.gym_workers import WorkerError
 from metarl_envs.single import TaskEnv
 
 NAMES = [name for name, family in FAMILIES.items() if issubclass(family, GymFamily)]
