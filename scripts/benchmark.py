@@ -49,7 +49,7 @@ WIDTH = 150  # of tables, where there is no terminal
 
 @dataclass(frozen=True)
 class Job:
-    """What one process measures."""
+    """The work of one process."""
 
     suite: str
     case: str
@@ -109,7 +109,7 @@ def understood(words: Sequence[str]) -> tuple[argparse.Namespace, list[Job], lis
 
 
 def report_of(results: Sequence[Result]) -> dict[str, Any]:
-    """What is written: ``read_results`` needs the results only."""
+    """Return the report to write; ``read_results`` needs the results only."""
     return {
         "machine": f"{platform.processor() or platform.machine()}, {cores()} cores",
         "versions": {name: version(name) for name in ("metarl", "torch", "mujoco")},
@@ -215,7 +215,7 @@ def measure(jobs: Sequence[Job]) -> dict[Job, Result]:
 
 
 def size_tables(results: dict[Job, Result], args: argparse.Namespace) -> list[Table]:
-    """What every size costs, where the suite was asked for."""
+    """Return the tables of cost against size, where that suite was asked for."""
     return [
         size.table_of(case, what, {at: results[job] for at, job in jobs.items() if job in results})
         for case in (cases_of("size", args) if "size" in args.suites else [])

@@ -1,4 +1,4 @@
-"""What more processes would give: a model of an iteration's cost, fitted on this machine.
+"""Predict the gain of more processes: a model of an iteration's cost, fitted here.
 
     python scripts/benchmark.py scaling [--tasks 1024] [--latency 5e-5 --bandwidth 1.25e9]
 

@@ -1,4 +1,4 @@
-"""What is measured: families and few-shot problems at published sizes."""
+"""Cases to measure: families and few-shot problems at published sizes."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What got slower since an earlier measurement, beyond noise.
+"""Compare with an earlier measurement: slowdowns beyond noise.
 
 A number is worse when the ranges of its repeats do not overlap AND its median is worse by more than
 10 %; better likewise. Few repeats show little of the noise. A number with a limit is judged by the

@@ -1,4 +1,4 @@
-"""What the machine could do: physics without a policy, matrix products without anything else."""
+"""Limits of the machine: physics without a policy, matrix products alone."""
 
 import time
 from collections.abc import Callable

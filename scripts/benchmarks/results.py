@@ -10,7 +10,7 @@ from metarl.runtime.files import read_json
 
 
 class Limit(NamedTuple):
-    """What a number is compared with, measured in the same repeat."""
+    """The limit that a number is compared with, measured in the same repeat."""
 
     name: str
     value: float
@@ -54,7 +54,7 @@ class Numbers(dict[str, Number]):
 
 @dataclass
 class Result:
-    """What one process measured: a suite of a case, at the sizes that ``settings`` spells out."""
+    """One process's measurements: a suite of a case, at the sizes in ``settings``."""
 
     suite: str
     case: str
@@ -123,7 +123,7 @@ def read_results(path: Path) -> list[Result]:
 
 
 def as_result(entry: Any) -> Result:
-    """What ``dataclasses.asdict`` made of one; raises ValueError for anything else."""
+    """The inverse of ``dataclasses.asdict``; raises ValueError for anything else."""
     words = {key: _of(entry, key, str) for key in ("suite", "case", "settings")}
     numbers = _of(entry, "numbers", dict)
     return Result(**words, numbers=Numbers({n: _number(n, v) for n, v in numbers.items()}))

@@ -40,7 +40,7 @@ def points(case: str, settings: Settings, what: str, values: Sequence[int]) -> d
 
 
 def table_of(case: str, what: str, results: Mapping[int, Result]) -> Table:
-    """What a unit costs at every value; it should not rise."""
+    """Return the cost of a unit at every value; it should not rise."""
     columns = ("s an iteration", "range", "ms a unit", "of the first's", "peak memory, MB")
     table = table_with(f"size: {case}, {what}", *columns)
     first = 0.0

@@ -1,4 +1,4 @@
-"""What every suite measures: a limit and what is compared with it in turn, in every repeat.
+"""Suites: each measures a limit and the numbers compared with it, in every repeat.
 
 All is called once before, and peak memory read then: it is that of the work, without the limits'.
 """

@@ -1,4 +1,4 @@
-"""What a reader sees of results."""
+"""Tables of results."""
 
 import io
 from collections.abc import Sequence
