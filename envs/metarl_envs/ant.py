@@ -7,6 +7,7 @@ import numpy as np
 
 from metarl_envs.family import Array, Mask, State, Target, Transition, require, require_range
 from metarl_envs.locomotion import Locomotion
+from metarl_envs.random_dynamics import RandomDynamics
 from metarl_envs.simulator import TORSO
 
 
@@ -209,6 +210,22 @@ class AntGoal(Ant):
 
     def target(self, task: Array) -> Target:
         return Target("position", task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntParams(Ant, RandomDynamics):
+    """Run along x with a body that differs by task: v_x - control_cost * norm(u)^2 + alive_bonus.
+
+    The env step that ends the episode earns no bonus. With all factors 1 it is gymnasium's Ant-v5
+    without contact forces; ``contact_cost`` 0.0005 adds them to the reward.
+    """
+
+    def reward(self, step: Transition) -> Array:
+        ended = self.terminated(step.after, step.tasks)
+        return super().reward(step) - self.alive_bonus * ended
+
+    def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
+        return velocity[:, 0]
 
 
 def _contact_forces(state: State) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from metarl_envs.family import Array, State, Target, Transition, require_range
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.planar import PlanarChain
+from metarl_envs.random_dynamics import RandomDynamics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +86,16 @@ class HalfCheetahDirection(HalfCheetah):
 
     def target(self, task: Array) -> Target:
         return Target("direction", task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahParams(HalfCheetah, RandomDynamics):
+    """Run forwards with a body that differs by task: reward v - control_cost * norm(u)^2.
+
+    With all factors 1 it is gymnasium's HalfCheetah-v5.
+    """
+
+    control_cost: float = 0.1
+
+    def velocity_reward(self, velocity: Array, tasks: Array) -> Array:
+        return velocity

@@ -1,6 +1,5 @@
 """Physics, clock and reset noise that the families on gymnasium's MuJoCo bodies share."""
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,6 +51,8 @@ class Locomotion(TaskFamily):
     """Whether the body moves in the plane, or along x only."""
     camera: ClassVar[tuple[float, float, float]]
     """Of videos, looking at the body: azimuth and elevation in degrees, distance in metres."""
+    has_rllab: ClassVar[bool] = True
+    """Whether rllab's observation and the velocity of the centre of mass are offered."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +69,10 @@ class Locomotion(TaskFamily):
         )
         require_choice("velocity_of", self.velocity_of, get_args(VelocityOf))
         require_choice("observation", self.observation, get_args(Observation))
+        require(
+            self.has_rllab or (self.observation, self.velocity_of) == ("gymnasium", "torso"),
+            f"{type(self).__name__} has observation gymnasium and velocity_of torso only",
+        )
 
     @cached_property
     def model(self) -> mujoco.MjModel:
@@ -117,13 +122,13 @@ class Locomotion(TaskFamily):
             return self.rllab_observation(state)
         return np.concatenate([state.qpos[:, self.hidden_positions :], state.qvel], axis=1)
 
-    @abstractmethod
     def rllab_observation(self, state: State) -> Array:
-        """Observations [B, O] of rllab's environment of this body."""
+        """Observations [B, O] of rllab's environment of this body, where ``has_rllab``."""
+        raise NotImplementedError
 
-    @abstractmethod
     def centre_of_mass_velocity(self, state: State) -> Array:
-        """Velocity [B, 3] of the centre of mass of the whole body, m/s."""
+        """Velocity [B, 3] of the centre of mass of the whole body, m/s, where ``has_rllab``."""
+        raise NotImplementedError
 
     def velocity(self, before: State, after: State) -> Array:
         """The velocity that is rewarded, [B, D] m/s; see ``velocity_of``."""

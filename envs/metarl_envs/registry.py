@@ -4,12 +4,17 @@ import importlib
 
 import gymnasium
 
-from metarl_envs.ant import AntDirection, AntForwardBackward, AntGoal, AntVelocity
+from metarl_envs.ant import AntDirection, AntForwardBackward, AntGoal, AntParams, AntVelocity
 from metarl_envs.classic_control import CartPole, MountainCar, Pendulum
 from metarl_envs.family import Family, TaskFamily
-from metarl_envs.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
+from metarl_envs.half_cheetah import (
+    HalfCheetahDirection,
+    HalfCheetahParams,
+    HalfCheetahVelocity,
+)
 from metarl_envs.point import PointNavigation
 from metarl_envs.tables import Bandit, RandomMDP, TableFamily
+from metarl_envs.upright import HopperParams, WalkerParams
 
 FAMILIES: dict[str, type[Family]] = {
     "point-navigation": PointNavigation,
@@ -19,6 +24,10 @@ FAMILIES: dict[str, type[Family]] = {
     "ant-forward-backward": AntForwardBackward,
     "ant-velocity": AntVelocity,
     "ant-goal": AntGoal,
+    "hopper-params": HopperParams,
+    "walker-params": WalkerParams,
+    "half-cheetah-params": HalfCheetahParams,
+    "ant-params": AntParams,
     "cartpole": CartPole,
     "pendulum": Pendulum,
     "mountain-car": MountainCar,

@@ -17,6 +17,7 @@ from metarl.runtime.record import EvaluationRecord, Published, Row, as_plain
 from metarl.runtime.scores import Difference, paired_differences
 
 TASKS = 100  # largest number of tasks in the table of tasks
+FIELDS = 20  # largest number of a task's columns there
 
 
 def score(view: RunView, row: Row | Difference) -> str:
@@ -137,17 +138,20 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
 def tasks(view: RunView) -> tuple[list[str], list[list[str]]]:
     """Header, and a row for each of the first held-out tasks of one run in one test."""
     evaluation = view.evaluation
+    hidden = max(0, len(evaluation.task_fields) - FIELDS)
     digits = "g" if "ways" in evaluation.protocol.problem else ".3f"  # numbers of classes
     after = [f"after {row.inner_steps}" for row in evaluation.rows]
     rows = [
         [
             str(m + 1),
-            *(f"{value:{digits}}" for value in task),
+            *(f"{value:{digits}}" for value in task[:FIELDS]),
+            *["..."] * (hidden > 0),
             *(number(view, of_step[m]) for of_step in evaluation.scores),
         ]
         for m, task in enumerate(evaluation.tasks[:TASKS])
     ]
-    return ["task", *evaluation.task_fields, *after], rows
+    fields = evaluation.task_fields[:FIELDS] + [f"and {hidden} more"] * (hidden > 0)
+    return ["task", *fields, *after], rows
 
 
 def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:

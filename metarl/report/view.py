@@ -18,6 +18,8 @@ from metarl.supervised.evaluate import RecordedExamples
 Array = NDArray[np.floating]
 Recorded = RecordedRollouts | RecordedExamples
 
+SHOWN_FIELDS = 4  # of a task, in its name
+
 
 class Target(Protocol):
     """The goal of a task: a place (m), a direction or a velocity (m/s)."""
@@ -100,9 +102,10 @@ class RunView:
         return np.array([row.get(name) for row in self.metrics], dtype=np.float64)
 
     def task_name(self, m: int) -> str:
-        """A held-out task's fields and values: ``velocity 1.25``."""
+        """A held-out task's first fields and their values: ``velocity 1.25``."""
         values = zip(self.evaluation.task_fields, self.evaluation.tasks[m], strict=True)
-        return ", ".join(f"{name} {value:.2f}" for name, value in values)
+        named = [f"{name} {value:.2f}" for name, value in values]
+        return ", ".join([*named[:SHOWN_FIELDS], *["..."] * (len(named) > SHOWN_FIELDS)])
 
 
 def after(inner_steps: int) -> str:

@@ -78,6 +78,13 @@ REWARDS = [
     ("ant-velocity", {}, [3.0], -2.0 + 1.0 - 0.01 + 0.05),
     ("ant-velocity", {}, [0.0], -1.0 + 1.0 - 0.01 + 0.05),
     ("ant-goal", {}, [2.0, -1.0], -(1.95 + 1.1) - 0.2),
+    # An env step of .008 s; a torso at .1 m has fallen, and earns no bonus.
+    ("hopper-params", {}, [1.0], 6.25 - 0.00075),
+    ("hopper-params", {"healthy_z": (0.05, 2.0)}, [1.0], 6.25 + 1.0 - 0.00075),
+    ("walker-params", {}, [1.0], 6.25 - 0.0015),
+    ("half-cheetah-params", {}, [1.0], 1.0 - 0.15),
+    ("ant-params", {}, [1.0], 1.0 - 1.0),
+    ("ant-params", {"healthy_z": None}, [1.0], 1.0 - 1.0 + 1.0),
 ]
 
 
@@ -161,6 +168,9 @@ def test_ant_terminates_outside_its_healthy_height(z, terminated):
         ("ant-forward-backward", {"alive_bonus": np.nan}),
         ("ant-velocity", {"velocity_range": (3.0, 3.0)}),
         ("ant-goal", {"goal_radius": 0.0}),
+        ("hopper-params", {"healthy_z": (1.0, 0.5)}),
+        ("hopper-params", {"healthy_state": (1.0, 0.5)}),
+        ("walker-params", {"healthy_angle": (1.0, 1.0)}),
     ],
 )
 def test_bad_constants_are_refused_by_name(name, constants):

@@ -1,6 +1,9 @@
 """The bodies against gymnasium's own environments, and simulations that break."""
 
+import copy
+
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 
@@ -174,7 +177,8 @@ def test_bodies_are_silent(run_python, tmp_path):
         "from metarl_envs.registry import SIMULATED\n"
         "for family in (cls() for cls in SIMULATED.values()):\n"
         "    batch = BatchedEnv(family, 1, 2, threads=2)\n"
-        "    batch.reset(np.zeros((1, family.task_dim)), [np.random.default_rng(0)])\n"
+        "    tasks = family.sample_tasks(np.random.default_rng(0), 1)\n"
+        "    batch.reset(tasks, [np.random.default_rng(0)])\n"
         "    action = np.zeros((1, 2, family.action_dim))\n"
         "    action[0, 1] = np.nan\n"
         "    assert batch.step(action).diverged.tolist() == [[False, True]]\n"
@@ -199,3 +203,122 @@ def test_importing_envs_imports_neither_torch_nor_metarl(run_python):
 def test_training_does_not_import_rendering(run_python):
     result = run_python("import sys, metarl_envs\nprint('metarl_envs.rendering' in sys.modules)\n")
     assert (result.stdout, result.stderr) == ("False\n", "")
+
+
+GYMNASIUMS = {
+    "hopper-params": ("Hopper-v5", {}),
+    "walker-params": ("Walker2d-v5", {}),
+    "half-cheetah-params": ("HalfCheetah-v5", {}),
+    "ant-params": (
+        "Ant-v5",
+        {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GYMNASIUMS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_body_whose_factors_are_1_is_gymnasiums(name, seed):
+    """Same seed, same actions: observations, rewards and the end of an episode."""
+    gym_id, settings = GYMNASIUMS[name]
+    family = SIMULATED[name](horizon=1000)
+    ours = TaskEnv(family, task=np.ones(family.task_dim))
+    theirs = gymnasium.make(gym_id, disable_env_checker=True, **settings)
+    np.testing.assert_array_equal(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
+    x = theirs.unwrapped.data.qpos[:1]
+    for action in actions_of(ours, 300, seed):
+        observation, reward, terminated, *_ = ours.step(action)
+        before = x.item()
+        seen, expected, ended, _, info = theirs.step(action)
+        np.testing.assert_array_equal(observation, seen)
+        if name == "ant-params":  # Ant-v5 reads the torso's place before the last physics step
+            expected += (x.item() - before) / family.dt - info["x_velocity"]
+        assert reward == pytest.approx(expected, abs=1e-12)
+        assert terminated == ended
+        if terminated:
+            break
+    assert terminated or name not in ("hopper-params", "walker-params")  # those two fell
+
+
+@pytest.mark.parametrize("name", GYMNASIUMS)
+def test_a_task_scales_the_body(name):
+    """Two tasks at once, against the engine's own single simulations of scaled models."""
+    family = SIMULATED[name](horizon=30)
+    batch = BatchedEnv(family, 2, 1, threads=2)
+    tasks = family.sample_tasks(np.random.default_rng(1), 2)
+    batch.reset(tasks, [np.random.default_rng(m) for m in range(2)])
+    start = batch.simulator.state.copy()
+    actions = np.random.default_rng(2).uniform(-1, 1, (8, 2, 1, family.action_dim))
+    for action in actions:
+        batch.step(action)
+    for m, task in enumerate(tasks):
+        model = copy.deepcopy(load_model(family.xml))
+        columns = dict(zip(family.task_fields, task, strict=True))
+        for field, values in (
+            ("mass", model.body_mass),
+            ("damping", model.dof_damping),
+            ("inertia", model.body_inertia),
+            ("friction", model.geom_friction),
+        ):
+            own = [factor for column, factor in columns.items() if column.startswith(field)]
+            assert len(own) == np.count_nonzero(values) > 0
+            values[values != 0] *= own
+        data = mujoco.MjData(model)
+        mujoco.mj_setConst(model, data)
+        data.qpos[:], data.qvel[:] = start.qpos[m], start.qvel[m]
+        for action in actions:
+            data.ctrl[:] = family.control(action[m, 0])
+            mujoco.mj_step(model, data, family.frame_skip)
+        np.testing.assert_array_equal(batch.simulator.state.qpos[m], data.qpos)
+    assert not np.allclose(batch.simulator.state.qpos[0], batch.simulator.state.qpos[1], atol=0.01)
+
+
+@pytest.mark.parametrize("name", GYMNASIUMS)
+def test_another_tasks_reset_leaves_a_body_alone(name):
+    family = SIMULATED[name](horizon=30)
+    tasks = family.sample_tasks(np.random.default_rng(1), 3)
+    actions = np.random.default_rng(2).uniform(-1, 1, (4, 2, 1, family.action_dim))
+    finals = []
+    for interrupted in (False, True):
+        batch = BatchedEnv(family, 2, 1)
+        batch.reset(tasks[:2], [np.random.default_rng(m) for m in range(2)])
+        for action in actions:
+            batch.step(action)
+            if interrupted:
+                rngs = [np.random.default_rng(9), np.random.default_rng(9)]
+                batch.reset(tasks[[2, 1]], rngs, mask=np.array([True, False]))
+        finals.append(batch.simulator.state.qpos[1].copy())
+    np.testing.assert_array_equal(*finals)
+
+
+def test_factors_are_powers_of_their_base():
+    family = SIMULATED["walker-params"](exponent_range=(-2.0, 1.0), damping_base=1.3)
+    tasks = family.sample_tasks(np.random.default_rng(0), 2000)
+    is_damping = np.array([name.startswith("damping") for name in family.task_fields])
+    for columns, base in ((is_damping, 1.3), (~is_damping, 1.5)):
+        exponents = np.log(tasks[:, columns]) / np.log(base)
+        assert -2.0 <= exponents.min() < -1.99
+        assert 0.99 < exponents.max() <= 1.0
+        assert exponents.mean() == pytest.approx(-0.5, abs=0.02)
+    correlation = np.corrcoef(tasks.T) - np.eye(family.task_dim)
+    assert np.abs(correlation).max() < 0.12  # each number has a factor of its own
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"exponent_range": (1.0, 1.0)}, "exponent_range"),
+        ({"damping_base": 1.0}, "damping_base"),
+        ({"observation": "rllab"}, "observation gymnasium"),
+        ({"velocity_of": "centre-of-mass"}, "velocity_of torso"),
+    ],
+)
+def test_unsound_random_dynamics_are_refused(settings, name):
+    with pytest.raises(ValueError, match=name):
+        SIMULATED["half-cheetah-params"](**settings)
+
+
+def test_a_factor_must_be_positive():
+    family = SIMULATED["hopper-params"]()
+    with pytest.raises(ValueError, match="positive"):
+        TaskEnv(family, task=np.zeros(family.task_dim)).reset()
