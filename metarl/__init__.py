@@ -6,10 +6,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metarl.interface import AdaptedPolicy, Episode, Run, load, train
+    from metarl.interface import AdaptedPolicy, Episode, Run, UserError, load, train
 
 __version__ = "0.2.0.dev0"
-__all__ = ["AdaptedPolicy", "Episode", "Run", "load", "train"]
+__all__ = ["AdaptedPolicy", "Episode", "Run", "UserError", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

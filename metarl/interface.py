@@ -1,6 +1,7 @@
 """The Python interface: train, load a trained run, adapt its policy, act."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,9 @@ from torch import nn
 from metarl.commands.training import Fault, Training
 from metarl.core.params import Params
 from metarl.core.processes import ALONE
-from metarl.experiment import build, evaluations, settings
+from metarl.experiment import build, evaluations, plugins, settings
+from metarl.experiment.checking import make
+from metarl.experiment.overrides import EvaluateOptions, with_options
 from metarl.experiment.reading import nested
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.adaptation import Adaptation, of_every_task
@@ -54,7 +57,8 @@ def train(*configs: str | Path | Mapping[str, Any], callbacks: Sequence[Callback
 
     Args:
         configs: names or files of configs, and mappings of settings such as
-            ``{"iterations": 20, "outer.max_kl": 0.02}``; later ones win.
+            ``{"iterations": 20, "outer.max_kl": 0.02}``; later ones win. A class or a function
+            stands for its name: ``{"env.family": PoleLength}``.
         callbacks: called after every iteration; an exception of theirs ends training.
 
     Raises:
@@ -63,7 +67,7 @@ def train(*configs: str | Path | Mapping[str, Any], callbacks: Sequence[Callback
     layers: list[Mapping[str, Any]] = []
     for config in configs:
         if isinstance(config, Mapping):
-            layers.append(nested(config.items()))
+            layers.append(nested((key, _named(value)) for key, value in config.items()))
         else:
             layers += settings.read_layers(str(config))
     experiment = settings.named(settings.parse(layers))
@@ -78,6 +82,16 @@ def train(*configs: str | Path | Mapping[str, Any], callbacks: Sequence[Callback
     return load(folder.path)
 
 
+def _named(value: Any) -> Any:
+    """Return settings with names in place of the classes and functions of the user's own."""
+    if isinstance(value, Mapping):
+        return {key: _named(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(entry) for entry in value]
+    is_own = isinstance(value, type) or inspect.isfunction(value)
+    return plugins.name_of(value) if is_own else value
+
+
 class Run:
     """A trained run; see ``load``.
 
@@ -90,6 +104,7 @@ class Run:
         self.path = folder.path
         self.config = settings.read_config(folder)
         self._folder = folder
+        self._checkpoint = checkpoint
         with _own_threads():
             _, _, self.iterations, self._learner = evaluations.load(folder, self.config, checkpoint)
 
@@ -116,6 +131,22 @@ class Run:
             UserError: the run is supervised.
         """
         return build.make_family(self._policy_config.env)
+
+    def evaluate(self, options: Mapping[str, Any] | None = None) -> EvaluationRecord:
+        """Adapt to held-out tasks and score every inner step; nothing is written.
+
+        Args:
+            options: those of ``metarl evaluate``, such as ``{"tasks": 100}``.
+
+        Raises:
+            UserError: an option is not allowed.
+        """
+        values = nested((options or {}).items())
+        chosen: EvaluateOptions = make(EvaluateOptions, {"checkpoint": self._checkpoint, **values})
+        with _own_threads():
+            config = with_options(self.config, chosen, [self.config])
+            trained = evaluations.load(self._folder, config, chosen.checkpoint)
+            return evaluations.evaluated(trained, keep=False).evaluation
 
     def make_env(
         self, task: ArrayLike | None = None, render_mode: str | None = None

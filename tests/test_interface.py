@@ -184,3 +184,18 @@ def test_a_kept_run_of_the_paper_is_adapted():
     observation, _ = env.reset(seed=0)
     assert observation.shape == (20,)
     assert adapted.predict(observation).shape == (6,)
+
+
+def test_evaluate_is_what_the_command_does(runs, capsys):
+    run = runs["point"]
+    before = run.path / "evaluation.json"
+    text = before.read_text()
+    assert run.evaluate() == run.evaluation
+    options = {"tasks": 5, "env": {"horizon": 6}, "mean_actions": True}
+    found = run.evaluate(options)
+    assert (len(found.tasks), found.actions, found.protocol.problem["horizon"]) == (5, "mean", 6)
+    assert before.read_text() == text
+    with pytest.raises(UserError, match="tasks"):
+        run.evaluate({"tasks": 0})
+    with pytest.raises(UserError, match="no option"):
+        run.evaluate({"queries": 3})

@@ -17,6 +17,7 @@ class EnvStep(NamedTuple):
     terminated: Mask  # [M, N], the family ended the episode
     truncated: Mask  # [M, N], the horizon ended the episode
     diverged: Mask  # [M, N], the simulation broke: the episode is over, this step does not count
+    success: Array  # [M, N], 1 or 0: whether the task is solved; NaN where that is not defined
 
 
 def require_tasks(
@@ -141,12 +142,15 @@ class BatchedEnv:
         terminated = counts & self.family.terminated(after, self._tasks)
         truncated = counts & (self._elapsed >= self.family.horizon)
         self._alive = counts & ~terminated & ~truncated
+        solved = self.family.success(after, self._tasks)
+        success = np.full(len(alive), np.nan) if solved is None else np.where(counts, solved, 0.0)
         return EnvStep(
             self._observe(),
             reward.reshape(self.shape),
             terminated.reshape(self.shape),
             truncated.reshape(self.shape),
             diverged.reshape(self.shape),
+            success.reshape(self.shape),
         )
 
     def _reward(self, step: Transition) -> Array:

@@ -266,6 +266,10 @@ class TaskFamily(Family):
         """Return whether the episode ends in ``state``, [B]; by default never."""
         return np.zeros(len(state.qpos), dtype=bool)
 
+    def success(self, state: State, tasks: Array) -> Mask | None:
+        """Return whether a task is solved in ``state``, [B]; None: that is not defined."""
+        return None
+
     def environments(
         self, num_tasks: int, num_envs: int, threads: int = 1, observe_task: bool = False
     ) -> "BatchedEnv":

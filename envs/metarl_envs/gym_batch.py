@@ -69,11 +69,6 @@ class GymBatch:
         """No generalised coordinates, [M, N, 0]."""
         return np.zeros((*self.shape, 0))
 
-    @property
-    def success(self) -> Mask:
-        """Which environments said ``success`` in the last env step, [M, N]."""
-        return self._buffers.success.reshape(self.shape).copy()
-
     def reset(self, tasks: Array, rngs: Sequence[np.random.Generator]) -> NDArray[np.floating]:
         """Start new episodes; see ``BatchedEnv.reset``.
 
@@ -87,7 +82,7 @@ class GymBatch:
         self._buffers.tasks[:] = np.repeat(tasks, num_envs, axis=0)
         self._buffers.seeds[:] = np.concatenate([r.integers(2**31, size=num_envs) for r in rngs])
         self._buffers.running[:] = True
-        self._buffers.success[:] = False
+        self._buffers.success[:] = np.nan
         self._elapsed[:] = 0
         self._all("reset")
         return self._observations()
@@ -107,6 +102,7 @@ class GymBatch:
         buffers.actions[:] = action.reshape(buffers.actions.shape)
         for x in (buffers.rewards, buffers.terminated, buffers.truncated):
             x[~alive] = 0
+        buffers.success[~alive] = np.nan
         self._all("step")
         self._elapsed[alive] += 1
         truncated = buffers.truncated | (alive & (self._elapsed >= self.family.horizon))
@@ -118,6 +114,7 @@ class GymBatch:
             buffers.terminated.reshape(self.shape).copy(),
             truncated.reshape(self.shape),
             np.zeros(self.shape, dtype=bool),
+            buffers.success.reshape(self.shape).copy(),
         )
 
     def close(self) -> None:

@@ -68,9 +68,13 @@ class GymFamily(Family):
     def parallelism(self, threads: int, workers: int) -> int:
         return workers
 
-    def is_success(self, info: Mapping[str, Any]) -> bool:
-        """Return whether an env step's ``info`` says that the task is solved."""
-        return bool(info.get("success", False))
+    def is_success(self, info: Mapping[str, Any]) -> bool | None:
+        """Return whether an env step's ``info`` says that the task is solved; None: it is silent.
+
+        An episode succeeds if one of its env steps does.
+        """
+        found = info.get("success")
+        return None if found is None else bool(found)
 
     @cached_property
     def native_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:

@@ -34,7 +34,7 @@ class Buffers(NamedTuple):
     rewards: Array  # [B]
     terminated: Mask  # [B]
     truncated: Mask  # [B]
-    success: Mask  # [B]
+    success: Array  # [B], 1 or 0; NaN where the environment does not say
 
 
 class Envs:
@@ -71,7 +71,8 @@ class Envs:
             buffers.rewards[i] = reward
             buffers.terminated[i] = terminated
             buffers.truncated[i] = truncated
-            buffers.success[i] = family.is_success(info)
+            success = family.is_success(info)
+            buffers.success[i] = math.nan if success is None else success
 
     def close(self) -> None:
         for env in self._envs.values():
@@ -155,7 +156,7 @@ def kinds_of_buffers(family: "GymFamily", number: int) -> list[tuple[str, tuple[
         ("rewards", ("d", number)),
         ("terminated", ("b", number)),
         ("truncated", ("b", number)),
-        ("success", ("b", number)),
+        ("success", ("d", number)),
     ]
 
 
@@ -172,7 +173,7 @@ def buffers_in(memory: dict[str, Any], family: "GymFamily", number: int) -> Buff
         "actions": family.action_space.shape or (),
         "observations": family.observation_space.shape,
     }
-    masks = ("running", "terminated", "truncated", "success")
+    masks = ("running", "terminated", "truncated")
     arrays = {}
     for name, (code, _) in kinds_of_buffers(family, number):
         dtype = np.dtype(bool if name in masks else code)

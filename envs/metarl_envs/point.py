@@ -97,6 +97,9 @@ class PointNavigation(TaskFamily):
         close: Mask = np.abs(state.qpos - tasks) < self.goal_tolerance
         return np.asarray(close.all(axis=1))
 
+    def success(self, state: State, tasks: Array) -> Mask:
+        return self.terminated(state, tasks)
+
     def position(self, qpos: Array) -> Array:
         return qpos
 

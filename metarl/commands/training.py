@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
-from metarl.experiment import build, evaluations, registries
+from metarl.experiment import build, evaluations, plugins, registries
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
 from metarl.report import tables
 from metarl.runtime.errors import UserError, described
@@ -26,6 +26,7 @@ COLUMNS = {
     "return/before": ("before", ".1f"),
     "return/after": ("after", ".1f"),
     "return/after_ci95": ("±", ".1f"),
+    "success/after": ("success", ".2f"),
     "loss/after": ("loss", ".4f"),
     "accuracy/after": ("accuracy", ".3f"),
     "outer/kl": ("KL", ".4f"),
@@ -101,7 +102,7 @@ class Training:
         return 0 if trainer.saved else 1
 
     def _create(self) -> None:
-        RunFolder.create(self._folder.path, to_yaml(self._config))
+        RunFolder.create(self._folder.path, to_yaml(self._config), plugins.folders())
         self._keep_task_file()
 
     def _keep_task_file(self) -> None:

@@ -57,6 +57,27 @@ def search_also(folder: Path) -> None:
         _folders.append(str(folder))
 
 
+def folders() -> list[str]:
+    """Return where modules of the user's own may also be."""
+    return [*_folders]
+
+
+def name_of(found: Any) -> str:
+    """Return ``package.module:Name`` of a class or function of the user's own.
+
+    The folder of its module, or of its script, is searched from now on.
+
+    Raises:
+        UserError: it is not at the top level of a file, so it could not be found again.
+    """
+    module, name = found.__module__, found.__qualname__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or "<" in name:
+        raise UserError(f"{name} could not be found again: define it at the top level of a file")
+    search_also(Path(file).resolve().parents[module.count(".")])
+    return f"{Path(file).stem if module == '__main__' else module}:{name}"
+
+
 def call(where: str, name: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Return ``make(*args, **kwargs)`` of the user's own.
 

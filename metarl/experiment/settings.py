@@ -158,8 +158,10 @@ def read_config(run: RunFolder) -> Experiment:
     Raises:
         UserError: its config cannot be read.
     """
-    if isinstance(directory := run.info().get("directory"), str):
-        plugins.search_also(Path(directory))
+    info = run.info()
+    for folder in (info.get("directory"), *(info.get("modules") or [])):
+        if isinstance(folder, str):
+            plugins.search_also(Path(folder))
     settings = _settings_of(run)
     try:
         return parse([settings])

@@ -111,8 +111,9 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per inner step of one run in one test."""
     evaluation, published = view.evaluation, published_of(view)
     has_length = evaluation.rows[0].length is not None
-    lengths = ["episode length"] * has_length
-    header = ["inner steps", "rate", view.measure, "median", *lengths, "diverged"]
+    has_success = evaluation.rows[0].success is not None
+    special = ["episode length"] * has_length + ["success"] * has_success
+    header = ["inner steps", "rate", view.measure, "median", *special, "diverged"]
     rows = [
         [
             str(row.inner_steps),
@@ -120,6 +121,7 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
             score(view, row),
             number(view, row.median),
             *([f"{row.length:.1f}"] if has_length else []),
+            *([f"{row.success:.2f}"] if has_success else []),
             f"{row.diverged:.0f}",
         ]
         for k, row in enumerate(evaluation.rows)

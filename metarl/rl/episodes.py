@@ -64,6 +64,7 @@ def as_trajectories(episodes: Sequence[Episode], policy: Policy, phi: Params) ->
         mask,
         torch.from_numpy(final).to(dtype),
         torch.zeros(1, len(episodes), dtype=dtype),
+        torch.full((1, len(episodes)), torch.nan, dtype=dtype),
     )
 
 

@@ -19,7 +19,7 @@ from metarl.rl.diagnostics import Sampled
 from metarl.rl.rollout import Trajectories
 from metarl.rl.sampler import Stream, Watch
 from metarl.runtime.record import Row, TaskScoresRecord
-from metarl.runtime.scores import Evaluation, EvaluationConfig
+from metarl.runtime.scores import Evaluation, EvaluationConfig, paired_differences
 from metarl.runtime.seeding import Purpose, generator
 
 RECORDED_TASKS = 3
@@ -71,20 +71,37 @@ class PolicyEvaluation(Evaluation):
 
     Args:
         lengths: mean episode length, [steps + 1, M].
+        success: share of episodes that solve the task, [steps + 1, M]; NaN where not defined.
         trajectories: per task and inner step.
         mean_actions: whether the scored actions are the policy's mean ones.
     """
 
     lengths: Array
+    success: Array
     trajectories: int
     mean_actions: bool = False
 
     def rows(self) -> list[Row]:
-        lengths = self.lengths.mean(1)
+        solved = self.success.mean(1).tolist() if self._defines_success else None
         return [
-            replace(row, length=float(length))
-            for row, length in zip(super().rows(), lengths, strict=True)
+            replace(row, length=float(length), success=solved[row.inner_steps] if solved else None)
+            for row, length in zip(super().rows(), self.lengths.mean(1), strict=True)
         ]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the rows as flat metrics, and the gain of every inner step with its interval."""
+        found = super().metrics()
+        for gain in paired_differences(self.scores[:1], self.scores[1:]):
+            step = gain.inner_steps + 1
+            found |= {
+                f"evaluation/gain_{step}": gain.mean,
+                f"evaluation/gain_ci95_{step}": gain.ci95,
+            }
+        return found
+
+    @property
+    def _defines_success(self) -> bool:
+        return not bool(np.isnan(self.success).any())
 
     def record(self) -> TaskScoresRecord:
         return replace(
@@ -92,6 +109,7 @@ class PolicyEvaluation(Evaluation):
             trajectories=self.trajectories,
             actions="mean" if self.mean_actions else "sampled",
             lengths=self.lengths.tolist(),
+            success=self.success.tolist() if self._defines_success else None,
         )
 
 
@@ -177,6 +195,7 @@ class PolicyEvaluator:
             task_fields=self.family.task_fields,
             scores=self._of_all([r.returns.nanmean(1) for r in rounds]),
             lengths=self._of_all([r.lengths.mean(1) for r in rounds]),
+            success=self._of_all([r.success.nanmean(1) for r in rounds]),
             diverged=self._of_all([r.diverged.sum(1) for r in rounds]).sum(1),
             inner_rates=config.rates(alpha),
             trajectories=self._trajectories,

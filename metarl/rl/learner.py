@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from metarl.core.algorithms import InnerConfig
+from metarl.core.algorithms import InnerConfig, split_rates
 from metarl.core.outer.step import Objective, OuterStep
 from metarl.core.params import (
     Params,
@@ -21,7 +21,7 @@ from metarl.core.params import (
 )
 from metarl.core.processes import Processes
 from metarl.rl.adaptation import Adaptation
-from metarl.rl.diagnostics import Clock, Sampled, sampling_metrics
+from metarl.rl.diagnostics import Clock, Sampled, inner_kl, sampling_metrics
 from metarl.rl.evaluate import PolicyEvaluation, PolicyEvaluator, Tasks
 from metarl.rl.losses import Transitions
 from metarl.rl.objective import OuterObjective
@@ -196,15 +196,27 @@ class MetaRLLearner:
         }
 
     def _inner_metrics(self, rounds: Sequence[Sampled]) -> dict[str, float]:
-        """Norm of the first inner gradient, recovered from its step; mean over tasks."""
+        """Return metrics of the first inner step, means over tasks, and the learned inner rates.
+
+        The gradient's norm is recovered from the step; the KL is that of phi from theta.
+        """
+        learned = {
+            f"inner/rate/{name}": float(rate.mean())
+            for name, rate in split_rates(self.meta)[1].items()
+        }
         if len(rounds) == 1:
-            return {}
+            return learned
         theta, phi = rounds[0].phi, rounds[1].phi
         _, (rate,) = self.adaptation.inner.split(self.meta, self.config.inner.alphas[:1])
         gradients = [(theta[n] - phi[n]) / rate[n] for n in rate]
         squares = sum(g.flatten(1).square().sum(1) for g in gradients)
-        norms = self.processes.gather(torch.as_tensor(squares).sqrt())
-        return {"inner/gradient_norm": float(norms.mean())}
+        kl = inner_kl(self.adaptation.sampler.policy, phi, rounds[0].batch)
+        found = self.processes.gather((torch.as_tensor(squares).sqrt(), kl))
+        return {
+            "inner/gradient_norm": float(found[0].mean()),
+            "inner/kl": float(found[1].mean()),
+            **learned,
+        }
 
     # --- for the trainer
 

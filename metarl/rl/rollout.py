@@ -39,6 +39,7 @@ class Trajectories(NamedTuple):
     mask: Tensor  # [M, N, T], 1 for env steps; 0 for padding and for diverged episodes
     final_observations: Tensor  # [M, N, O], after the last env step
     diverged: Tensor  # [M, N], 1 where the simulation broke; nothing is learnt from such an episode
+    success: Tensor  # [M, N], 1 where an env step solved the task, 0; NaN where that is not defined
 
     @property
     def returns(self) -> Tensor:

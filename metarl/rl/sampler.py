@@ -31,6 +31,8 @@ class Step(Protocol):
     def terminated(self) -> NDArray[np.bool_]: ...  # [M, N]
     @property
     def diverged(self) -> NDArray[np.bool_]: ...  # [M, N]
+    @property
+    def success(self) -> NDArray[np.float64]: ...  # [M, N], 1, 0, or NaN where not defined
 
 
 class Env(Protocol):
@@ -189,6 +191,7 @@ class Sampler:
             out.discounts[:, :, t] = torch.from_numpy(~step.terminated)
             out.mask[:, :, t] = alive
             out.diverged[torch.from_numpy(step.diverged)] = 1
+            torch.fmax(out.success, torch.from_numpy(step.success).to(out.success), out=out.success)
             observation = torch.from_numpy(step.observation).to(observation)
         if watch is not None:
             watch(env.qpos)
@@ -254,6 +257,7 @@ class Sampler:
             mask=zeros(number, horizon),
             final_observations=observation,
             diverged=zeros(number),
+            success=zeros(number) + torch.nan,
         )
 
 

@@ -20,7 +20,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,13 @@ class RunFolder:
         self.report_file = path / "report.html"
 
     @classmethod
-    def create(cls, path: Path, config_yaml: str) -> "RunFolder":
+    def create(cls, path: Path, config_yaml: str, modules: Sequence[str] = ()) -> "RunFolder":
         """Make the folder of a new run.
+
+        Args:
+            path: of the folder.
+            config_yaml: all settings.
+            modules: folders of modules of the user's own, besides the current one.
 
         Raises:
             UserError: it already holds a run, or cannot be written.
@@ -80,6 +85,7 @@ class RunFolder:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
             "directory": os.getcwd(),
+            "modules": [*modules],
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: _version(name) for name in PACKAGES},

@@ -23,6 +23,7 @@ class Row:
         median: median over tasks.
         diverged: number of tasks (of policies: episodes) whose scores are not finite.
         length: mean length of an episode, env steps; policies only.
+        success: share of episodes that solve the task; policies only, where it is defined.
     """
 
     inner_steps: int
@@ -31,6 +32,7 @@ class Row:
     median: Number
     diverged: float
     length: Number = None
+    success: Number = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class TaskScoresRecord:
         tasks: [M, task_dim].
         scores: [steps + 1, M]; None where a task diverged.
         lengths: mean episode lengths, [steps + 1, M], env steps; policies only.
+        success: shares of episodes that solve the task, [steps + 1, M]; where it is defined.
         trajectories, actions: see ``EvaluationSettings``.
     """
 
@@ -108,6 +111,7 @@ class TaskScoresRecord:
     scores: list[list[Number]]
     interval: str = "95 %, Student's t over tasks, half-width"
     lengths: list[list[Number]] | None = None
+    success: list[list[Number]] | None = None
     trajectories: int | None = None
     actions: str | None = None
 

@@ -94,7 +94,7 @@ def episodes(batch: GymBatch, tasks: Any) -> list[Any]:
     seen = [batch.reset(tasks, rngs(len(tasks)))]
     while batch.alive.any():
         step = batch.step(actions(batch.family, batch.shape, rng))
-        seen += [*step, batch.success]
+        seen += step
     return seen
 
 
@@ -167,7 +167,7 @@ def test_episodes_end_by_the_environment_or_by_the_horizon():
         step = batch.step(np.zeros((2, 1)))
         assert step.terminated[:, 0].tolist() == [t == 3, False]
         assert step.truncated[:, 0].tolist() == [False, t == 6]
-        assert batch.success[0, 0] == (t >= 3)
+        np.testing.assert_equal(step.success[:, 0], [t == 3 if t <= 3 else np.nan, False])
         assert step.reward[0, 0] == 0 if t > 3 else 5 <= step.reward[0, 0] < 6
     assert not batch.alive.any()
 

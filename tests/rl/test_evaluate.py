@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from metarl.core.params import flatten
@@ -249,3 +250,23 @@ def test_an_oracle_learns_what_a_policy_that_is_not_told_cannot():
             learner.iterate(iteration)
         final[told] = learner.evaluate(15).scores.mean()
     assert final[True] > final[False] + 2, final
+
+
+def test_success_and_gain_are_part_of_an_evaluation():
+    env = {"family": "point-navigation", "horizon": 12, "goal_tolerance": 0.2}
+    evaluation = toy(env=env).evaluate(0)
+    assert evaluation.success.shape == (3, 5)
+    record, metrics = evaluation.record(), evaluation.metrics()
+    assert record.success == evaluation.success.tolist()
+    for k, row in enumerate(record.rows):
+        assert row.success == pytest.approx(evaluation.success[k].mean())
+        assert metrics[f"evaluation/success_{k}"] == row.success
+    gain = evaluation.scores[2] - evaluation.scores[0]
+    assert metrics["evaluation/gain_2"] == pytest.approx(gain.mean())
+    assert metrics["evaluation/gain_ci95_2"] == pytest.approx(
+        scipy.stats.sem(gain) * scipy.stats.t.ppf(0.975, 4)
+    )
+    assert "evaluation/gain_0" not in metrics
+    silent = toy("half-cheetah-velocity").evaluate(0)
+    assert silent.record().success is None
+    assert not any("success" in name for name in silent.metrics())

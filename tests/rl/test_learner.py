@@ -115,7 +115,7 @@ def test_every_task_gets_exactly_n_trajectories_of_its_own_policy(family: str) -
     assert (trajectories.lengths >= 1).all()
     # an episode is one block of valid env steps from the start
     assert (trajectories.mask.diff(dim=-1) <= 0).all()
-    for x in trajectories:
+    for x in trajectories._replace(success=torch.zeros(4, 5)):  # it is NaN where not defined
         for leaf in x if isinstance(x, tuple) else (x,):
             assert torch.isfinite(leaf).all()
     padding = trajectories.mask == 0
@@ -267,6 +267,7 @@ def constant_world(terminated: bool) -> Trajectories:
         mask=ones,
         final_observations=zeros[:, :, 0],
         diverged=zeros[:, :, 0, 0],
+        success=zeros[:, :, 0, 0],
     )
 
 
@@ -917,3 +918,60 @@ def test_adapting_on_own_data_improves_the_surrogate() -> None:
     rates = [dict.fromkeys(learner.meta, 0.05)]
     phi = adapt(learner.adaptation.inner.loss, learner.meta, rates, [batch])
     assert surrogate_and_kl(policy_of(learner), phi, batch)[0] < -1e-4
+
+
+def test_inner_kl_is_that_of_the_adapted_policy_from_the_sampling_one() -> None:
+    learner = toy_learner(inner=PolicyInnerConfig(rate=0.5))
+    support, query = rounds = sampled(learner)
+    policy = learner.adaptation.sampler.policy
+    expected = []
+    for m in range(4):
+        batch = task(support.batch, m)
+        adapted = policy({n: p[m] for n, p in query.phi.items()}, batch.observations)
+        some = slice(None, None, 10)
+        kl = kl_divergence(*map(normal, (batch.sampling, adapted)))
+        expected.append((kl * batch.mask)[some].sum() / batch.mask[some].sum())
+    measured = learner._inner_metrics(rounds)["inner/kl"]
+    assert measured == pytest.approx(float(torch.stack(expected).mean()), rel=1e-4)
+    assert measured > 0
+
+
+def normal(gaussian: Gaussian) -> Independent:
+    return Independent(Normal(gaussian.mean, gaussian.log_std.exp()), 1)
+
+
+def test_learned_rates_are_logged_by_parameter() -> None:
+    learner = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd", rate=0.3))
+    metrics = learner._inner_metrics(sampled(learner))
+    rates = {name: value for name, value in metrics.items() if name.startswith("inner/rate/")}
+    names = [name for name in learner.meta if ":" not in name]
+    assert rates == {f"inner/rate/{name}": pytest.approx(0.3) for name in names}
+
+
+def test_gain_and_returns_between_are_of_the_means_of_tasks() -> None:
+    learner = toy_learner(inner=PolicyInnerConfig(rate=0.3, steps=2))
+    rounds = sampled(learner)
+    means = np.array([r.trajectories.returns.double().mean(1).numpy() for r in rounds])
+    metrics = sampling_metrics([r.outcome() for r in rounds])
+    gain = means[2] - means[0]
+    assert metrics["return/gain"] == pytest.approx(gain.mean(), abs=1e-6)
+    interval = scipy.stats.sem(gain) * scipy.stats.t.ppf(0.975, 3)
+    assert metrics["return/gain_ci95"] == pytest.approx(interval, rel=1e-4)
+    for k in range(3):
+        assert metrics[f"return/after_{k}"] == pytest.approx(means[k].mean(), abs=1e-5)
+
+
+def test_an_episode_succeeds_if_one_of_its_env_steps_does() -> None:
+    learner = toy_learner(
+        "point-navigation", env={"family": "point-navigation", "horizon": 12, "goal_tolerance": 0.2}
+    )
+    support, query = sampled(learner)
+    for trajectories in (support.trajectories, query.trajectories):
+        solved = (trajectories.discounts == 0) & (trajectories.mask == 1)
+        assert torch.equal(trajectories.success, solved.any(-1).to(torch.float32))
+    metrics = sampling_metrics([support.outcome(), query.outcome()])
+    expected = float(support.trajectories.success.mean())
+    assert 0 < metrics["success/before"] == pytest.approx(expected) < 1
+    assert "success/before" not in sampling_metrics(
+        [r.outcome() for r in sampled(toy_learner("half-cheetah-velocity"))]
+    )
