@@ -126,7 +126,9 @@ def test_links_lead_to_files(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_the_docs_name_exist(page: Path):
-    named = re.findall(r"`((?:metarl|envs|scripts|tests|configs|examples)/[\w/.-]+\.\w+)`", page.read_text())
+    named = re.findall(
+        r"`((?:metarl|envs|scripts|tests|configs|examples)/[\w/.-]+\.\w+)`", page.read_text()
+    )
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
 

@@ -71,18 +71,18 @@ class PolicyEvaluation(Evaluation):
 
     Args:
         lengths: mean episode length, [steps + 1, M].
-        success: share of episodes that solve the task, [steps + 1, M]; NaN where not defined.
         trajectories: per task and inner step.
         mean_actions: whether the scored actions are the policy's mean ones.
+        success: share of episodes that solve the task, [steps + 1, M]; None: that is not defined.
     """
 
     lengths: Array
-    success: Array
     trajectories: int
     mean_actions: bool = False
+    success: Array | None = None
 
     def rows(self) -> list[Row]:
-        solved = self.success.mean(1).tolist() if self._defines_success else None
+        solved = None if self.success is None else self.success.mean(1).tolist()
         return [
             replace(row, length=float(length), success=solved[row.inner_steps] if solved else None)
             for row, length in zip(super().rows(), self.lengths.mean(1), strict=True)
@@ -99,17 +99,13 @@ class PolicyEvaluation(Evaluation):
             }
         return found
 
-    @property
-    def _defines_success(self) -> bool:
-        return not bool(np.isnan(self.success).any())
-
     def record(self) -> TaskScoresRecord:
         return replace(
             super().record(),
             trajectories=self.trajectories,
             actions="mean" if self.mean_actions else "sampled",
             lengths=self.lengths.tolist(),
-            success=self.success.tolist() if self._defines_success else None,
+            success=None if self.success is None else self.success.tolist(),
         )
 
 
@@ -189,17 +185,18 @@ class PolicyEvaluator:
         if config.mean_actions:
             stream = stream._replace(purpose=Purpose.MEAN_ACTION_ROLLOUT)
             rounds = self.adaptation.mean_action_trajectories(sampled, mine, stream, recorder)
+        success = self._of_all([r.success.nanmean(1) for r in rounds])
         return PolicyEvaluation(
             measure="return",
             tasks=tasks,
             task_fields=self.family.task_fields,
             scores=self._of_all([r.returns.nanmean(1) for r in rounds]),
             lengths=self._of_all([r.lengths.mean(1) for r in rounds]),
-            success=self._of_all([r.success.nanmean(1) for r in rounds]),
             diverged=self._of_all([r.diverged.sum(1) for r in rounds]).sum(1),
             inner_rates=config.rates(alpha),
             trajectories=self._trajectories,
             mean_actions=config.mean_actions,
+            success=None if np.isnan(success).any() else success,
             validation=validation,
             episodes=self._recorded(recorder, rounds),
         )
