@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from metarl.commands.training import Fault, Training
+from metarl.commands.training import Fault, Training, beginning
 from metarl.core.params import Params
 from metarl.core.processes import ALONE
 from metarl.experiment import build, evaluations, plugins, settings
@@ -52,7 +52,11 @@ def load(path: str | Path, checkpoint: str = "last") -> "Run":
     return Run(RunFolder.open(Path(path)), checkpoint)
 
 
-def train(*configs: str | Path | Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> "Run":
+def train(
+    *configs: str | Path | Mapping[str, Any],
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+) -> "Run":
     """Train as ``metarl train`` does, and return the run.
 
     Args:
@@ -60,6 +64,7 @@ def train(*configs: str | Path | Mapping[str, Any], callbacks: Sequence[Callback
             ``{"iterations": 20, "outer.max_kl": 0.02}``; later ones win. A class or a function
             stands for its name: ``{"env.family": PoleLength}``.
         callbacks: called after every iteration; an exception of theirs ends training.
+        resume: go on with the run of this name, if there is one.
 
     Raises:
         UserError: a setting is not allowed, or the run's folder exists.
@@ -72,11 +77,16 @@ def train(*configs: str | Path | Mapping[str, Any], callbacks: Sequence[Callback
             layers += settings.read_layers(str(config))
     experiment = settings.named(settings.parse(layers))
     folder = RunFolder(Path(experiment.folder) / str(experiment.name))
+    begun = folder if resume and folder.config_file.is_file() else None
+    if begun is not None:
+        experiment = settings.resumed(folder, layers)
+        if settings.is_done(folder, experiment):
+            return load(folder.path)
     with _own_threads():
-        learner = build.make_learner(experiment)
+        learner = build.make_learner(beginning(experiment, begun))
         training = Training(experiment, folder, learner, ALONE, callbacks)
         try:
-            training.run(go_on=False)
+            training.run(go_on=begun is not None)
         except Fault as fault:
             raise fault.__cause__ or fault from None
     return load(folder.path)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.commands.command import HELP, command, print_settings
-from metarl.commands.training import Training, require_same_settings
+from metarl.commands.training import Training, beginning, require_same_settings
 from metarl.experiment import build
 from metarl.experiment.settings import read_settings, settings_for_help
 from metarl.experiment.suggestions import did_you_mean
@@ -21,7 +21,9 @@ def train(argv: Sequence[str]) -> int:
     config, resumed = read_settings(argv)
     with joined(config.device, config.timeout) as processes:
         require_same_settings(config, processes)
-        learner = processes.in_turn(lambda: build.make_learner(config, processes))
+        learner = processes.in_turn(
+            lambda: build.make_learner(beginning(config, resumed), processes)
+        )
         run = resumed or RunFolder(Path(config.folder) / str(config.name))
         return Training(config, run, learner, processes).run(go_on=resumed is not None)
 
@@ -39,6 +41,9 @@ def _print_help(argv: Sequence[str]) -> int:
     train.print_usage()
     print("  --config NAME or FILE                   settings of a YAML file; later ones win")
     print("  --resume RUN                            go on with the run in this folder")
+    print(
+        "  --resume auto                           begin the run of this --name, or go on with it"
+    )
     print("  --print_config                          print all settings as YAML, and stop")
     print("  --help [SETTING or GROUP]               all about some settings, with their types\n")
     print_settings(settings)

@@ -4,6 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,12 @@ def require_same_settings(config: Experiment, processes: Processes) -> None:
     first = json.loads(processes.leading_bytes(json.dumps(mine).encode()))
     if difference := first_difference(mine, first):
         raise UserError(f"the settings are not those of the first process: {difference}")
+
+
+def beginning(config: Experiment, resumed: RunFolder | None) -> Experiment:
+    """Return the config to make a learner of: a run with a checkpoint needs no warm start."""
+    has_own = resumed is not None and not resumed.checkpoints().is_empty()
+    return replace(config, init=None) if has_own else config
 
 
 class Training:

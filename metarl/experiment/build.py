@@ -12,9 +12,10 @@ from torch import nn
 
 from metarl.core.compile import compiler_fault
 from metarl.core.inner_loop import InnerLoop
+from metarl.core.outer.schedule import ScheduledStep
 from metarl.core.outer.step import OuterStep
 from metarl.core.outer.trust_region import TrustRegion, suited_epsilon
-from metarl.core.params import Functional, parameters_of
+from metarl.core.params import Functional, Params, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
 from metarl.experiment.configs import find_file
@@ -32,6 +33,7 @@ from metarl.experiment.registries import (
 )
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment
 from metarl.experiment.suggestions import did_you_mean
+from metarl.experiment.warm_start import initial_parameters
 from metarl.rl.adaptation import Adaptation
 from metarl.rl.distributions import require_distribution
 from metarl.rl.evaluate import PolicyEvaluator
@@ -128,7 +130,7 @@ def resolve(config: Settings) -> Settings:
             env=FAMILY.resolved(config.env),
             policy=policy,
             baseline=BASELINE.resolved(config.baseline),
-            outer=_resolved_outer(config.outer, policy.get("activation", "")),
+            outer=_resolved_outer(config, policy.get("activation", "")),
         )
         inner_loss(config.inner.loss)
         if file := held_out_tasks(config):
@@ -139,13 +141,19 @@ def resolve(config: Settings) -> Settings:
     data = {"source": config.data["source"]}
     for part in parts:
         data |= dataclasses.asdict(part)
-    outer = _resolved_outer(config.outer, config.model.activation)
+    outer = _resolved_outer(config, config.model.activation)
     return dataclasses.replace(config, data=data, outer=outer)
 
 
-def _resolved_outer(outer: dict[str, Any], activation: str) -> dict[str, Any]:
-    """Return all settings of the outer step; some follow from the network's hidden units."""
-    if issubclass(OUTER.find(outer)[0], TrustRegion):
+def _resolved_outer(config: RLExperiment | SupervisedExperiment, activation: str) -> dict[str, Any]:
+    """Return all settings of the outer step; some follow from the network and from others."""
+    outer, kind = config.outer, OUTER.find(config.outer)[0]
+    is_scheduled = (
+        issubclass(kind, ScheduledStep) and outer.get("schedule", "constant") != "constant"
+    )
+    if is_scheduled and outer.get("schedule_iterations") is None:
+        outer = {**outer, "schedule_iterations": max(1, config.iterations)}
+    if issubclass(kind, TrustRegion):
         length = suited_epsilon(activation, outer.get("hvp_length", "fixed"))
         outer = {"hvp_epsilon": length, **outer}
     return OUTER.resolved(outer)
@@ -181,7 +189,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     family = make_family(config.env)
     module = make_policy(config, family)
     policy = Functional(module)
-    theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
+    theta = _initial(config, module)
     loss = partial(inner_loss(config.inner.loss), policy)
     try:
         inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
@@ -222,6 +230,12 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         evaluation,
         config.seed,
     )
+
+
+def _initial(config: Experiment, module: nn.Module) -> Params:
+    """Return the parameters that training begins with, on the run's device."""
+    initial = initial_parameters(config.init, parameters_of(module))
+    return {name: p.to(config.device) for name, p in initial.items()}
 
 
 def warn_of_equal_tasks(config: Experiment) -> None:
@@ -299,7 +313,7 @@ def make_supervised_learner(
     if config.observe_task:
         shape = (shape[0] + len(source.task_fields), *shape[1:])
     module, changed = _make_module(config, shape, ways or 1)
-    theta = {name: p.to(config.device) for name, p in parameters_of(module).items()}
+    theta = _initial(config, module)
     predictor = Predictor(
         model=Functional(module),
         criterion=CLASSIFICATION if ways else REGRESSION,

@@ -61,7 +61,7 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     Raises:
         UserError: there is no such checkpoint, or it is not of this run's settings.
     """
-    config = replace(config, compile=False)  # evaluations never are
+    config = replace(config, compile=False, init=None)  # the checkpoint has the parameters
     learner = build.make_learner(config)
     checkpoint, state = run.checkpoints().load(which)
     load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))

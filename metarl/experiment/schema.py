@@ -47,6 +47,7 @@ class Experiment:
         checkpoint: when to save, and how many to keep.
         logging: the sinks of metrics.
         evaluation: held-out tasks.
+        init: folder of a trained run, with whose parameters training begins; null: new ones.
         folder: folder of all runs.
         name: the run's name, and its folder's; null: config, seed and time.
     """
@@ -60,6 +61,7 @@ class Experiment:
     timeout: Annotated[float, Gt(0)] = 300.0
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    init: str | None = None
     folder: str = "runs"
     name: str | None = None
 

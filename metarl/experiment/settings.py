@@ -21,6 +21,9 @@ from metarl.runtime.history import upgraded
 from metarl.runtime.launch import launch_id
 from metarl.runtime.trainer import first_difference
 
+AUTO = "auto"
+"""``--resume auto``: begin the run of the config's name, or go on with it."""
+
 Layers = Sequence[Mapping[str, Any]]
 """Settings of files and of a command line; later ones win."""
 
@@ -37,26 +40,59 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
     layers, configs, resume = _asked(options)
-    run = None if resume is None else RunFolder.open(Path(resume))
-    if run is not None:
-        read_config(run)  # also finds the user's own parts that it names
-        layers = [_settings_of(run), *layers]
-    config = parse(layers)
-    if len(words) < len(argv):
-        print(to_yaml(config), end="")
-        sys.exit(0)
-    if run is None:
-        config = named(config, "-".join(Path(name).stem for name in configs))
+    is_auto = resume == AUTO
+    if is_auto:
+        resume = _begun(parse(layers))
+    if resume is not None:
+        run = RunFolder.open(Path(resume))
+        config = resumed(run, layers)
+    else:
+        config = named(parse(layers), "-".join(Path(name).stem for name in configs))
         run = RunFolder(Path(config.folder) / str(config.name))
-    if resume is None and not run.is_of_this_launch():
-        return config, None
-    resumed = read_config(run)
-    if _tasks_of(config) != _tasks_of(resumed):
-        raise UserError(f"the run to resume is of {_tasks_of(resumed)}, not {_tasks_of(config)}")
-    if difference := first_difference(_kept(resumed), _kept(config)):
+    if len(words) < len(argv):
+        print(to_yaml(config if resume else parse(layers)), end="")
+        sys.exit(0)
+    if is_auto and resume and is_done(run, config):
+        print(f"done: {run.path} has {config.iterations} iterations and their evaluation")
+        sys.exit(0)
+    if resume is None and run.is_of_this_launch():
+        return resumed(run, layers), run
+    return config, None if resume is None else run
+
+
+def resumed(run: RunFolder, layers: Layers) -> Experiment:
+    """Return the config that a run goes on with: its own, and what the layers may change.
+
+    Raises:
+        UserError: a layer changes what makes the run what it is, or it cannot be written.
+    """
+    own = read_config(run)  # also finds the user's own parts that it names
+    config = parse([_settings_of(run), *layers])
+    if _tasks_of(config) != _tasks_of(own):
+        raise UserError(f"the run to resume is of {_tasks_of(own)}, not {_tasks_of(config)}")
+    if difference := first_difference(_kept(own), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
-    return config, run
+    return config
+
+
+def is_done(run: RunFolder, config: Experiment) -> bool:
+    """Return whether a run has all of its iterations, and an evaluation after them."""
+    checkpoints, saved = run.checkpoints().all(), run.load_evaluation()
+    last = checkpoints[0].iteration if checkpoints else -1
+    return saved is not None and saved[0].iteration == last >= config.iterations
+
+
+def _begun(config: Experiment) -> str | None:
+    """Return the folder of the run that a config names, if it was begun.
+
+    Raises:
+        UserError: the config names none.
+    """
+    if config.name is None:
+        raise UserError("--resume auto needs a --name: it goes on with the run of this name")
+    run = RunFolder(Path(config.folder) / config.name)
+    return str(run.path) if run.config_file.is_file() else None
 
 
 def named(config: Experiment, stem: str = "") -> Experiment:

@@ -20,7 +20,9 @@ BODIES = (
     *("half-cheetah-velocity", "half-cheetah-direction"),
     *("ant-direction", "ant-forward-backward", "ant-velocity", "ant-goal"),
 )
-ANTS = tuple(name for name in BODIES if name.startswith("ant-"))
+OF_BODIES = "env.family", BODIES
+OF_ANTS = "env.family", [name for name in BODIES if name.startswith("ant-")]
+OURS = "outer.name", ["trpo", "adam"]
 
 
 class Added(NamedTuple):
@@ -29,16 +31,17 @@ class Added(NamedTuple):
     path: str
     value: Any
     kind: str = ""  # "env" or "data": of policies or of supervised models only
-    families: Collection[str] = ()  # of these task families only; empty: of all
+    where: tuple[str, Collection[str]] = ("", ())  # a setting, and the values that have this one
     before: str = ""  # a run with this setting is newer, and needs no value
 
     def apply(self, settings: dict[str, Any]) -> None:
-        env, _ = _group(settings, "env.family")
+        path, values = self.where
+        named, key = _group(settings, path)
         of_kind = not self.kind or self.kind in settings
-        of_family = not self.families or (env or {}).get("family") in self.families
+        of_value = not path or (named or {}).get(key) in values
         later, name = _group(settings, self.before)
         is_newer = bool(self.before) and name in (later or {})
-        if of_kind and of_family and not is_newer:
+        if of_kind and of_value and not is_newer:
             group, key = _group(settings, self.path, create=True)
             if group is not None:
                 group.setdefault(key, copy.deepcopy(self.value))
@@ -96,12 +99,12 @@ CHANGES: tuple[Change, ...] = (
     Added("outer.hvp_length", "fixed", kind="env", before="outer.name"),
     Added("evaluation.published.method", ""),
     Added("evaluation.task_file", None, kind="env"),
-    Added("env.position_noise", None, families=BODIES),
-    Added("env.velocity_of", "torso", families=BODIES),
-    Added("env.observation", "gymnasium", families=BODIES),
-    Added("env.contact_cost", 0.0, families=ANTS),
-    Added("env.crouched", False, families=ANTS),
-    Added("env.solimp", None, families=ANTS),
+    Added("env.position_noise", None, where=OF_BODIES),
+    Added("env.velocity_of", "torso", where=OF_BODIES),
+    Added("env.observation", "gymnasium", where=OF_BODIES),
+    Added("env.contact_cost", 0.0, where=OF_ANTS),
+    Added("env.crouched", False, where=OF_ANTS),
+    Added("env.solimp", None, where=OF_ANTS),
     Added("logging.sinks", []),
     Added("policy.name", "gaussian-mlp", kind="env"),
     Added("outer.name", "trpo", kind="env"),
@@ -109,6 +112,11 @@ CHANGES: tuple[Change, ...] = (
     Added("baseline.name", "linear", kind="env"),
     Renamed("advantage.baseline_ridge", "baseline.ridge"),
     Added("workers", 0, kind="env"),
+    Added("init", None),
+    Added("outer.schedule", "constant", where=OURS),
+    Added("outer.schedule_iterations", None, where=OURS),
+    Added("outer.schedule_final", 0.0, where=OURS),
+    Added("outer.clip_norm", None, where=("outer.name", ["adam"])),
 )
 
 

@@ -161,14 +161,14 @@ def paths(settings: Any, where: str = "") -> set[str]:
     }
 
 
-def known(kind: str, families: str = "") -> set[str]:
+def known(kind: str, family: str = "") -> set[str]:
     """Paths that the table of changes explains, for policies or supervised models."""
     return {
         change.new if isinstance(change, Renamed) else change.path
         for change in CHANGES
         if not isinstance(change, Removed)
         and (not isinstance(change, Added) or change.kind in ("", kind))
-        and (not isinstance(change, Added) or not families or families in change.families)
+        and (not isinstance(change, Added) or not family or family in change.where[1])
     }
 
 

@@ -7,7 +7,8 @@ import torch
 from annotated_types import Gt, Interval
 from torch import Tensor
 
-from metarl.core.outer.step import Objective, OuterStep, Stats
+from metarl.core.outer.schedule import ScheduledStep
+from metarl.core.outer.step import Objective, Stats
 
 
 class AdamState(NamedTuple):
@@ -20,15 +21,16 @@ class AdamState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adam(OuterStep):
+class Adam(ScheduledStep):
     """Adam along the meta-gradient.
 
     Args:
-        learning_rate: outer rate beta.
+        learning_rate: outer rate beta, before the schedule.
         beta1: decay of the mean of gradients; 0 for plain scaled gradients (Reptile's choice).
         beta2: decay of the mean of squared gradients.
         epsilon: added to the root of the mean of squares.
         average_decay: decay of the moving average of theta that is evaluated; 0: theta itself.
+        clip_norm: longer meta-gradients are scaled to this norm; null: never.
     """
 
     learning_rate: Annotated[float, Gt(0)] = 1e-3
@@ -36,6 +38,7 @@ class Adam(OuterStep):
     beta2: Annotated[float, Interval(ge=0, lt=1)] = 0.999
     epsilon: Annotated[float, Gt(0)] = 1e-8
     average_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Gt(0)] | None = None
 
     is_traceable: ClassVar[bool] = True
 
@@ -49,8 +52,11 @@ class Adam(OuterStep):
         self, objective: Objective, theta: Tensor, state: AdamState
     ) -> tuple[Tensor, AdamState, Stats]:
         _, gradient = objective.loss_gradient(theta)
+        norm = torch.linalg.vector_norm(gradient)
+        if self.clip_norm is not None:
+            gradient = gradient * (self.clip_norm / norm).clamp(max=1.0)
         theta, state = self.update(theta, gradient, state)
-        return theta, state, {"gradient_norm": torch.linalg.vector_norm(gradient)}
+        return theta, state, {"gradient_norm": norm}
 
     def update(self, theta: Tensor, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
         """Return the new theta [P] and state (Kingma and Ba 2015, algorithm 1).
@@ -63,7 +69,7 @@ class Adam(OuterStep):
         step = state.step + 1
         mean = torch.lerp(state.mean, gradient, 1 - self.beta1)
         square = torch.lerp(state.square, gradient.square(), 1 - self.beta2)
-        rate = self.learning_rate / (1 - self.beta1**step)
+        rate = self.learning_rate * self.factor(state.step) / (1 - self.beta1**step)
         scale = (square / (1 - self.beta2**step)).sqrt() + self.epsilon
         theta = theta - rate * mean / scale
         average = state.average

@@ -11,7 +11,8 @@ from annotated_types import Ge, Gt, Interval, Le
 from torch import Tensor
 
 from metarl.core.differences import derivative
-from metarl.core.outer.step import Objective, OuterStep, State, Stats
+from metarl.core.outer.schedule import ScheduledStep
+from metarl.core.outer.step import Objective, State, Stats
 
 HessianVectorProduct: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -88,11 +89,11 @@ def finite_difference_hvp(
 
 
 @dataclass(frozen=True)
-class TrustRegion(OuterStep):
+class TrustRegion(ScheduledStep):
     """Natural gradient in a trust region (TRPO).
 
     Args:
-        max_kl: radius delta of the trust region, nats.
+        max_kl: radius delta of the trust region, nats, before the schedule.
         cg_iterations: conjugate-gradient iterations for the direction.
         cg_damping: multiple of the identity added to the KL's Hessian.
         cg_tolerance: stop when the residual is this fraction of the gradient's norm.
@@ -176,8 +177,9 @@ class TrustRegion(OuterStep):
         stats["cg_residual"] = math.sqrt(dot(residual, residual)) / norm
         if not (math.isfinite(curvature) and curvature > 0):
             return theta, state, stats
-        full_step = math.sqrt(2 * self.max_kl / curvature) * x
-        theta, stats = line_search(objective.loss_and_kl, theta, full_step, self, stats)
+        max_kl = self.max_kl * self.factor(objective.iteration)
+        full_step = math.sqrt(2 * max_kl / curvature) * x
+        theta, stats = line_search(objective.loss_and_kl, theta, full_step, max_kl, self, stats)
         return theta, state, stats
 
     def curvature_product(self, objective: Objective, theta: Tensor) -> HessianVectorProduct:
@@ -213,6 +215,7 @@ def line_search(
     loss_and_kl: Callable[[Tensor], Tensor],
     theta: Tensor,
     step: Tensor,
+    max_kl: float,
     config: TrustRegion,
     stats: dict[str, float],
 ) -> tuple[Tensor, dict[str, float]]:
@@ -220,7 +223,7 @@ def line_search(
     for k in range(config.backtracks):
         candidate = theta - config.backtrack_ratio**k * step
         loss, kl = loss_and_kl(candidate).tolist()
-        if loss < stats["loss_before"] and kl <= config.max_kl:
+        if loss < stats["loss_before"] and kl <= max_kl:
             return candidate, stats | {
                 "accepted": 1.0,
                 "backtrack": float(k),
