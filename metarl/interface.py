@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from metarl.commands.training import Fault, Training, beginning
+from metarl.core.algorithms import split_rates
 from metarl.core.params import Params
 from metarl.core.processes import ALONE
 from metarl.experiment import build, evaluations, plugins, settings
@@ -116,7 +117,8 @@ class Run:
         self._folder = folder
         self._checkpoint = checkpoint
         with _own_threads():
-            _, _, self.iterations, self._learner = evaluations.load(folder, self.config, checkpoint)
+            self._trained = evaluations.load(folder, self.config, checkpoint)
+        self.iterations = self._trained.iteration
 
     @property
     def metrics(self) -> dict[str, NDArray[np.float64]]:
@@ -173,6 +175,30 @@ class Run:
     def policy(self) -> "AdaptedPolicy":
         """Return the meta-policy as it is before adaptation."""
         return self._adapted(self._theta, [])
+
+    @property
+    def module(self) -> nn.Module:
+        """The policy or the model before adaptation: a module with weights of its own.
+
+        They are those that evaluations use; an outer step may have averaged them.
+        """
+        return self._trained.learner.network.with_parameters(self._theta)
+
+    @property
+    def rates(self) -> Params:
+        """The learned inner rates by parameter name; empty where the algorithm learns none."""
+        return split_rates(self._trained.learner.evaluated_meta)[1]
+
+    def export(self, path: str | Path) -> list[Path]:
+        """Write the weights, the learned rates and a ``torch.export`` program; returns the files.
+
+        Args:
+            path: file of the weights, ending in .pt; see ``metarl.runtime.export``.
+
+        Raises:
+            UserError: the path has another ending, or cannot be written.
+        """
+        return evaluations.export_to(self._trained, Path(path))
 
     def adapt(
         self,
@@ -253,9 +279,9 @@ class Run:
         return self._adapted(phi, returns)
 
     def _adapted(self, phi: Params, returns: list[float]) -> "AdaptedPolicy":
-        module = build.make_policy(self._policy_config, self.family)
-        module.load_state_dict({**module.state_dict(), **phi})
-        return AdaptedPolicy(module.eval(), self.family.action_space, self._observations, returns)
+        module = self._rl.network.with_parameters(phi)
+        shape = build.shape_of_inputs(self.config, self.family)
+        return AdaptedPolicy(module, self.family.action_space, shape, returns)
 
     @property
     def _policy_config(self) -> RLExperiment:
@@ -265,8 +291,8 @@ class Run:
 
     @property
     def _rl(self) -> MetaRLLearner:
-        assert isinstance(self._learner, MetaRLLearner)
-        return self._learner
+        assert isinstance(self._trained.learner, MetaRLLearner)
+        return self._trained.learner
 
     @property
     def _adaptation(self) -> Adaptation:
@@ -274,13 +300,8 @@ class Run:
 
     @property
     def _theta(self) -> Params:
-        theta, _ = self._adaptation.inner.split(self._rl.evaluated_meta, [])
+        theta, _ = split_rates(self._trained.learner.evaluated_meta)
         return {name: p.detach() for name, p in theta.items()}
-
-    @property
-    def _observations(self) -> tuple[int, ...]:
-        space = build.observation_space(self._policy_config, self.family)
-        return tuple(space.shape)
 
 
 class AdaptedPolicy:

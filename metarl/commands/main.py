@@ -6,6 +6,7 @@ from metarl import __version__
 from metarl.commands.command import HELP, Command
 from metarl.commands.completion import completion
 from metarl.commands.evaluate import evaluate
+from metarl.commands.export import export
 from metarl.commands.gradcheck import gradcheck
 from metarl.commands.keep import keep
 from metarl.commands.list import list_
@@ -14,7 +15,8 @@ from metarl.commands.train import train
 from metarl.experiment.suggestions import did_you_mean
 
 COMMANDS: dict[str, Command] = {
-    each.name: each for each in (train, evaluate, report, keep, list_, gradcheck, completion)
+    each.name: each
+    for each in (train, evaluate, report, export, keep, list_, gradcheck, completion)
 }
 
 

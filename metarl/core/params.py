@@ -34,6 +34,12 @@ class Functional:
             skeleton, dict(params), args, tie_weights=self._tied, strict=True
         )
 
+    def with_parameters(self, params: Mapping[str, Tensor]) -> nn.Module:
+        """Return a module of its own that has these parameters, on their device."""
+        module = copy.deepcopy(self._module).to(next(iter(params.values())).device)
+        module.load_state_dict({**module.state_dict(), **params})
+        return module.eval()
+
 
 def parameters_of(module: nn.Module) -> Params:
     """Detached copies of a module's parameters, by name."""

@@ -309,9 +309,7 @@ def make_supervised_learner(
     outer: OuterStep = OUTER.make(config.outer)
     if outer.needs_kl and config.inner.algorithm == "reptile":
         raise UserError("inner.algorithm reptile has no loss to bound: use outer.name adam")
-    shape = source.input_shape
-    if config.observe_task:
-        shape = (shape[0] + len(source.task_fields), *shape[1:])
+    shape = shape_of_inputs(config, source)
     module, changed = _make_module(config, shape, ways or 1)
     theta = _initial(config, module)
     predictor = Predictor(
@@ -339,6 +337,19 @@ def make_supervised_learner(
         config.evaluation,
         config.seed,
     )
+
+
+def shape_of_inputs(config: Experiment, source: Any) -> tuple[int, ...]:
+    """Return the shape of one observation or of one input, with the task where it is told.
+
+    Args:
+        source: the task family, or the source of supervised tasks.
+    """
+    if isinstance(config, RLExperiment):
+        return tuple(observation_space(config, source).shape)
+    assert isinstance(config, SupervisedExperiment)
+    first, *others = source.input_shape
+    return (first + len(source.task_fields) * config.observe_task, *others)
 
 
 def _use_threads_for_tasks(config: Experiment, processes: Processes) -> int:

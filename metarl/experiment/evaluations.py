@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarl.core.algorithms import split_rates
 from metarl.experiment import build, registries
 from metarl.experiment.schema import (
     Experiment,
@@ -18,7 +19,9 @@ from metarl.experiment.schema import (
 from metarl.experiment.settings import read_config
 from metarl.report.view import Recorded, RunView, by_test
 from metarl.rl.evaluate import RecordedRollouts
+from metarl.rl.learner import MetaRLLearner
 from metarl.runtime.errors import UserError
+from metarl.runtime.export import export
 from metarl.runtime.files import to_json, write_atomically
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded
@@ -66,6 +69,15 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     checkpoint, state = run.checkpoints().load(which)
     load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
     return Trained(run, config, checkpoint.iteration, learner)
+
+
+def export_to(trained: Trained, path: Path) -> list[Path]:
+    """Write a run's network and its learned rates; see ``metarl.runtime.export``."""
+    learner = trained.learner
+    source = learner.family if isinstance(learner, MetaRLLearner) else learner.source
+    theta, rates = split_rates(learner.evaluated_meta)
+    network = learner.network.with_parameters(theta)
+    return export(network, rates, build.shape_of_inputs(trained.config, source), path)
 
 
 def require_same_tasks(runs: Sequence[RunFolder], configs: Sequence[Experiment]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from metarl.core.algorithms import InnerConfig, split_rates
 from metarl.core.outer.step import Objective, OuterStep
 from metarl.core.params import (
+    Functional,
     Params,
     flatten,
     like_tree,
@@ -101,7 +102,7 @@ class MetaRLLearner:
         self._objective = OuterObjective(
             adaptation.sampler.policy, adaptation.inner, adaptation.task_map
         )
-        self._family = family
+        self.family = family
         self.evaluator = evaluation
         self._seed = seed
         self._is_checked = False
@@ -127,7 +128,7 @@ class MetaRLLearner:
         """Draw tasks; sample with theta, adapt, sample with phi. Query data come last."""
         config = self.config
         rng = generator(self._seed, Purpose.TRAIN_TASKS, iteration)
-        tasks = self._family.sample_tasks(rng, config.tasks)
+        tasks = self.family.sample_tasks(rng, config.tasks)
         share = self.processes.share(config.tasks)
         stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration, first_task=share.start)
         rounds, self.baseline_state = self.adaptation.sample_and_adapt(
@@ -227,6 +228,13 @@ class MetaRLLearner:
     def evaluate(self, iteration: int) -> PolicyEvaluation:
         """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
         return self.evaluator.run(self.evaluated_meta, self.baseline_state)
+
+    @property
+    def network(self) -> Functional:
+        """The policy as a function of its parameters."""
+        policy = self.adaptation.sampler.policy
+        assert isinstance(policy, Functional)
+        return policy
 
     @property
     def evaluated_meta(self) -> Params:

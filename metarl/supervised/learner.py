@@ -14,6 +14,8 @@ from metarl.core.algorithms import InnerConfig
 from metarl.core.compile import Compiled, Traced
 from metarl.core.outer.step import OuterStep, State
 from metarl.core.params import (
+    Functional,
+    Params,
     flatten,
     like_tree,
     plain_tree,
@@ -110,7 +112,7 @@ class SupervisedLearner:
         self.theta = flatten(task.like)  # one vector: one kernel of Adam, not one per parameter
         self.outer_state = outer.init(self.theta)
         self.task = task
-        self._source = source
+        self.source = source
         self.processes = task_map.processes
         # The whole meta-update as one program, where no task is on another thread or process.
         in_one = (
@@ -188,7 +190,7 @@ class SupervisedLearner:
 
     def episodes(self, iteration: int) -> TaskData:
         """The training data of this process's tasks."""
-        return self.task.predictor.prepare(*self._source.draw(self._draw(iteration)))
+        return self.task.predictor.prepare(*self.source.draw(self._draw(iteration)))
 
     def _draw(self, iteration: int) -> TaskRequest:
         config = self.config
@@ -216,6 +218,18 @@ class SupervisedLearner:
         """Adapt to the held-out tasks, which are the same at every call; theta stays as it is."""
         meta = self.outer.evaluated(self.theta, self.outer_state)
         return self._protocol.run(partial(self.task.judge, meta))
+
+    @property
+    def network(self) -> Functional:
+        """The model as a function of its parameters."""
+        model = self.task.predictor.model
+        assert isinstance(model, Functional)
+        return model
+
+    @property
+    def evaluated_meta(self) -> Params:
+        """The meta-parameters that evaluations use: theta, or the outer step's average of it."""
+        return unflatten(self.outer.evaluated(self.theta, self.outer_state), self.task.like)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs besides its settings."""

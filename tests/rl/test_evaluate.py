@@ -83,7 +83,7 @@ def test_episodes_start_where_the_environment_does_and_are_padded_by_their_last_
 def test_watching_changes_no_score():
     """And neither do the two threads, which are one while somebody watches."""
     learner = toy(threads=2)
-    tasks = learner._family.sample_tasks(np.random.default_rng(0), 3)
+    tasks = learner.family.sample_tasks(np.random.default_rng(0), 3)
     seen = []
     stream = Stream(0, Purpose.EVALUATION_ROLLOUT)
     watched, unwatched = (
@@ -135,7 +135,7 @@ def test_the_best_candidate_rate_on_validation_tasks_is_taken():
     assert best == 0.2, "neither one that does nothing nor one that destroys the policy"
 
     # The scores are those of tasks that the evaluation does not see.
-    tasks = learner._family.sample_tasks(generator(0, Purpose.VALIDATION_TASKS), 5)
+    tasks = learner.family.sample_tasks(generator(0, Purpose.VALIDATION_TASKS), 5)
     assert not np.isin(tasks, evaluation.tasks).any()
     stream = Stream(0, Purpose.VALIDATION_ROLLOUT)
     for rate, score in evaluation.validation.items():
@@ -178,7 +178,7 @@ def test_paired_differences_are_narrower_than_what_they_are_of():
 
 def test_without_inner_steps_the_update_is_plain_policy_gradient_over_all_tasks():
     learner = toy(inner=PolicyInnerConfig(steps=0))
-    tasks = learner._family.sample_tasks(np.random.default_rng(0), 4)
+    tasks = learner.family.sample_tasks(np.random.default_rng(0), 4)
     (query,) = learner.adaptation.sample_and_adapt(
         learner.meta, tasks, [], 10, Stream(0, Purpose.TRAIN_ROLLOUT)
     )[0]

@@ -68,7 +68,7 @@ def toy_learner(family: str = "point-navigation", horizon: int = 12, **settings)
 
 def sampled(learner: MetaRLLearner, tasks: int = 4, trajectories: int = 5):
     config = learner.config
-    rows = learner._family.sample_tasks(np.random.default_rng(0), tasks)
+    rows = learner.family.sample_tasks(np.random.default_rng(0), tasks)
     return learner.adaptation.sample_and_adapt(
         learner.meta, rows, config.inner.alphas, trajectories, STREAM
     )[0]
@@ -130,7 +130,7 @@ def test_trajectories_do_not_depend_on_the_other_tasks_on_threads_or_on_tracing(
     trajectories: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = toy_learner("half-cheetah-velocity")
-    family, policy = learner._family, policy_of(learner)
+    family, policy = learner.family, policy_of(learner)
     tasks = family.sample_tasks(np.random.default_rng(0), 3)
     phi = {n: torch.stack([p, 2 * p, 3 * p]) for n, p in learner.meta.items()}
 
@@ -155,7 +155,7 @@ def test_trajectories_do_not_depend_on_the_other_tasks_on_threads_or_on_tracing(
 def test_compiled_policies_act_alike_whatever_other_tasks_and_threads_there_are() -> None:
     settings = {"name": "gaussian-mlp", "hidden_sizes": [20, 20], "activation": "tanh"}
     learner = toy_learner("half-cheetah-velocity", policy=settings)
-    family = learner._family
+    family = learner.family
     tasks = family.sample_tasks(np.random.default_rng(0), 3)
     theta = theta_of(learner, 3)
     phi = {n: p * torch.arange(1, 4).reshape(3, *[1] * (p.dim() - 1)) for n, p in theta.items()}
@@ -314,7 +314,7 @@ def test_a_diverged_episode_counts_for_nothing() -> None:
             return step._replace(diverged=step.diverged | first)
 
     learner = toy_learner("half-cheetah-velocity")
-    family = learner._family
+    family = learner.family
     sampler = Sampler(partial(Breaking, family), policy_of(learner), family.horizon)
     phi, tasks = theta_of(learner, 2), np.ones((2, 1))
     broken = sampler.collect(phi, tasks, 3, STREAM)
@@ -813,7 +813,7 @@ def test_metrics_of_the_inner_step_are_of_the_rates_that_it_was_taken_with() -> 
     """Meta-SGD's rates change in the update that follows."""
     learner = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd"))
     again = toy_learner(inner=PolicyInnerConfig(algorithm="meta-sgd"))
-    tasks = again._family.sample_tasks(generator(0, Purpose.TRAIN_TASKS, 0), 4)
+    tasks = again.family.sample_tasks(generator(0, Purpose.TRAIN_TASKS, 0), 4)
     alphas = again.config.inner.alphas
     rounds, _ = again.adaptation.sample_and_adapt(again.meta, tasks, alphas, 5, STREAM)
     metrics = learner.iterate(0)

@@ -1,0 +1,79 @@
+"""Export a trained network: its weights, and a program that runs without its code."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.core.params import Params
+from metarl.runtime.errors import UserError, described, warn
+from metarl.runtime.files import require_writable, write_atomically
+
+
+class _Named(nn.Module):
+    """The network with named outputs, which a program can return."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        found: Any = self.network(inputs)
+        if isinstance(found, Tensor):
+            return {"output": found}
+        return {"action": found.mode(), **found._asdict()}
+
+
+def export(
+    network: nn.Module, rates: Params, input_shape: tuple[int, ...], path: Path
+) -> list[Path]:
+    """Write a network's weights and its program; returns the files.
+
+    ``policy.pt`` is its ``state_dict``. ``policy.rates.pt`` has the learned inner rates, if there
+    are any. ``policy.pt2`` is a ``torch.export`` program of a batch of inputs [B, *input_shape] in
+    float32. It returns a dictionary: ``action``, the most likely one, and the tensors of a policy's
+    distribution; or the ``output`` of a supervised model. A network that cannot be traced has no
+    program, which is said.
+
+    Args:
+        network: the module with its weights.
+        rates: learned inner rates by parameter name; empty: none are learned.
+        input_shape: shape of one input.
+        path: of the weights, ending in .pt.
+
+    Raises:
+        UserError: the path has another ending, or a file cannot be written.
+    """
+    if path.suffix != ".pt":
+        raise UserError(f"the output should be a file named .pt, got {path}")
+    require_writable(path)
+    contents = {path: _bytes(torch.save, network.state_dict())}
+    if rates:
+        contents[path.with_suffix(".rates.pt")] = _bytes(torch.save, rates)
+    try:
+        program = _program(network, input_shape)
+        contents[path.with_suffix(".pt2")] = _bytes(torch.export.save, program)
+    except Exception as error:  # whatever a user's network leads to
+        warn(f"there is no program, because the network cannot be traced: {described(error)}")
+    try:
+        for file, data in contents.items():
+            write_atomically(file, data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return [*contents]
+
+
+def _program(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    example = torch.zeros(2, *input_shape)  # not 1: a batch of one is traced as a constant
+    batch = {0: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        return torch.export.export(_Named(network), (example,), dynamic_shapes=(batch,))
+
+
+def _bytes(save: Callable[[Any, io.BytesIO], None], content: Any) -> bytes:
+    buffer = io.BytesIO()
+    save(content, buffer)
+    return buffer.getvalue()
