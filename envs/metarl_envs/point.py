@@ -36,7 +36,7 @@ class PointSimulator:
 
 @dataclass(frozen=True, kw_only=True)
 class PointNavigation(TaskFamily):
-    """Walk from the origin to a goal: reward -norm(s' - goal).
+    """Walk from the origin to a goal: reward -norm(s' - goal), or a sparse one.
 
     Observation [2]: the position. Terminates when both its distances, along x and along y, are
     below ``goal_tolerance``.
@@ -46,6 +46,8 @@ class PointNavigation(TaskFamily):
         max_step: largest move per env step and coordinate.
         goal_tolerance: distance per coordinate at which the goal counts as reached; 0: never.
         squared: square the distance, as the paper's text says; its numbers fit the plain distance.
+        reward_radius: with a radius r the reward is sparse: 1 - distance / r within r of the goal,
+            0 elsewhere; null: dense.
     """
 
     horizon: int = 100
@@ -54,6 +56,7 @@ class PointNavigation(TaskFamily):
     max_step: float = 0.1
     goal_tolerance: float = 0.01
     squared: bool = False
+    reward_radius: float | None = None
     task_fields = ("goal_x", "goal_y")
     threaded = False
     is_drawn = True
@@ -65,6 +68,11 @@ class PointNavigation(TaskFamily):
         require(
             self.goal_tolerance >= 0,
             f"goal_tolerance must not be negative, got {self.goal_tolerance}",
+        )
+
+        require(
+            self.reward_radius is None or self.reward_radius > 0,
+            f"reward_radius must be positive or null, got {self.reward_radius}",
         )
 
     @property
@@ -91,7 +99,12 @@ class PointNavigation(TaskFamily):
 
     def reward(self, step: Transition) -> Array:
         squared_distance = np.square(step.after.qpos - step.tasks).sum(axis=1)
-        return -squared_distance if self.squared else -np.sqrt(squared_distance)
+        if self.squared:
+            return -squared_distance
+        distance: Array = np.sqrt(squared_distance)
+        if self.reward_radius is None:
+            return -distance
+        return np.maximum(1 - distance / self.reward_radius, 0.0)
 
     def terminated(self, state: State, tasks: Array) -> Mask:
         close: Mask = np.abs(state.qpos - tasks) < self.goal_tolerance

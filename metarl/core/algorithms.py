@@ -27,6 +27,7 @@ class InnerAlgorithm:
         source: its paper.
         first_order: do not differentiate through the inner gradient.
         head_only: adapt only the parameters of the last layer.
+        body_only: adapt all but those of the last layer.
         learned_rates: one learned rate per parameter element, part of the meta-parameters.
         parameter_difference: the outer gradient of a task is theta - phi, in units of alpha; there
             is no query set.
@@ -35,6 +36,7 @@ class InnerAlgorithm:
     source: str
     first_order: bool = False
     head_only: bool = False
+    body_only: bool = False
     learned_rates: bool = False
     parameter_difference: bool = False
 
@@ -43,6 +45,7 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "maml": InnerAlgorithm("Finn et al. 2017"),
     "fomaml": InnerAlgorithm("Finn et al. 2017, section 5.2", first_order=True),
     "anil": InnerAlgorithm("Raghu et al. 2020", head_only=True),
+    "boil": InnerAlgorithm("Oh et al. 2021", body_only=True),
     "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates=True),
     "reptile": InnerAlgorithm(
         "Nichol et al. 2018; of supervised models", first_order=True, parameter_difference=True
@@ -93,14 +96,19 @@ def adapted_names(
         head: those of its last layer, by prefix (``head.`` matches ``head.weight``).
 
     Raises:
-        ValueError: the algorithm adapts only the head and no parameter matches.
+        ValueError: the algorithm tells the head from the rest, and there is no head or no rest.
     """
-    if not algorithm.head_only:
+    if not (algorithm.head_only or algorithm.body_only):
         return tuple(names)
-    selected = tuple(n for n in names if any(n.startswith(prefix) for prefix in head))
-    if not selected:
+    of_head = [n for n in names if any(n.startswith(prefix) for prefix in head)]
+    if not of_head:
         raise ValueError(f"no parameter starts with {' or '.join(head)}; there are {list(names)}")
-    return selected
+    if algorithm.head_only:
+        return tuple(of_head)
+    rest = tuple(n for n in names if n not in of_head)
+    if not rest:
+        raise ValueError(f"all parameters are of the head: {list(names)}")
+    return rest
 
 
 def with_rates(

@@ -132,7 +132,7 @@ def resolve(config: Settings) -> Settings:
             baseline=BASELINE.resolved(config.baseline),
             outer=_resolved_outer(config, policy.get("activation", "")),
         )
-        inner_loss(config.inner.loss)
+        inner_loss(config.inner)
         if file := held_out_tasks(config):
             evaluation = dataclasses.replace(config.evaluation, tasks=len(file.tasks))
             config = dataclasses.replace(config, evaluation=evaluation)
@@ -190,7 +190,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     module = make_policy(config, family)
     policy = Functional(module)
     theta = _initial(config, module)
-    loss = partial(inner_loss(config.inner.loss), policy)
+    loss = partial(inner_loss(config.inner), policy)
     try:
         inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
     except ValueError as error:
@@ -309,6 +309,8 @@ def make_supervised_learner(
     outer: OuterStep = OUTER.make(config.outer)
     if outer.needs_kl and config.inner.algorithm == "reptile":
         raise UserError("inner.algorithm reptile has no loss to bound: use outer.name adam")
+    if outer.of_policies:
+        raise UserError(f"outer.name {config.outer['name']} is for policies; use adam or trpo")
     shape = shape_of_inputs(config, source)
     module, changed = _make_module(config, shape, ways or 1)
     theta = _initial(config, module)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from metarl.core.outer.adam import Adam
@@ -10,8 +11,11 @@ from metarl.core.outer.trust_region import TrustRegion
 from metarl.experiment.checking import REQUIRED, Setting, arguments, leaves, make, settings_of
 from metarl.experiment.plugins import Check, class_with, find, function_of, subclass_of
 from metarl.rl.baselines import Baseline, LinearFeatureBaseline
-from metarl.rl.losses import INNER_LOSSES
+from metarl.rl.critic import Critic
+from metarl.rl.learner import PolicyInnerConfig
+from metarl.rl.losses import INNER_LOSSES, loaded_dice_loss
 from metarl.rl.policies import CategoricalCNN, CategoricalMLP, GaussianMLP, TanhGaussianMLP
+from metarl.rl.proximal import PPO, ProMP
 from metarl.runtime.errors import UserError
 from metarl.supervised.fewshot import FewShotConfig
 from metarl.supervised.glyphs import Glyphs
@@ -26,8 +30,13 @@ IMAGES: dict[str, type[ImageSet]] = {
     "glyphs": Glyphs,
 }
 SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
-OUTER_STEPS: dict[str, type[OuterStep]] = {"trpo": TrustRegion, "adam": Adam}
-BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline}
+OUTER_STEPS: dict[str, type[OuterStep]] = {
+    "trpo": TrustRegion,
+    "adam": Adam,
+    "ppo": PPO,
+    "promp": ProMP,
+}
+BASELINES: dict[str, type[Baseline]] = {"linear": LinearFeatureBaseline, "critic": Critic}
 POLICIES: dict[str, Any] = {
     "gaussian-mlp": GaussianMLP,
     "tanh-gaussian-mlp": TanhGaussianMLP,
@@ -139,14 +148,15 @@ def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
     return {"name": policy["name"], **defaults, **given}
 
 
-def inner_loss(name: str) -> Any:
-    """The inner loss of this name.
+def inner_loss(inner: PolicyInnerConfig) -> Any:
+    """Return the inner loss that the settings name, a function of (policy, params, batch).
 
     Raises:
-        UserError: there is none, or it is no function of (policy, params, batch).
+        UserError: there is none, or it is not such a function.
     """
     check = function_of("policy", "params", "batch")
-    return find("inner.loss", name, INNER_LOSSES, check)
+    found = find("inner.loss", inner.loss, INNER_LOSSES, check)
+    return partial(found, decay=inner.dice_lambda) if found is loaded_dice_loss else found
 
 
 def find_sink(name: str) -> Any:

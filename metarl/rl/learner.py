@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from metarl.core.algorithms import InnerConfig, split_rates
@@ -40,11 +40,14 @@ class PolicyInnerConfig(InnerConfig):
 
     Args:
         algorithm: see metarl list algorithms.
-        loss: policy-gradient estimator of the inner loss: reinforce, lvc, or package.module:Name.
+        loss: policy-gradient estimator of the inner loss: reinforce, lvc, dice, loaded-dice, or
+            package.module:Name.
+        dice_lambda: of loaded-dice: 0 is lvc, 1 is dice, between them bias and variance trade.
     """
 
-    algorithm: Literal["maml", "fomaml", "anil", "meta-sgd"] = "maml"
+    algorithm: Literal["maml", "fomaml", "anil", "boil", "meta-sgd"] = "maml"
     loss: str = "reinforce"
+    dice_lambda: Annotated[float, Interval(ge=0, le=1)] = 0.95
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class LearnerConfig:
         advantage: how rewards become advantages.
         baseline: what they are measured against, ``name: NAME``, and any of its settings.
         outer: the outer step, ``name: NAME``, and any of its settings.
+        exploration: factor on E-MAML's term in the outer loss, which credits the policy before
+            adaptation with the rewards after it (Stadie et al. 2018); 0: none, 1: the paper's.
     """
 
     tasks: Annotated[int, Ge(1)] = 20
@@ -66,6 +71,7 @@ class LearnerConfig:
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     baseline: dict[str, Any] = field(default_factory=lambda: {"name": "linear"})
     outer: dict[str, Any] = field(default_factory=lambda: {"name": "trpo"})
+    exploration: Annotated[float, Ge(0)] = 0.0
 
 
 class MetaRLLearner:
@@ -100,7 +106,7 @@ class MetaRLLearner:
         self.env_steps = 0
         self.rejected_updates = 0
         self._objective = OuterObjective(
-            adaptation.sampler.policy, adaptation.inner, adaptation.task_map
+            adaptation.sampler.policy, adaptation.inner, adaptation.task_map, config.exploration
         )
         self.family = family
         self.evaluator = evaluation

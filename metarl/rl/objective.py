@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,14 +11,21 @@ from torch import Tensor
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.step import Objective
 from metarl.core.params import Params, flatten, tree_map, unflatten
+from metarl.core.processes import Processes
 from metarl.core.task_map import TaskMap
-from metarl.rl.losses import Policy, Transitions, mean_kl, surrogate_and_kl
+from metarl.rl.losses import Policy, Transitions, mean_kl, ratio_of, surrogate_and_kl
+from metarl.rl.returns import masked_mean
 from metarl.rl.rollout import padded
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
-TaskBatches: TypeAlias = tuple[Sequence[Transitions], Transitions]
-"""Support data of every inner step and query data, of one task."""
+
+class TaskBatches(NamedTuple):
+    """The data of one task; of all tasks with M in front."""
+
+    support: tuple[Transitions, ...]  # one per inner step
+    query: Transitions
+    credit: Tensor  # [], see ``credits``
 
 
 class AdaptedTask(NamedTuple):
@@ -39,12 +46,16 @@ class OuterObjective:
         policy: the policy as a function of its parameters.
         inner: the inner loop of one task.
         task_map: evaluates per-task functions over the tasks of this process.
+        exploration: factor on E-MAML's term, see ``exploration_loss``.
     """
 
-    def __init__(self, policy: Policy, inner: InnerLoop, task_map: TaskMap):
+    def __init__(
+        self, policy: Policy, inner: InnerLoop, task_map: TaskMap, exploration: float = 0.0
+    ):
         self._policy = policy
         self._inner = inner
         self._task_map = task_map
+        self._exploration = exploration
 
     def of(
         self, like: Params, support: Sequence[Transitions], query: Transitions, iteration: int = 0
@@ -58,12 +69,11 @@ class OuterObjective:
         if task_map.compiled:  # one size, which a program is compiled for
             size = max(batch.mask.shape[1] for batch in [*support, query])
             *support, query = (padded(batch, size) for batch in [*support, query])
-        of_support = tuple(support)
-        data = (of_support, query)
+        data = TaskBatches(tuple(support), query, credits(query, task_map.processes))
 
         @cache
         def curvature_data(fraction: float) -> TaskBatches:
-            return of_support, for_curvature(query, fraction)
+            return data._replace(query=for_curvature(query, fraction))
 
         def loss_and_kl(theta: Tensor) -> Tensor:
             return task_map.mean(self.surrogate_and_kl, unflatten(theta, like), data)
@@ -104,20 +114,55 @@ class OuterObjective:
     def _own_loss(
         self, loss: Callable[[AdaptedTask], Tensor], meta: Params, task: TaskBatches
     ) -> Tensor:
-        support, query = task
         theta, _ = self._inner.split(meta, [])
-        phi = self._inner.adapt(meta, support)
-        return loss(AdaptedTask(self._policy, theta, phi, support, query))
+        phi = self._inner.adapt(meta, task.support)
+        values = loss(AdaptedTask(self._policy, theta, phi, task.support, task.query))
+        return self._with_exploration(values.reshape(-1), meta, task)
 
     def surrogate_and_kl(self, meta: Params, task: TaskBatches) -> Tensor:
         """Return one task's surrogate and KL of the adapted policy on query trajectories, [2]."""
-        support, query = task
-        return surrogate_and_kl(self._policy, self._inner.adapt(meta, support), query)
+        phi = self._inner.adapt(meta, task.support)
+        values = surrogate_and_kl(self._policy, phi, task.query)
+        return self._with_exploration(values, meta, task)
+
+    def _with_exploration(self, values: Tensor, meta: Params, task: TaskBatches) -> Tensor:
+        """Add E-MAML's term to the first of some values [K]."""
+        if not self._exploration or not task.support:
+            return values
+        theta, _ = self._inner.split(meta, [])
+        term = self._exploration * exploration_loss(self._policy, theta, task)
+        return torch.cat([values[:1] + term, values[1:]])
 
     def kl(self, meta: Params, task: TaskBatches, hessian_epsilon: float | None = None) -> Tensor:
         """Return one task's KL alone, a scalar; ``hessian_epsilon``: see ``InnerLoop.adapt``."""
-        support, query = task
-        return mean_kl(self._policy, self._inner.adapt(meta, support, hessian_epsilon), query)
+        phi = self._inner.adapt(meta, task.support, hessian_epsilon)
+        return mean_kl(self._policy, phi, task.query)
+
+
+def exploration_loss(policy: Policy, theta: Params, task: TaskBatches) -> Tensor:
+    """Return E-MAML's term of one task: -c mean(pi_theta / pi_sampling - 1) over support data.
+
+    It credits the actions before adaptation with what they led to (Stadie et al. 2018, equation
+    8). The first support data are those that theta's own policy sampled. With the ratio in place
+    of its logarithm the term has the same gradient and stays bounded in a line search.
+    """
+    support = task.support[0]
+    ratio = ratio_of(policy(theta, support.observations), support)
+    return -task.credit * masked_mean(ratio - 1, support.mask)
+
+
+def credits(query: Transitions, processes: Processes) -> Tensor:
+    """Return every task's mean reward on its query data, [M].
+
+    Rewards are standardised over the env steps of all tasks; within one task the mean would be 0.
+    """
+    mask, rewards = query.mask.double(), query.rewards.double()
+    sums = mask.sum(), (mask * rewards).sum(), (mask * rewards.square()).sum()
+    count, total, squares = processes.sum(sums)
+    mean = total / count.clamp(min=1)
+    deviation = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt() + 1e-8
+    per_task = (mask * rewards).sum(1) / mask.sum(1).clamp(min=1)
+    return ((per_task - mean) / deviation).to(query.mask.dtype)
 
 
 def for_curvature(query: Transitions, fraction: float) -> Transitions:

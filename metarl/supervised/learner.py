@@ -45,7 +45,7 @@ class SupervisedInnerConfig(InnerConfig):
             number of ways.
     """
 
-    algorithm: Literal["maml", "fomaml", "reptile", "anil", "meta-sgd"] = "maml"
+    algorithm: Literal["maml", "fomaml", "reptile", "anil", "boil", "meta-sgd"] = "maml"
     reduction: Literal["mean", "class-sum"] = "mean"
 
     def __post_init__(self) -> None:

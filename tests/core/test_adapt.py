@@ -185,6 +185,17 @@ def test_anil_leaves_the_body_bit_identical() -> None:
     assert list(phi) == list(theta), "flatten relies on the order"
 
 
+def test_boil_leaves_the_head_bit_identical() -> None:
+    loss, theta, support, _ = small_problem(2)
+    names = adapted_names(ALGORITHMS["boil"], list(theta), head=("2.",))
+    assert names == ("0.weight", "0.bias")
+    phi = adapt(loss, theta, inner_rates(names, [0.1, 0.1], {}, 0.1), support)
+    assert torch.equal(phi["2.weight"], theta["2.weight"])
+    assert not torch.equal(phi["0.weight"], theta["0.weight"])
+    with pytest.raises(ValueError, match="all parameters are of the head"):
+        adapted_names(ALGORITHMS["boil"], ["head.weight"], head=("head",))
+
+
 def test_anil_refuses_a_model_without_the_named_head() -> None:
     with pytest.raises(ValueError, match="no parameter starts with last"):
         adapted_names(ALGORITHMS["anil"], ["0.weight"], head=("last",))

@@ -58,6 +58,8 @@ def test_ranges_are_constants_of_the_family():
 REWARDS = [
     ("point-navigation", {}, [0.35, 0.5], -0.5),
     ("point-navigation", {"squared": True}, [0.35, 0.5], -0.25),
+    ("point-navigation", {"reward_radius": 0.6}, [0.35, 0.5], 1 - 0.5 / 0.6),
+    ("point-navigation", {"reward_radius": 0.4}, [0.35, 0.5], 0.0),
     ("half-cheetah-velocity", {}, [1.5], -0.5 - 0.075),
     ("half-cheetah-velocity", {}, [0.0], -1.0 - 0.075),
     ("half-cheetah-velocity", {"frame_skip": 1}, [1.5], -3.5 - 0.075),  # v is 5 m/s
@@ -157,6 +159,7 @@ def test_ant_terminates_outside_its_healthy_height(z, terminated):
         ("point-navigation", {"goal_range": (0.5,)}),
         ("point-navigation", {"goal_range": (-np.inf, 0.5)}),
         ("point-navigation", {"max_step": 0.0}),
+        ("point-navigation", {"reward_radius": 0.0}),
         ("point-navigation", {"goal_tolerance": -0.1}),
         ("half-cheetah-velocity", {"velocity_range": (2.0, 0.0)}),
         ("half-cheetah-velocity", {"frame_skip": 0}),

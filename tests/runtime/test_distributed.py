@@ -235,6 +235,31 @@ def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_two_processes_train_as_one_with_promp_dice_exploration_and_a_critic(
+    toy, start, script, assert_same_outcome, runs: Path
+):
+    many = [
+        *("--outer.name", "promp", "--exploration", "0.5", "--inner.loss", "loaded-dice"),
+        *("--baseline.name", "critic", "--tasks", "5", "--evaluation.tasks", "4"),
+        *("--iterations", "3"),
+    ]
+
+    def arguments(name: str, *others: str) -> list[str]:
+        words = toy(name, *many, *others)
+        at = words.index("--outer.cg_iterations")  # of the trust region
+        return words[:at] + words[at + 2 :]
+
+    process = start(*TORCHRUN, "2", script("train"), *arguments("run"), OMP_NUM_THREADS="1")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert train(arguments("whole")) == 0
+    assert_same_outcome(runs / "run", runs / "whole")
+    assert train(arguments("parts", "--iterations", "2")) == 0
+    assert train(["--resume", str(runs / "parts"), "--iterations", "3"]) == 0
+    assert_same_outcome(runs / "parts", runs / "whole")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
 def test_two_processes_train_as_one_where_episodes_end_early(
     toy, start, script, assert_same_outcome, runs: Path
 ):

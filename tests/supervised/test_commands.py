@@ -42,7 +42,10 @@ BAD_SETTINGS = [
     ("--data.ways 5", "data.ways is not a setting"),
     ("--env.horizon 5", "env is not a setting; there are checkpoint, "),
     ("--trajectories 5", "trajectories is not a setting"),
-    ("--inner.algorithm maml2", "should be one of maml, fomaml, reptile, anil, meta-sgd, got"),
+    (
+        "--inner.algorithm maml2",
+        "should be one of maml, fomaml, reptile, anil, boil, meta-sgd, got",
+    ),
     ("--outer.max_kl 0.1", "outer.max_kl is not a setting"),
     ("--evaluation.tests [5shot]", "evaluation.tests should have K-shot or K-shot half-range"),
     ("--model.name resnet", "there are mlp, conv, dense, package.module:NAME of your own"),

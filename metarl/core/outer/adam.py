@@ -53,10 +53,15 @@ class Adam(ScheduledStep):
     ) -> tuple[Tensor, AdamState, Stats]:
         _, gradient = objective.loss_gradient(theta)
         norm = torch.linalg.vector_norm(gradient)
-        if self.clip_norm is not None:
-            gradient = gradient * (self.clip_norm / norm).clamp(max=1.0)
-        theta, state = self.update(theta, gradient, state)
+        theta, state = self.update(theta, self.clipped(gradient), state)
         return theta, state, {"gradient_norm": norm}
+
+    def clipped(self, gradient: Tensor) -> Tensor:
+        """Return the gradient [P], no longer than ``clip_norm``."""
+        if self.clip_norm is None:
+            return gradient
+        factor: Tensor = self.clip_norm / torch.linalg.vector_norm(gradient)
+        return gradient * factor.clamp(max=1.0)
 
     def update(self, theta: Tensor, gradient: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
         """Return the new theta [P] and state (Kingma and Ba 2015, algorithm 1).

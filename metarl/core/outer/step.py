@@ -86,6 +86,9 @@ class OuterStep(ABC):
     needs_kl: ClassVar[bool] = False
     """Whether ``step`` asks for the KL; without, supervised learners save the work."""
 
+    of_policies: ClassVar[bool] = False
+    """Whether its loss is one of policies, so that supervised models cannot take it."""
+
     is_traceable: ClassVar[bool] = False
     """Whether ``step`` consists of tensor operations alone, without a decision or ``float()``, so
     that it can be compiled as a part of the whole meta-update."""

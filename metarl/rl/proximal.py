@@ -1,0 +1,110 @@
+"""PPO and ProMP as outer steps: several epochs of Adam on one batch of trajectories."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from metarl.core.outer.adam import Adam, AdamState
+from metarl.core.outer.step import Objective, Stats
+from metarl.rl.losses import ratio_of
+from metarl.rl.objective import AdaptedTask
+from metarl.rl.returns import masked_mean
+
+
+@dataclass(frozen=True)
+class PPO(Adam):
+    """Epochs of Adam on the clipped surrogate of the adapted policies (Schulman et al. 2017).
+
+    There is no trust region and no line search: watch ``outer/kl`` and ``outer/clipped``.
+
+    Args:
+        epochs: gradient steps on the trajectories of an iteration.
+        clip: ratios count no further than 1 - clip and 1 + clip.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 5
+    clip: Annotated[float, Gt(0)] = 0.3
+
+    is_traceable: ClassVar[bool] = False
+    of_policies: ClassVar[bool] = True
+
+    def step(
+        self, objective: Objective, theta: Tensor, state: AdamState
+    ) -> tuple[Tensor, AdamState, Stats]:
+        """``epochs`` updates on the same data; the statistics are of the theta before and after."""
+        assert objective.gradient_of is not None
+        norms = []
+        for _ in range(self.epochs):
+            values, gradient = objective.gradient_of(self.loss, theta)
+            norms.append(torch.linalg.vector_norm(gradient))
+            theta, state = self.update(theta, self.clipped(gradient), state)
+        loss, kl = objective.loss_and_kl(theta)
+        return (
+            theta,
+            state,
+            {
+                "gradient_norm": norms[0],
+                "loss_before": 0.0,  # ratios are 1, and advantages have the mean 0
+                "loss_after": loss,
+                "kl": kl,
+                # As the last epoch saw them, before its update.
+                "clipped": values[1],
+                "inner_kl": values[2],
+            },
+        )
+
+    def loss(self, task: AdaptedTask) -> Tensor:
+        """Return one task's loss, the share of its env steps that are clipped, and its inner KL.
+
+        loss = -mean min(r A, clip(r, 1 - clip, 1 + clip) A), r = pi_phi(a|s) / pi_sampling(a|s)
+        """
+        query = task.query
+        ratio = ratio_of(task.policy(task.phi, query.observations), query)
+        low, high = 1 - self.clip, 1 + self.clip
+        gain = torch.minimum(ratio * query.advantages, ratio.clamp(low, high) * query.advantages)
+        outside = ((ratio < low) | (ratio > high)).to(gain)
+        inner_kl = self.inner_kl(task)
+        return torch.stack(
+            [
+                self.penalty * inner_kl - masked_mean(gain, query.mask),
+                masked_mean(outside, query.mask),
+                inner_kl,
+            ]
+        )
+
+    @property
+    def penalty(self) -> float:
+        """Factor on the inner KL in the loss."""
+        return 0.0
+
+    def inner_kl(self, task: AdaptedTask) -> Tensor:
+        """Return the KL of theta's policy from the one that sampled the support data, a scalar.
+
+        That is the first support data, which theta's own policy sampled; 0 without inner steps.
+        """
+        if not task.support:
+            return task.query.mask.new_zeros(())
+        support = task.support[0]
+        policy = task.policy(task.theta, support.observations)
+        return masked_mean(support.sampling.kl(policy), support.mask)
+
+
+@dataclass(frozen=True)
+class ProMP(PPO):
+    """Proximal meta-policy search (Rothfuss et al. 2019, algorithm 1).
+
+    PPO's loss with a penalty on the KL of theta's own policy from the one that sampled the support
+    data, as ratios on the query data say nothing of it. Made for ``inner.loss`` lvc.
+
+    Args:
+        kl_penalty: factor on that KL, eta of the paper.
+    """
+
+    kl_penalty: Annotated[float, Ge(0)] = 5e-4
+
+    @property
+    def penalty(self) -> float:
+        return self.kl_penalty
