@@ -20,6 +20,7 @@ from metarl.runtime.sinks import read_metrics
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
 SUPERVISED = [name for name in NAMES if schema_of(read_layers(name)).task_source == "data"]
+ALGORITHMS = [name for name in NAMES if name.startswith("algorithms/")]
 OMNIGLOT = CONFIGS.parents[1] / "shared" / "data" / "omniglot"
 
 
@@ -71,9 +72,19 @@ def test_the_bases_of_a_config_come_before_it(workplace: Path, refused):
     assert "there is no config nowhere" in refused(train, "--config", "one.yaml")
 
 
+def without_trust_region(words: list[str], name: str) -> list[str]:
+    """A command line without settings of an outer step that the config does not take."""
+    outer = functools.reduce(merged, read_layers(name)).get("outer", {})
+    if "name" not in outer:
+        return words
+    at = words.index("--outer.cg_iterations")
+    return words[:at] + words[at + 2 :]
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SUPERVISED])
 def test_a_config_runs_one_toy_iteration(toy, runs: Path, name: str, capsys):
-    assert train([*toy("run", "--iterations", "1"), "--config", name]) == 0
+    words = without_trust_region(toy("run", "--iterations", "1"), name)
+    assert train([*words, "--config", name]) == 0
     run = RunFolder.open(runs / "run")
     (row,) = read_metrics(run.metrics_file)
     assert row["iteration"] == 0
@@ -118,6 +129,26 @@ def test_a_supervised_config_runs_one_toy_iteration(toy_supervised, runs: Path, 
     assert len(result["others"]) >= len(tests) - 1
     assert len(run.checkpoints().all()) == 1
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["fomaml", "anil", "boil", "meta_sgd"])
+def test_an_algorithm_goes_on_top_of_a_supervised_experiment(toy_supervised, runs: Path, name: str):
+    words = ["--config", "sinusoid", "--config", f"algorithms/{name}"]
+    assert train([*words, *toy_supervised("run", "--iterations", "1")]) == 0
+    config = read_config(RunFolder.open(runs / "run"))
+    assert config.inner.algorithm == name.replace("_", "-")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_changes_only_what_it_says_of_an_experiment(name: str):
+    (overlay,) = read_layers(name)
+    argv = ["--config", "half_cheetah_direction", "--name", "run"]
+    before, after = (
+        plain(read_settings(words)[0]) for words in (argv, [*argv[:2], "--config", name, *argv[2:]])
+    )
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == overlay.keys()
+    assert contains(after, overlay)
 
 
 @pytest.mark.parametrize("baseline", ["pretrained", "random", "oracle"])
