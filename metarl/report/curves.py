@@ -242,6 +242,10 @@ DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
     "policy/std": ("policy std", "linear"),
     "policy/entropy": ("policy entropy, nats", "linear"),
     "inner/gradient_norm": ("norm of the inner gradient", "linear"),
+    "inner/kl": ("KL of the inner step", "linear"),
+    "return/gain": ("gain from adaptation", "linear"),
+    "success/before": ("success before adaptation", "linear"),
+    "success/after": ("success after adaptation", "linear"),
 }
 
 

@@ -95,7 +95,10 @@ def _first_that_draws(clip: Path) -> str | None:
         if error is None:
             return library
         errors.append(error)
-    warn(f"no videos: no OpenGL library draws here; Debian packages: {PACKAGES} ({errors[0]})")
+    if len(set(errors)) == 1 < len(errors):  # whatever the library: not its fault
+        warn(f"no videos: {errors[0]}")
+    else:
+        warn(f"no videos: no OpenGL library draws here; Debian packages: {PACKAGES} ({errors[0]})")
     return None
 
 

@@ -198,6 +198,13 @@ def test_without_opengl_there_is_a_report_without_videos_and_a_hint(
     assert capsys.readouterr().err == ""
 
 
+def test_a_video_that_fails_for_another_reason_says_which(workplace: Path, monkeypatch, capsys):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr("metarl.report.film._try", lambda clip, library: "the family is broken")
+    assert film(view(Path("one")), 1, workplace) == []
+    assert capsys.readouterr().err == "metarl: warning: no videos: the family is broken\n"
+
+
 def test_a_foreign_envs_in_the_working_directory_is_left_alone(workplace: Path, capsys):
     (workplace / "envs").mkdir()
     (workplace / "envs" / "__init__.py").write_text("raise SystemExit('not this one')")
