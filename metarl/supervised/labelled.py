@@ -115,7 +115,7 @@ def _examples(split: str, found: Any) -> LabelledTensors:
     inputs = _tensor(f"inputs of the {split} split", found[0])
     labels = _tensor(f"labels of the {split} split", found[1])
     _require_labels(split, inputs, labels)
-    inputs = _require_numbers(split, inputs)
+    inputs, labels = _require_numbers(split, inputs), labels.long()
     if len(found) == 2:
         classes, labels = torch.unique(labels, return_inverse=True)
         return LabelledTensors(inputs, labels, tuple(map(str, classes.tolist())))
@@ -127,7 +127,7 @@ def _examples(split: str, found: Any) -> LabelledTensors:
             f"labels of the {split} split should be from 0 to {len(names) - 1}, as there are "
             f"{len(names)} names, got {int(labels.min())} to {int(labels.max())}"
         )
-    return LabelledTensors(inputs, labels.long(), names)
+    return LabelledTensors(inputs, labels, names)
 
 
 def _stacked(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:

@@ -49,13 +49,25 @@ class Streamed(IterableDataset):
         [X.double(), Y.to(torch.int16)],
         (X.numpy()[::-1][::-1], Y.tolist()),
         (X.int().tolist(), Y.numpy()),
+        (X.numpy().astype(np.uint16), Y.numpy().astype(np.uint16)),
         (X.clone().requires_grad_(), Y),
         (X, (Y == 7).long(), ["3", "7"]),
         TensorDataset(X, Y),
         Listed([*zip(X.tolist(), Y.numpy(), strict=True)]),
         Streamed(),
     ],
-    ids=["tensors", "types", "strides", "lists", "gradients", "names", "tensor", "map", "stream"],
+    ids=[
+        "tensors",
+        "types",
+        "strides",
+        "lists",
+        "words",
+        "gradients",
+        "names",
+        "tensor",
+        "map",
+        "stream",
+    ],
 )
 def test_tensors_arrays_and_datasets_give_the_same_examples(train_split):
     found = checked_splits({"test": TEST, "train": train_split})
@@ -214,6 +226,8 @@ def test_a_set_of_ones_own_is_trained_on_and_its_splits_stay(mine: Path, refused
     run = metarl.train({"data": data}, small, {"name": "run", "folder": "."})
     config = yaml.safe_load((run.path / "config.yaml").read_text())
     assert config["data"] == {"source": "mine_labelled:Blobs", "ways": 3, "shift": 1.0}
+    with pytest.raises(UserError, match="give the class Blobs, with its settings beside it"):
+        metarl.train({"data": {"source": mine_labelled.Blobs(shift=1)}}, small)
     before = json.loads((run.path / "evaluation.json").read_text())["scores"]
     assert evaluate(["run"]) == 0
     assert json.loads((run.path / "evaluation.json").read_text())["scores"] == before
