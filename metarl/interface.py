@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,12 @@ def _named(value: Any) -> Any:
         return {key: _named(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_named(entry) for entry in value]
-    is_own = isinstance(value, type) or inspect.isfunction(value)
-    return plugins.name_of(value) if is_own else value
+    if isinstance(value, type) or inspect.isfunction(value):
+        return plugins.name_of(value)
+    if is_dataclass(value):
+        name = type(value).__name__
+        raise UserError(f"give the class {name}, with its settings beside it, not an object of it")
+    return value
 
 
 class Run:

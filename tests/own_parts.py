@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 from torch.func import functional_call
+from torch.utils.data import Dataset
 
 from metarl.core.outer.adam import Adam
 from metarl.core.outer.step import OuterStep
@@ -15,6 +16,7 @@ from metarl.rl.baselines import Baseline, Values
 from metarl.rl.distributions import Gaussian
 from metarl.rl.returns import masked_mean
 from metarl.runtime.seeding import generator
+from metarl.supervised import LabelledSet, RegressionFamily
 from metarl.supervised.task_data import Examples, TaskBatch, TaskData
 from metarl_envs.half_cheetah import HalfCheetah
 from metarl_envs.point import PointNavigation
@@ -188,6 +190,61 @@ class Lines:
 
         rows = slice(what.rows.start, what.rows.stop)
         return TaskBatch(slopes[rows], TaskData(batch(what.shots), batch(what.queries)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planes(RegressionFamily):
+    """Two linear functions of three inputs.
+
+    Args:
+        steepest: largest slope.
+    """
+
+    steepest: float = 2.0
+    task_fields = tuple("abcdef")
+    input_shape = (3,)
+    outputs = 2
+
+    def sample_tasks(self, rng, n):
+        return rng.uniform(-self.steepest, self.steepest, (n, 6))
+
+    def targets(self, tasks, inputs):
+        return inputs @ tasks.reshape(-1, 3, 2)
+
+
+class Tiles(Dataset):
+    """Patterns of 3x4 numbers and some noise, a label for each pattern."""
+
+    def __init__(self, labels, each):
+        self.labels = np.repeat(labels, each)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        label = self.labels[i]
+        pattern = np.random.default_rng(int(label)).standard_normal((3, 4))
+        return pattern + 0.1 * np.random.default_rng([1, i]).standard_normal((3, 4)), label
+
+
+@dataclass(frozen=True)
+class Patterns(LabelledSet):
+    """A dataset to train on, arrays to validate and to test on.
+
+    Args:
+        each: examples of every class.
+    """
+
+    each: int = 8
+
+    def load(self, folder):
+        splits = {"train": range(12), "validation": range(20, 25), "test": range(30, 36)}
+        sets = {split: Tiles([*labels], self.each) for split, labels in splits.items()}
+        arrays = {
+            split: tuple(map(np.stack, zip(*(tiles[i] for i in range(len(tiles))), strict=True)))
+            for split, tiles in sets.items()
+        }
+        return {**arrays, "train": sets["train"]}
 
 
 class Diary:

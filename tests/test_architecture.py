@@ -1,6 +1,8 @@
 """Imports point one way, and nothing is unpickled: read from the source itself."""
 
 import ast
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ LAYERS = (
 )
 APART = ({"metarl.rl"}, {"metarl.supervised"})
 USERS_OF_ENVS = {"metarl.experiment", "scripts"}
+SELDOM_USED = {"wandb", "av", "matplotlib"}  # by trackers, videos and reports
 LIBRARIES_OF_CORE = {"torch", "annotated_types"}
 
 
@@ -102,6 +105,44 @@ def test_nothing_is_unpickled(path: Path):
             assert called != "torch.load" or options.get("weights_only") == "True"
             assert called not in ("np.load", "numpy.load") or options.get("allow_pickle") != "True"
             assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")
+
+
+def imported_by(code: str, folder: Path) -> set[str]:
+    """Packages that a new Python has imported when it has run ``code`` in ``folder``."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "envs")])
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return {name.partition(".")[0] for name in result.stdout.splitlines()[-1].split()}
+
+
+def test_the_core_is_used_without_what_it_does_not_need(tmp_path: Path):
+    code = "from metarl.core import Functional, TaskMap, adapt\nassert callable(adapt)"
+    found = imported_by(code, tmp_path)
+    assert found & {"metarl", "torch"} == {"metarl", "torch"}
+    assert not found & (SELDOM_USED | {"gymnasium", "mujoco", "metarl_envs"})
+
+
+def test_the_package_alone_imports_nothing(tmp_path: Path):
+    found = imported_by("import metarl", tmp_path)
+    assert "metarl" in found
+    assert not found & (SELDOM_USED | {"torch", "numpy", "gymnasium", "mujoco"})
+
+
+@pytest.mark.parametrize("settings", ["toy_settings", "toy_supervised_settings"])
+def test_training_imports_trackers_videos_and_figures_only_where_it_uses_them(
+    settings: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    words = [*request.getfixturevalue(settings), "--iterations", "1", "--name", "run"]
+    code = f"from metarl.commands.main import train\nassert train({words!r}) == 0"
+    assert not imported_by(code, tmp_path) & SELDOM_USED
+    assert (tmp_path / "runs" / "run" / "evaluation.json").is_file()
 
 
 def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch):

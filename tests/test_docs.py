@@ -24,6 +24,11 @@ TOY = [
     *("--logging.wandb", "disabled", "--logging.report", "false", "--env.horizon", "5"),
 ]
 
+TOY_SUPERVISED = [
+    *("--iterations", "1", "--tasks", "2", "--compile", "false", "--threads", "1"),
+    *("--evaluation.tasks", "2", "--logging.wandb", "disabled", "--logging.report", "false"),
+]
+
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text())
@@ -55,7 +60,8 @@ def test_an_example_with_its_command_trains(
     Path(name).write_text(text)
     metarl, train, *words = shlex.split(command)
     assert (metarl, train) == ("metarl", "train")
-    assert COMMANDS[train]([*words, *TOY, "--name", "toy"]) == 0
+    toy = TOY_SUPERVISED if "--data.source" in words else TOY
+    assert COMMANDS[train]([*words, *toy, "--name", "toy"]) == 0
 
 
 def commands(page: Path) -> list[str]:

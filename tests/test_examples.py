@@ -21,6 +21,11 @@ TOY = {
     "evaluation": {"tasks": 2, "trajectories": 2},
     "logging": {"wandb": "disabled", "report": False},
 }
+SUPERVISED = ("own_examples", "own_functions")
+TOY_SUPERVISED = {
+    **{name: TOY[name] for name in ("iterations", "tasks", "compile", "logging")},
+    "evaluation": {"tasks": 2},
+}
 NO_TRAINING = ("load_adapt_predict",)
 NEEDS_MORE = ("meta_world",)  # packages that metarl does not need
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py"))
@@ -36,7 +41,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_an_example_trains(name, folder):
-    run = importlib.import_module(name).main(**TOY, name="toy")
+    toy = TOY_SUPERVISED if name in SUPERVISED else TOY
+    run = importlib.import_module(name).main(**toy, name="toy")
     assert run.path.resolve() == folder / "runs" / "toy"
     assert run.iterations == 1
     assert run.evaluation.tasks

@@ -32,6 +32,7 @@ from metarl.experiment.registries import (
     policy_settings,
 )
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment
+from metarl.experiment.sources import make_source
 from metarl.experiment.suggestions import did_you_mean
 from metarl.experiment.warm_start import initial_parameters
 from metarl.rl.adaptation import Adaptation
@@ -42,7 +43,7 @@ from metarl.rl.sampler import Sampler
 from metarl.rl.task_file import TaskFile, read_task_file
 from metarl.runtime.errors import UserError, described, warn
 from metarl.runtime.seeding import Purpose, torch_seed
-from metarl.supervised.fewshot import FewShot, LabelledTensors
+from metarl.supervised.fewshot import FewShot
 from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.losses import CLASSIFICATION, REGRESSION
 from metarl.supervised.models import (
@@ -53,7 +54,7 @@ from metarl.supervised.models import (
     sees_batches,
 )
 from metarl.supervised.objective import Predictor, TaskObjective
-from metarl.supervised.task_data import Source
+from metarl.supervised.regression import RegressionFamily
 from metarl_envs import Family
 
 Settings = TypeVar("Settings", bound=Experiment)
@@ -64,22 +65,6 @@ UNADAPTED = ("pretrained", "random", "oracle")
 
 COMPILE_FROM = {RLExperiment: 50, SupervisedExperiment: 2000}
 """Iterations from which compiling saves more time than it takes."""
-
-
-def make_source(data: dict[str, Any], folder: str | None) -> Source:
-    """The distribution over tasks that ``data`` describes.
-
-    Raises:
-        UserError: see ``parse_source``; or its images cannot be had.
-    """
-    source, few_shot = parse_source(data)
-    if few_shot is None:
-        if folder is not None:
-            raise UserError(f"data_folder is for images, which {data['source']} has none of")
-        made: Source = source
-        return made
-    found = source.load(Path(folder) if folder else None)
-    return FewShot({name: LabelledTensors(*split) for name, split in found.items()}, few_shot)
 
 
 def task_file_path(config: Experiment) -> Path | None:
@@ -312,7 +297,8 @@ def make_supervised_learner(
     if outer.of_policies:
         raise UserError(f"outer.name {config.outer['name']} is for policies; use adam or trpo")
     shape = shape_of_inputs(config, source)
-    module, changed = _make_module(config, shape, ways or 1)
+    outputs = source.outputs if isinstance(source, RegressionFamily) else 1
+    module, changed = _make_module(config, shape, ways or outputs)
     theta = _initial(config, module)
     predictor = Predictor(
         model=Functional(module),

@@ -125,8 +125,10 @@ def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]
                 raise UserError(
                     f"{name}.{key} cannot differ from the trained one, only its constants can"
                 )
-    if options.data and plain(config)["data"]["source"] in registries.IMAGES:
-        raise UserError("data is no option for images: other splits would test classes of training")
+    if options.data and registries.is_labelled(registries.SOURCE.find(plain(config)["data"])[0]):
+        raise UserError(
+            "data is no option for labelled examples: other splits would test classes of training"
+        )
     if options.data_folder is not None and config.task_source != "data":
         raise UserError(f"data_folder is no option of an evaluation in {kind_of(config)}")
     changed: dict[str, Any] = {

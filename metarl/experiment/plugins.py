@@ -129,7 +129,7 @@ def class_with(*names: str) -> Check:
     """Check for a class with these attributes."""
 
     def check(found: Any) -> str:
-        missing = [name for name in names if not hasattr(found, name)]
+        missing = [n for n in names if not (isinstance(found, type) and hasattr(found, n))]
         return f"should be a class with {', '.join(missing)}" if missing else ""
 
     return check

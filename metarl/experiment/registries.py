@@ -19,17 +19,19 @@ from metarl.rl.proximal import PPO, ProMP
 from metarl.runtime.errors import UserError
 from metarl.supervised.fewshot import FewShotConfig
 from metarl.supervised.glyphs import Glyphs
-from metarl.supervised.images import ImageFolder, ImageSet
+from metarl.supervised.images import ImageFolder
+from metarl.supervised.labelled import LabelledSet
 from metarl.supervised.omniglot import Omniglot
+from metarl.supervised.regression import RegressionFamily
 from metarl.supervised.sinusoid import Sinusoid
 from metarl_envs import FAMILIES, Family
 
-IMAGES: dict[str, type[ImageSet]] = {
+SOURCES: dict[str, Any] = {
+    "sinusoid": Sinusoid,
     "omniglot": Omniglot,
     "image-folder": ImageFolder,
     "glyphs": Glyphs,
 }
-SOURCES: dict[str, Any] = {"sinusoid": Sinusoid, **IMAGES}
 OUTER_STEPS: dict[str, type[OuterStep]] = {
     "trpo": TrustRegion,
     "adam": Adam,
@@ -97,9 +99,23 @@ class Group:
             kind, _ = self.find({self.key: name})
         except UserError:  # raised again where the group is made
             return found
-        if kind in IMAGES.values():
+        if is_labelled(kind):
             found |= leaves(FewShotConfig, self.where)
         return found | leaves(kind, self.where, self.skip)
+
+
+def is_labelled(kind: Any) -> bool:
+    """Return whether a source of data is a set of labelled examples."""
+    return isinstance(kind, type) and issubclass(kind, LabelledSet)
+
+
+def _fault_of_source(found: Any) -> str:
+    """Check for a source of supervised tasks."""
+    if is_labelled(found):
+        return subclass_of(LabelledSet)(found)
+    if isinstance(found, type) and issubclass(found, RegressionFamily):
+        return subclass_of(RegressionFamily, needs=["task_fields"])(found)
+    return class_with("task_fields", "input_shape", "draw", "variants", "require")(found)
 
 
 FAMILY = Group("env", "family", FAMILIES, subclass_of(Family, needs=["task_fields"]))
@@ -107,7 +123,7 @@ OUTER = Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
 BASELINE = Group("baseline", "name", BASELINES, subclass_of(Baseline))
 SPACES = ("observation_space", "action_space")  # that a policy is made from, which are not settings
 POLICY = Group("policy", "name", POLICIES, function_of(*SPACES), skip=len(SPACES))
-SOURCE = Group("data", "source", SOURCES, class_with("task_fields", "input_shape", "draw"))
+SOURCE = Group("data", "source", SOURCES, _fault_of_source)
 GROUPS = {group.where: group for group in (FAMILY, SOURCE, POLICY, OUTER, BASELINE)}
 
 
@@ -122,16 +138,18 @@ def make_family(env: dict[str, Any]) -> Family:
 
 
 def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
-    """Settings of the source that ``data`` names and, if it has images, of few-shot tasks of them.
+    """The source that ``data`` names and, if it has classes, the settings of few-shot tasks.
 
     Raises:
         UserError: the source or a setting is unknown, or a value is not allowed.
     """
     source, settings = SOURCE.find(data)
-    if source not in IMAGES.values():
+    if not is_labelled(source):
         return make(source, settings, "data"), None
-    of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)} & settings.keys()
-    tasks = {name: settings.pop(name) for name in of_tasks}
+    of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)}
+    if taken := sorted({SOURCE.key, *of_tasks} & settings_of(source).keys()):
+        raise UserError(f"data.source {data['source']}: call its field {taken[0]} something else")
+    tasks = {name: settings.pop(name) for name in of_tasks & settings.keys()}
     return make(source, settings, "data"), make(FewShotConfig, tasks, "data")
 
 

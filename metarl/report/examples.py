@@ -29,7 +29,8 @@ def examples(views: Sequence[RunView]) -> dict[str, Callable[[], Figure]]:
     if not found:
         return {}
     view, first = next(iter(found.values()))
-    if view.measure == "MSE" and first.query_inputs.shape[2:] == (1,):
+    shapes = first.query_inputs.shape[2:], first.query_targets.shape[2:]
+    if view.measure == "MSE" and shapes == ((1,), (1,)):
         return {"fits": lambda: fits(list(found.values()))}
     if view.measure == "accuracy" and first.query_inputs.ndim == 5 and len(views) == 1:
         return {"images": lambda: images(view, first)}

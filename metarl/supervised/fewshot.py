@@ -1,4 +1,4 @@
-"""Few-shot classification: episodes of N ways and K shots from labelled images."""
+"""Few-shot classification: episodes of N ways and K shots from labelled examples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from annotated_types import Ge
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose, generator
+from metarl.supervised.labelled import LabelledTensors
 from metarl.supervised.task_data import Examples, TaskBatch, TaskData, TaskRequest
 
 SPLIT_OF = {
@@ -21,31 +21,9 @@ SPLIT_OF = {
 }
 
 
-class LabelledTensors:
-    """Examples by class.
-
-    Args:
-        inputs: [n, ...]; bytes stand for numbers from 0 to 1.
-        labels: class of every example, [n].
-        names: of the classes.
-    """
-
-    def __init__(self, inputs: Tensor, labels: Tensor, names: tuple[str, ...]):
-        self.inputs = inputs
-        self.names = names
-        order = torch.argsort(labels, stable=True).numpy()
-        counts = torch.bincount(labels, minlength=len(names)).numpy()
-        self.of_class = np.split(order, np.cumsum(counts)[:-1])
-
-    def __getitem__(self, index: NDArray[np.integer]) -> Tensor:
-        """Examples [*index.shape, ...] as floating-point numbers."""
-        found = self.inputs[torch.from_numpy(index)]
-        return found / 255 if found.dtype == torch.uint8 else found
-
-
 @dataclass(frozen=True)
 class FewShotConfig:
-    """How few-shot tasks are made of images.
+    """How few-shot tasks are made of labelled examples.
 
     Args:
         ways: N, classes of a task.
@@ -80,7 +58,7 @@ class FewShot:
         """
         split, examples = SPLIT_OF[what.purpose], what.shots + what.queries
         if split not in self.splits:
-            raise UserError(f"data: there are no {split} images")
+            raise UserError(f"data: there are no {split} examples")
         found = self.splits[split]
         if len(found.names) < self.ways:
             raise UserError(
@@ -91,30 +69,30 @@ class FewShot:
         if len(found.of_class[fewest]) < examples:
             raise UserError(
                 f"shots + queries is {examples}, more than the {len(found.of_class[fewest])} "
-                f"images of class {found.names[fewest]} in the {split} split"
+                f"examples of class {found.names[fewest]} in the {split} split"
             )
 
     def draw(self, what: TaskRequest) -> TaskBatch:
         """Tasks [M, N] of class numbers; inputs [M, N * K, ...], targets [M, N * K]."""
-        images = self.splits[SPLIT_OF[what.purpose]]
-        tasks = [self._task(images, what, m) for m in what.rows]
+        labelled = self.splits[SPLIT_OF[what.purpose]]
+        tasks = [self._task(labelled, what, m) for m in what.rows]
         classes = np.stack([classes for classes, _ in tasks])
         index = np.stack([index for _, index in tasks])  # [M, N, K + queries]
         sides = index[..., : what.shots], index[..., what.shots :]
-        support, query = (self._batch(images, side) for side in sides)
+        support, query = (self._batch(labelled, side) for side in sides)
         return TaskBatch(classes.astype(np.float64), TaskData(support, query))
 
     def _task(
-        self, images: LabelledTensors, what: TaskRequest, m: int
+        self, labelled: LabelledTensors, what: TaskRequest, m: int
     ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Classes [N] and examples [N, K + queries] of task m."""
         rng = generator(what.seed, what.purpose, what.iteration, m)
-        classes = rng.choice(len(images.names), self.ways, replace=False)
+        classes = rng.choice(len(labelled.names), self.ways, replace=False)
         examples = what.shots + what.queries
-        index = [rng.choice(images.of_class[c], examples, replace=False) for c in classes]
+        index = [rng.choice(labelled.of_class[c], examples, replace=False) for c in classes]
         return classes, np.stack(index)
 
-    def _batch(self, images: LabelledTensors, index: NDArray[np.integer]) -> Examples:
+    def _batch(self, labelled: LabelledTensors, index: NDArray[np.integer]) -> Examples:
         tasks, ways, examples = index.shape
         targets = torch.arange(ways).repeat_interleave(examples).expand(tasks, -1)
-        return Examples(images[index.reshape(tasks, -1)], targets)
+        return Examples(labelled[index.reshape(tasks, -1)], targets)

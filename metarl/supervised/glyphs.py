@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose, generator
-from metarl.supervised.images import SPLITS, LabelledImages, require_disjoint
+from metarl.supervised.images import LabelledImages
+from metarl.supervised.labelled import SPLITS, LabelledSet, require_disjoint
 
 Array = NDArray[np.floating]
 
@@ -24,7 +25,7 @@ POINTS = 16
 
 
 @dataclass(frozen=True)
-class Glyphs:
+class Glyphs(LabelledSet):
     """Made-up characters, white on black: classes of two to four curved strokes.
 
     Every drawing of a class is a little different: in the course of its strokes, their width,

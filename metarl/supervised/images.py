@@ -1,14 +1,14 @@
-"""Labelled images for few-shot classification: what every source gives, and sets in a folder."""
+"""Labelled images for few-shot classification: how they are read, and sets in a folder."""
 
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from metarl.runtime.errors import UserError
-
-SPLITS = ("train", "validation", "test")
+from metarl.supervised.labelled import SPLITS, LabelledSet, require_disjoint
 
 NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 """How a folder, a CSV or a cell of one may call each split."""
@@ -38,31 +37,6 @@ class LabelledImages(NamedTuple):
     pixels: Tensor  # uint8 [n, C, H, W]
     labels: Tensor  # int64 [n], index into classes
     classes: tuple[str, ...]
-
-
-class ImageSet(Protocol):
-    """A source of labelled images; its fields are the user's settings."""
-
-    def load(self, folder: Path | None) -> dict[str, LabelledImages]:
-        """The images of every split there is; no class is in two of them.
-
-        ``folder`` holds the data; None: they are built in or can be downloaded.
-
-        Raises:
-            UserError: the data are absent, damaged or too few, or a class is in two splits.
-        """
-
-
-def require_disjoint(splits: Mapping[str, Iterable[str]]) -> None:
-    """Raise UserError when a class is in two splits: scores would be worth nothing."""
-    owner: dict[str, str] = {}
-    for split, names in splits.items():
-        for name in names:
-            if owner.setdefault(name, split) != split:
-                raise UserError(
-                    f"the splits leak: {name} is in {owner[name]} and in {split}; "
-                    f"each class should be in one only"
-                )
 
 
 @contextmanager
@@ -100,7 +74,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(LabelledSet):
     """A set of one's own in a folder. Its images are in one of these orders:
 
     - ``train/``, ``validation/`` (or ``val/``) and ``test/``, each with one folder per class;

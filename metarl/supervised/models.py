@@ -78,6 +78,10 @@ class Conv4(nn.Module):
         self, input_shape: Sequence[int], outputs: int, filters: int, pooling: str = "stride"
     ):
         super().__init__()
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"inputs should be images [channels, height, width], these are {[*input_shape]}"
+            )
         channels, height, width = input_shape
         sizes = [channels, *[filters] * 4]
         layers: list[nn.Module] = []

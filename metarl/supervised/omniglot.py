@@ -16,7 +16,8 @@ from metarl.runtime.errors import UserError, warn
 from metarl.runtime.files import write_atomically
 from metarl.runtime.seeding import Purpose, generator
 from metarl.supervised.download import cache_folder, fetch
-from metarl.supervised.images import LabelledImages, decode, reading, require_disjoint
+from metarl.supervised.images import LabelledImages, decode, reading
+from metarl.supervised.labelled import LabelledSet, require_disjoint
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 ARCHIVES = {
@@ -37,7 +38,7 @@ CACHE_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Omniglot:
+class Omniglot(LabelledSet):
     """Handwritten characters of 50 alphabets, one class each; ink is 255 and paper is 0.
 
     The folder of the data holds ``images_background.zip`` and ``images_evaluation.zip`` or what is

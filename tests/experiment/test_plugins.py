@@ -36,6 +36,17 @@ MODEL = [
     *("--outer.name", "mine:HeavyBall", "--outer.rate", "0.05"),
     *SMALL,
 ]
+FUNCTIONS = [
+    *("--data.source", "mine:Planes", "--data.steepest", "3", "--data.noise", "0.1"),
+    *("--outer.name", "mine:HeavyBall", "--evaluation.candidate_rates", "[0.01,0.02]"),
+    *SMALL,
+]
+CLASSES = [
+    *("--data.source", "mine:Patterns", "--data.each", "6", "--data.ways", "3"),
+    *("--model.name", "dense", "--shots", "2", "--queries", "3", "--outer.name", "mine:HeavyBall"),
+    *("--evaluation.candidate_rates", "[0.01,0.1]"),
+    *SMALL,
+]
 
 
 @pytest.fixture
@@ -49,7 +60,11 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sys.modules.pop("mine", None)
 
 
-@pytest.mark.parametrize("parts", [POLICY, MODEL], ids=["policy", "model"])
+@pytest.mark.parametrize(
+    "parts",
+    [POLICY, MODEL, FUNCTIONS, CLASSES],
+    ids=["policy", "model", "functions", "classes"],
+)
 def test_parts_of_ones_own_train_evaluate_report_and_resume(mine: Path, parts: list[str], capsys):
     whole, half = ["--iterations", "4", "--name", "whole"], ["--iterations", "2", "--name", "half"]
     assert train([*parts, *whole]) == 0

@@ -59,7 +59,7 @@ BAD_SETTINGS = [
     ("--data.source glyphs --data.ways 99", "data.ways is 99, more than the 20 classes"),
     (
         "--data.source glyphs --queries 19",
-        "shots + queries is 21, more than the 20 images",
+        "shots + queries is 21, more than the 20 examples",
     ),
     ("--inner.reduction class-sum", "class-sum is for classification"),
     ("--inner.algorithm reptile --inner.steps 0", "inner.steps should be at least 1 for reptile"),
@@ -237,7 +237,9 @@ def test_a_published_row_is_beside_the_test_that_it_is_of(toy_supervised, runs, 
 
 def test_images_of_other_splits_are_not_evaluated(toy_supervised, workplace, refused):
     assert train([*toy_supervised("run", *GLYPHS), "--folder", "."]) == 0
-    assert "data is no option for images" in refused(evaluate, "run", "--data.test_classes", "5")
+    assert "data is no option for labelled examples" in refused(
+        evaluate, "run", "--data.test_classes", "5"
+    )
 
 
 def test_a_value_named_like_a_setting_does_not_make_a_run_supervised(toy, workplace: Path):

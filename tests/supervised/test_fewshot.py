@@ -6,7 +6,8 @@ import torch
 
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
-from metarl.supervised.fewshot import FewShot, FewShotConfig, LabelledTensors
+from metarl.supervised.fewshot import FewShot, FewShotConfig
+from metarl.supervised.labelled import LabelledTensors
 from metarl.supervised.task_data import TaskRequest
 
 TRAIN = TaskRequest(seed=0, purpose=Purpose.TRAIN_TASKS, iteration=3, tasks=50, shots=2, queries=3)
@@ -76,8 +77,12 @@ def test_floating_point_inputs_of_any_shape_stay_as_they_are():
     ("ways", "what", "message"),
     [
         (8, TEST, "data.ways is 8, more than the 7 classes of the test split"),
-        (4, TEST._replace(queries=5), "more than the 6 images of class class 0 in the test split"),
-        (4, TEST._replace(purpose=Purpose.VALIDATION_TASKS), "there are no validation images"),
+        (
+            4,
+            TEST._replace(queries=5),
+            "more than the 6 examples of class class 0 in the test split",
+        ),
+        (4, TEST._replace(purpose=Purpose.VALIDATION_TASKS), "there are no validation examples"),
     ],
 )
 def test_tasks_that_cannot_be_drawn_are_refused(

@@ -17,14 +17,8 @@ from PIL import Image, ImageOps
 from metarl.runtime.errors import UserError
 from metarl.supervised import download, omniglot
 from metarl.supervised.glyphs import Glyphs
-from metarl.supervised.images import (
-    SPLITS,
-    ImageFolder,
-    LabelledImages,
-    decode,
-    reading,
-    require_disjoint,
-)
+from metarl.supervised.images import ImageFolder, LabelledImages, decode, reading
+from metarl.supervised.labelled import SPLITS, require_disjoint
 from metarl.supervised.omniglot import Omniglot
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "omniglot"

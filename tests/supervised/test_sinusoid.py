@@ -9,7 +9,8 @@ import torch
 from metarl.experiment.registries import parse_source
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
-from metarl.supervised.sinusoid import BLOCK, Sinusoid
+from metarl.supervised.regression import BLOCK
+from metarl.supervised.sinusoid import Sinusoid
 from metarl.supervised.task_data import TaskRequest
 
 TRAIN = TaskRequest(
