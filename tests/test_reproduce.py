@@ -46,6 +46,10 @@ def test_a_script_runs_at_toy_size(name: str, tmp_path: Path, monkeypatch):
     options = [*COMMON, *(MODEL if name in SUPERVISED else POLICY)]
     options += GLYPHS if name == "omniglot.sh" else []
     options += ["--model.hidden_sizes", "[4]"] if name == "sinusoid.sh" else []
+    if name == "comparison.sh":  # not all of its outer steps have a conjugate gradient
+        monkeypatch.setenv("SEEDS", "0")
+        at = options.index("--outer.cg_iterations")
+        options = options[:at] + options[at + 2 :]
     commands = commands_of(name, options, tmp_path)
     for command, *arguments in commands:
         assert COMMANDS[command](arguments) == 0, (command, arguments)
