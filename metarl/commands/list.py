@@ -30,8 +30,13 @@ def families() -> Rows:
 
 
 def algorithms() -> Rows:
-    """The parts of an algorithm, each a setting."""
+    """Algorithms to put on top of an experiment, and their parts, each a setting."""
     rows = [["setting", "name", ""]]
+    rows += [
+        ["--config", name, _comment(path).removeprefix("On top of an experiment: ")]
+        for name, path in config_files().items()
+        if name.startswith("algorithms/")
+    ]
     rows += [["inner.algorithm", name, found.source] for name, found in ALGORITHMS.items()]
     for setting, registry in (
         ("inner.loss", INNER_LOSSES),
@@ -48,8 +53,7 @@ def configs() -> Rows:
     """Experiments, ``metarl train --config NAME``."""
     rows = [["config", ""]]
     for name, path in config_files().items():
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        rows.append([name, first.removeprefix("#").strip() if first.startswith("#") else ""])
+        rows.append([name, _comment(path)])
     return rows
 
 
@@ -93,6 +97,12 @@ def _print_columns(rows: Rows) -> None:
 
 def _first_line(found: Any) -> str:
     return (inspect.getdoc(found) or "").partition("\n")[0].rstrip(".")
+
+
+def _comment(path: Path) -> str:
+    """Return the comment in the first line of a config."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _scores(record: EvaluationRecord) -> str:
