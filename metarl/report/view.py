@@ -67,7 +67,7 @@ class RunView:
     @property
     def name_without_seed(self) -> str:
         """``point`` for ``point-seed3`` and ``point-seed3-20261231-235959``."""
-        return re.sub(r"-seed\d+(-.*)?$", "", self.name)
+        return without_seed(self.name)
 
     @property
     def scores(self) -> Array:
@@ -112,6 +112,11 @@ def after(inner_steps: int) -> str:
     """``before adaptation``, ``after 1 inner step``, ..."""
     plural = "s" * (inner_steps > 1)
     return f"after {inner_steps} inner step{plural}" if inner_steps else "before adaptation"
+
+
+def without_seed(name: str) -> str:
+    """Return a run's name without its seed and what follows."""
+    return re.sub(r"-seed\d+(-.*)?$", "", name)
 
 
 class Curve(NamedTuple):
