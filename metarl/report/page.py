@@ -11,7 +11,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from metarl.report import tables
+from metarl.report import comparison, tables
 from metarl.report.film import Film, film
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
@@ -118,9 +118,13 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
     return environment.get_template("page.html").render(
         views=views,
         protocols={test: _protocols(seen) for test, seen in tests.items()},
-        scores={test: tables.comparison(seen) for test, seen in tests.items()},
+        what_differs=comparison.what_differs(views),
+        over_what=comparison.over_what(views),
+        scores={test: comparison.scores(seen, views) for test, seen in tests.items()},
         differences={
-            test: tables.differences(seen) for test, seen in tests.items() if len(seen) > 1
+            test: comparison.differences(seen, views)
+            for test, seen in tests.items()
+            if len(seen) > 1
         },
         pictures=pictures,
         wide=WIDE,
