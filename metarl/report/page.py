@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from metarl.report import comparison, tables
 from metarl.report.film import Film, film
+from metarl.report.groups import groups
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
 from metarl.rl.evaluate import RecordedRollouts
@@ -117,6 +118,7 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
     videos = [(_data_url("video/mp4", f.path.read_bytes()), f.caption) for f in films]
     return environment.get_template("page.html").render(
         views=views,
+        title=", ".join(groups(views)) if len(views) > 1 else views[0].name,
         protocols={test: _protocols(seen) for test, seen in tests.items()},
         what_differs=comparison.what_differs(views),
         over_what=comparison.over_what(views),
