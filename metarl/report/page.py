@@ -165,7 +165,9 @@ def settings(view: RunView) -> str:
 def versions(view: RunView) -> dict[str, Any]:
     """Return the versions of the packages that the run used."""
     info = view.info
-    known = {"git commit": info.get("git_commit"), "Python": info.get("python")}
+    known = {"git commit of metarl": info.get("git_commit")}
+    known |= {"git commit of the directory": info.get("directory_git_commit")}
+    known |= {"Python": info.get("python")}
     known |= {"platform": info.get("platform"), "started": info.get("created")}
     packages = info.get("packages")
     known |= packages if isinstance(packages, dict) else {}
