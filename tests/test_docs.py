@@ -14,6 +14,7 @@ import pytest
 import metarl
 from metarl.commands.main import COMMANDS
 from metarl.experiment.settings import read_settings
+from metarl.experiment.sweeps import planned
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,6 +90,35 @@ def test_a_command_of_the_docs_has_settings_that_exist(
 
 def test_the_docs_have_many_commands():
     assert len(COMMAND_LINES) >= 10
+
+
+def sweeps(page: Path) -> list[str]:
+    """``metarl sweep`` with its options, without what the shell does with its output."""
+    text = "\n".join(block for kind, block in blocks(page) if kind == "bash")
+    lines = re.findall(r"^metarl sweep .*", text.replace("\\\n", " "), re.MULTILINE)
+    return [re.split(r" [>|#]", line)[0] for line in lines]
+
+
+SWEEP_LINES = [(page, line) for page in PAGES for line in sweeps(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), SWEEP_LINES, ids=[c[0].name for c in SWEEP_LINES])
+def test_a_sweep_of_the_docs_is_allowed(page: Path, line: str):
+    _, _, *words = shlex.split(line)
+    assert len(planned([word for word in words if word != "--print"])) > 1
+
+
+def test_scripts_in_the_docs_are_bash(tmp_path: Path):
+    scripts = [
+        text
+        for page in PAGES
+        for kind, text in blocks(page)
+        if kind == "bash" and text.startswith("#!")
+    ]
+    assert scripts
+    for text in scripts:
+        (tmp_path / "script.sh").write_text(text)
+        subprocess.run(["bash", "-n", str(tmp_path / "script.sh")], check=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -33,7 +33,7 @@ def argument_parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
         one = every.add_parser(each.name, help=each.meaning)
         if each.takes is None:
             one.add_argument("--config", choices=list(config_files()))
-            one.add_argument("--resume").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            SPECIAL[each.name](one)
             for path, setting in _all_settings().items():
                 _add(one, path, setting)
         else:
@@ -49,6 +49,20 @@ def _add(parser: argparse.ArgumentParser, path: str, setting: Setting) -> None:
     is_choice = get_origin(setting.annotation) is Literal
     choices = get_args(setting.annotation) if is_choice else None
     parser.add_argument(f"--{path}", choices=choices, help=setting.meaning.replace("%", "%%"))
+
+
+def _add_special_of_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    parser.add_argument("--print_config", action="store_true")
+
+
+def _add_special_of_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--grid")
+    parser.add_argument("--print", action="store_true")
+
+
+SPECIAL = {"train": _add_special_of_train, "sweep": _add_special_of_sweep}
+"""Options that are not settings, of the commands that take settings."""
 
 
 def _all_settings() -> dict[str, Setting]:

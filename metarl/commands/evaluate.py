@@ -7,7 +7,7 @@ from metarl.commands.command import RUNS, command
 from metarl.experiment import evaluations
 from metarl.experiment.overrides import EvaluateOptions, with_options
 from metarl.experiment.settings import read_config
-from metarl.report import tables
+from metarl.report import comparison, tables
 from metarl.report.view import RunView, by_test
 from metarl.runtime.files import require_writable
 
@@ -47,13 +47,16 @@ def evaluate(paths: Sequence[str], options: EvaluateOptions) -> int:
 
 
 def _print_comparison(views: Sequence[RunView]) -> None:
+    if different := comparison.what_differs(views):
+        tables.print_whole(tables.terminal_table("what differs", *different))
+    note = comparison.over_what(views)
     for test, seen in by_test(views).items():
-        title = f"side by side{test and f', {test}'}"
-        tables.print_whole(tables.terminal_table(title, *tables.comparison(seen)))
+        title = "\n".join(filter(None, [f"side by side{test and f', {test}'}", note]))
+        tables.print_whole(tables.terminal_table(title, *comparison.scores(seen, views)))
         if len(seen) < 2:
             continue
+        how, header, rows = comparison.differences(seen, views)
         title = (
-            f"minus {seen[0].name}, paired by task, with their own 95 % intervals\n"
-            "(a model that does not adapt is the same after every inner step)"
+            f"{header[0]}, {how}\n(a model that does not adapt is the same after every inner step)"
         )
-        tables.print_whole(tables.terminal_table(title, *tables.differences(seen)))
+        tables.print_whole(tables.terminal_table(title, header, rows))

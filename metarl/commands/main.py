@@ -11,12 +11,13 @@ from metarl.commands.gradcheck import gradcheck
 from metarl.commands.keep import keep
 from metarl.commands.list import list_
 from metarl.commands.report import report
+from metarl.commands.sweep import sweep
 from metarl.commands.train import train
 from metarl.experiment.suggestions import did_you_mean
 
 COMMANDS: dict[str, Command] = {
     each.name: each
-    for each in (train, evaluate, report, export, keep, list_, gradcheck, completion)
+    for each in (train, sweep, evaluate, report, export, keep, list_, gradcheck, completion)
 }
 
 

@@ -109,7 +109,8 @@ class Training:
         return 0 if trainer.saved else 1
 
     def _create(self) -> None:
-        RunFolder.create(self._folder.path, to_yaml(self._config), plugins.folders())
+        own = plugins.folders(), plugins.packages()
+        RunFolder.create(self._folder.path, to_yaml(self._config), *own)
         self._keep_task_file()
 
     def _keep_task_file(self) -> None:

@@ -17,6 +17,8 @@ Check = Callable[[Any], str]
 
 _folders: list[str] = []
 """Where modules of the user's own may also be: folders that runs were started in."""
+_packages: dict[str, None] = {}
+"""Top-level packages of the user's own parts, in the order of their first use."""
 
 
 def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> Any:
@@ -60,6 +62,11 @@ def search_also(folder: Path) -> None:
 def folders() -> list[str]:
     """Return where modules of the user's own may also be."""
     return [*_folders]
+
+
+def packages() -> list[str]:
+    """Return the top-level packages that parts of the user's own came from."""
+    return [*_packages]
 
 
 def name_of(found: Any) -> str:
@@ -144,6 +151,7 @@ def _imported(where: str, name: str) -> Any:
         found: Any = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's code does
         raise UserError(f"{where} {name} does not import: {_placed(error)}") from error
+    _packages[module.partition(".")[0]] = None
     for part in attribute.split("."):
         try:
             found = getattr(found, part)

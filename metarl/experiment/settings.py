@@ -39,7 +39,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     positional, options = read_words(words)
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
-    layers, configs, resume = _asked(options)
+    layers, configs, resume = asked(options)
     is_auto = resume == AUTO
     if is_auto:
         resume = _begun(parse(layers))
@@ -47,7 +47,8 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
         run = RunFolder.open(Path(resume))
         config = resumed(run, layers)
     else:
-        config = named(parse(layers), "-".join(Path(name).stem for name in configs))
+        config = parse(layers)
+        config = named(config, stem(config, configs))
         run = RunFolder(Path(config.folder) / str(config.name))
     if len(words) < len(argv):
         print(to_yaml(config if resume else parse(layers)), end="")
@@ -95,16 +96,21 @@ def _begun(config: Experiment) -> str | None:
     return str(run.path) if run.config_file.is_file() else None
 
 
-def named(config: Experiment, stem: str = "") -> Experiment:
-    """Return a config whose run has a name: its own, or one of ``stem``, seed and time."""
-    stem = stem or _tasks_of(config)
-    return replace(config, name=config.name or f"{stem}-seed{config.seed}-{_when()}")
+def stem(config: Experiment, configs: Sequence[str] = ()) -> str:
+    """Return the first part of a run's name: its config files, or else its tasks."""
+    return "-".join(Path(name).stem for name in configs) or str(_tasks_of(config))
+
+
+def named(config: Experiment, start: str = "") -> Experiment:
+    """Return a config whose run has a name: its own, or one of ``start``, seed and time."""
+    start = start or stem(config)
+    return replace(config, name=config.name or f"{start}-seed{config.seed}-{_when()}")
 
 
 def settings_for_help(argv: Sequence[str]) -> tuple[list[str], dict[str, Setting]]:
     """Return the positional arguments of a command line, and all settings that it may have."""
     positional, options = read_words(argv)
-    layers, _, _ = _asked(options)
+    layers, _, _ = asked(options)
     config = parse(layers)
     values = plain(config)
     known = known_settings(type(config), values)
@@ -121,7 +127,7 @@ def _at(values: Any, path: str, default: Any) -> Any:
     return values
 
 
-def _asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str | None]:
+def asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str | None]:
     """Return settings of a command line's files and of its options, the files' names, the run."""
     configs = [name for option, name in options if option == "config"]
     runs = [name for option, name in options if option == "resume"]

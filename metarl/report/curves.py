@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metarl.report.groups import groups, over_seeds
 from metarl.report.style import (
     COLOURS,
     INK,
@@ -19,7 +20,7 @@ from metarl.report.style import (
     log_scale,
 )
 from metarl.report.tables import published_of
-from metarl.report.view import Array, Curve, RunView, after, by_test, groups
+from metarl.report.view import Array, Curve, RunView, after, by_test
 from metarl.runtime.scores import half_width, t_quantile
 
 SMOOTHED_FROM = 60  # points of a training curve; it is a running mean then
@@ -45,9 +46,11 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     return figure
 
 
-def _named(views: Sequence[RunView]) -> list[tuple[str, list[RunView]]]:
+def _named(
+    views: Sequence[RunView], among: Sequence[RunView] = ()
+) -> list[tuple[str, list[RunView]]]:
     """Groups of runs by their names as labels."""
-    return [(label(name), runs) for name, runs in groups(views).items()]
+    return [(label(name), runs) for name, runs in groups(views, among).items()]
 
 
 def _over_runs(runs: Sequence[RunView], name: str) -> Curve:
@@ -158,7 +161,7 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
 def _layout(views: Sequence[RunView]) -> list[_Panel]:
     tests = by_test(views)
     if len(views) > 1:
-        return [_Panel(test, dict(_named(seen))) for test, seen in tests.items()]
+        return [_Panel(test, dict(_named(seen, views))) for test, seen in tests.items()]
     if len(tests) == 1:
         return [_Panel("", dict(_named(views)))]
     return [_Panel("", tests)]
@@ -188,15 +191,13 @@ def _draw_adaptation(
 
 def _adaptation(runs: Sequence[RunView]) -> Curve:
     """Interval over tasks for one run, over the runs' means for several."""
-    steps = min(len(run.scores) for run in runs)
     if len(runs) == 1:
         samples = [row[np.isfinite(row)] for row in runs[0].scores]
     else:
-        means = np.array([[row.mean for row in run.evaluation.rows[:steps]] for run in runs])
-        samples = [x[np.isfinite(x)] for x in means.astype(np.float64).T]
+        samples = over_seeds(runs)
     mean = np.array([x.mean() if len(x) else np.nan for x in samples])
     return Curve(
-        np.arange(steps, dtype=np.float64), mean, np.array([half_width(x) for x in samples])
+        np.arange(len(samples), dtype=np.float64), mean, np.array([half_width(x) for x in samples])
     )
 
 

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from metarl.report.groups import groups
 from metarl.report.style import COLOURS, INK, legend_below, wrapped
 from metarl.report.tables import number
-from metarl.report.view import Array, RunView, after, groups
+from metarl.report.view import Array, RunView, after
 from metarl.supervised.evaluate import RecordedExamples
 
 CLASSES, SUPPORT, QUERIES = 20, 5, 4  # at most so many classes, and images of each

@@ -11,8 +11,9 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from metarl.report import tables
+from metarl.report import comparison, tables
 from metarl.report.film import Film, film
+from metarl.report.groups import groups
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
 from metarl.rl.evaluate import RecordedRollouts
@@ -117,10 +118,15 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
     videos = [(_data_url("video/mp4", f.path.read_bytes()), f.caption) for f in films]
     return environment.get_template("page.html").render(
         views=views,
+        title=", ".join(groups(views)) if len(views) > 1 else views[0].name,
         protocols={test: _protocols(seen) for test, seen in tests.items()},
-        scores={test: tables.comparison(seen) for test, seen in tests.items()},
+        what_differs=comparison.what_differs(views),
+        over_what=comparison.over_what(views),
+        scores={test: comparison.scores(seen, views) for test, seen in tests.items()},
         differences={
-            test: tables.differences(seen) for test, seen in tests.items() if len(seen) > 1
+            test: comparison.differences(seen, views)
+            for test, seen in tests.items()
+            if len(seen) > 1
         },
         pictures=pictures,
         wide=WIDE,
@@ -159,7 +165,9 @@ def settings(view: RunView) -> str:
 def versions(view: RunView) -> dict[str, Any]:
     """Return the versions of the packages that the run used."""
     info = view.info
-    known = {"git commit": info.get("git_commit"), "Python": info.get("python")}
+    known = {"git commit of metarl": info.get("git_commit")}
+    known |= {"git commit of the directory": info.get("directory_git_commit")}
+    known |= {"Python": info.get("python")}
     known |= {"platform": info.get("platform"), "started": info.get("created")}
     packages = info.get("packages")
     known |= packages if isinstance(packages, dict) else {}

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from metarl.report.groups import Interval
 from metarl.report.view import RunView
 from metarl.runtime import sinks
 from metarl.runtime.record import EvaluationRecord, Published, Row, as_plain
@@ -20,7 +21,7 @@ TASKS = 100  # largest number of tasks in the table of tasks
 FIELDS = 20  # largest number of a task's columns there
 
 
-def score(view: RunView, row: Row | Difference) -> str:
+def score(view: RunView, row: Row | Difference | Interval) -> str:
     """A row's mean and interval, ``-11.68 ± 0.52``; a dash for no finite value."""
     mean = number(view, row.mean)
     return mean if mean == "–" else f"{mean} ± {number(view, row.ci95)}"
@@ -129,7 +130,7 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
     if published.scores:
         header.append(published.source or "published")
         for k, cells in enumerate(rows):
-            cells.append(_published(view, published, k))
+            cells.append(published_cell(view, published, k))
     if paired := paired_with_published(view):
         header.append("difference")
         for k, cells in enumerate(rows):
@@ -154,38 +155,6 @@ def tasks(view: RunView) -> tuple[list[str], list[list[str]]]:
     ]
     fields = evaluation.task_fields[:FIELDS] + [f"and {hidden} more"] * (hidden > 0)
     return ["task", *fields, *after], rows
-
-
-def comparison(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
-    """Header, and a row per run of its scores after every inner step; the published one last."""
-    rows = [[view.name, *(score(view, row) for row in view.evaluation.rows)] for view in views]
-    published = published_of(views[0])
-    if published.scores:
-        name = published.source or "published"
-        steps = range(len(published.scores))
-        rows.append([name, *(_published(views[0], published, k) for k in steps)])
-    for view in views:
-        if paired := paired_with_published(view):
-            name = f"{view.name} minus {published_of(view).source}"
-            rows.append([name, *(score(view, row) for row in paired)])
-    return _with_header("run", rows)
-
-
-def differences(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]]:
-    """Header, and a row per other run of its scores minus the first one's, paired by task."""
-    first, *others = views
-    rows = []
-    for view in others:
-        paired = paired_differences(first.scores, view.scores)
-        rows.append([view.name, *(score(view, row) for row in paired)])
-    return _with_header(f"minus {first.name}", rows)
-
-
-def _with_header(name: str, rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Rows as long as the longest one, and a header of the inner steps."""
-    steps = max(map(len, rows)) - 1
-    header = [name, *(f"{k} inner steps" if k == 0 else str(k) for k in range(steps))]
-    return header, [row + [""] * (steps + 1 - len(row)) for row in rows]
 
 
 def terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -238,6 +207,7 @@ def _table(title: str) -> Table:
     )
 
 
-def _published(view: RunView, published: Published, k: int) -> str:
+def published_cell(view: RunView, published: Published, k: int) -> str:
+    """The published score after inner step k; empty where there is none."""
     scores = published.scores
     return number(view, scores[k]) if k < len(scores) and scores[k] is not None else ""

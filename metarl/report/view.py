@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.errors import UserError
-from metarl.runtime.folder import fixed
 from metarl.runtime.record import EvaluationRecord, as_plain
 from metarl.runtime.trainer import first_difference
 from metarl.supervised.evaluate import RecordedExamples
@@ -67,7 +66,7 @@ class RunView:
     @property
     def name_without_seed(self) -> str:
         """``point`` for ``point-seed3`` and ``point-seed3-20261231-235959``."""
-        return re.sub(r"-seed\d+(-.*)?$", "", self.name)
+        return without_seed(self.name)
 
     @property
     def scores(self) -> Array:
@@ -114,26 +113,17 @@ def after(inner_steps: int) -> str:
     return f"after {inner_steps} inner step{plural}" if inner_steps else "before adaptation"
 
 
+def without_seed(name: str) -> str:
+    """Return a run's name without its seed and what follows."""
+    return re.sub(r"-seed\d+(-.*)?$", "", name)
+
+
 class Curve(NamedTuple):
     """A mean with its interval over something."""
 
     x: Array
     mean: Array
     half_width: Array
-
-
-def groups(views: Sequence[RunView]) -> dict[str, list[RunView]]:
-    """Runs by name, in order; those that differ in nothing but the seed are one group."""
-    found: dict[str, list[RunView]] = {}
-    for view in views:
-        found.setdefault(view.name_without_seed, []).append(view)
-    return {
-        name: runs
-        for stem, group in found.items()
-        for name, runs in (
-            [(stem, group)] if _are_seeds(group) else [(view.name, [view]) for view in group]
-        )
-    }
 
 
 def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
@@ -143,13 +133,6 @@ def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
         for name, seen in view.tests().items():
             found.setdefault(name, []).append(seen)
     return found
-
-
-def _are_seeds(views: Sequence[RunView]) -> bool:
-    """Return whether the runs are one experiment with different seeds."""
-    experiments = [{**fixed(view.config), "seed": None} for view in views]
-    seeds = {view.config.get("seed") for view in views}
-    return len(seeds) == len(views) and all(e == experiments[0] for e in experiments)
 
 
 def require_comparable(views: Sequence[RunView]) -> None:

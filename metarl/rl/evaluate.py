@@ -91,6 +91,8 @@ class PolicyEvaluation(Evaluation):
     def metrics(self) -> dict[str, float]:
         """Return the rows as flat metrics, and the gain of every inner step with its interval."""
         found = super().metrics()
+        if len(self.scores) == 1:
+            return found
         for gain in paired_differences(self.scores[:1], self.scores[1:]):
             step = gain.inner_steps + 1
             found |= {

@@ -2,7 +2,7 @@
 
 runs/<name>/
     config.yaml      every setting, resolved
-    run.json         versions, git commit, command line, wandb run id
+    run.json         versions, git commits, command line, wandb run id
     metrics.jsonl    one line per iteration
     checkpoints/     the newest few and the best
     evaluation.json  scores after every inner step on held-out tasks
@@ -61,13 +61,20 @@ class RunFolder:
         self.report_file = path / "report.html"
 
     @classmethod
-    def create(cls, path: Path, config_yaml: str, modules: Sequence[str] = ()) -> "RunFolder":
+    def create(
+        cls,
+        path: Path,
+        config_yaml: str,
+        modules: Sequence[str] = (),
+        packages: Sequence[str] = (),
+    ) -> "RunFolder":
         """Make the folder of a new run.
 
         Args:
             path: of the folder.
             config_yaml: all settings.
             modules: folders of modules of the user's own, besides the current one.
+            packages: top-level packages that the user's own parts come from.
 
         Raises:
             UserError: it already holds a run, or cannot be written.
@@ -88,9 +95,10 @@ class RunFolder:
             "modules": [*modules],
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "packages": {name: _version(name) for name in PACKAGES},
-            "git_commit": _git_commit(),
-            "tracking_id": secrets.token_hex(4),
+            "packages": _versions(packages),
+            "git_commit": _own_commit(),
+            "directory_git_commit": git_commit(Path.cwd()),
+            "tracking_id": _tracking_id(),
             "launch": launch_id(),
         }
         try:
@@ -206,16 +214,34 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
-    """Commit of the source tree, with ``-dirty`` when it differs; None outside a repository."""
+def _tracking_id() -> str:
+    """Return a new id for a tracker; the one that ``wandb agent`` chose in a sweep of its own."""
+    chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    return chosen or secrets.token_hex(4)
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """Return the versions of metarl's packages, and of those of the user's that are installed."""
+    own = {name: _version(name) for name in packages}
+    return {name: _version(name) for name in PACKAGES} | {n: v for n, v in own.items() if v}
+
+
+def _own_commit() -> str | None:
+    """Return the commit of metarl; None where it is installed, perhaps in another repository."""
+    source = Path(__file__)
+    is_tracked = _git(source.parent, "ls-files", "--error-unmatch", source.name) is not None
+    return git_commit(source.parent) if is_tracked else None
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return a folder's commit, with ``-dirty`` when it differs; None outside a repository."""
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -58,7 +58,7 @@ def joined(device: str, timeout: float) -> Iterator[Processes]:
     # Imported later, by what needs it, it keeps the group alive and with it gloo's threads, which
     # make Python abort at its end when they still hold a tensor.
     importlib.import_module("torch._dynamo")
-    _die_with_parent()
+    die_with_parent()
     if device == "cuda":
         if processes.local_rank >= (gpus := torch.cuda.device_count()):
             raise UserError(f"there are {gpus} GPUs for the {processes.local_size} processes here")
@@ -80,8 +80,8 @@ def joined(device: str, timeout: float) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _die_with_parent() -> None:
-    """A torchrun that is killed would leave processes behind that go on, and write, for ever."""
+def die_with_parent() -> None:
+    """End when the parent is killed, which would leave a process behind that goes on and writes."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

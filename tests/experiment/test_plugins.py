@@ -307,3 +307,13 @@ def test_a_family_without_fields_of_its_tasks_is_refused(workplace: Path, refuse
     )
     said = refused(train, "--env.family", "fieldless:Bare")
     assert "env.family fieldless:Bare: it should define task_fields" in said
+
+
+def test_a_run_says_which_package_its_parts_come_from(mine: Path, monkeypatch):
+    """A folder beside ``mine`` with metadata is an installed package."""
+    (mine / "mine-1.2.3.dist-info").mkdir()
+    (mine / "mine-1.2.3.dist-info" / "METADATA").write_text("Name: mine\nVersion: 1.2.3\n")
+    monkeypatch.syspath_prepend(str(mine))
+    small = (*SMALL, "--trajectories", "2", "--env.horizon", "5", "--iterations", "1")
+    assert train(["--env.family", "mine:HeavyCheetah", *small, "--name", "run"]) == 0
+    assert RunFolder(Path("runs/run")).info()["packages"]["mine"] == "1.2.3"

@@ -1,0 +1,95 @@
+"""Tables that compare runs: what differs, the scores of every group, and their differences."""
+
+from collections.abc import Sequence
+
+from metarl.report.groups import (
+    differences_by_seed,
+    different_settings,
+    groups,
+    have_same_seeds,
+    intervals,
+)
+from metarl.report.tables import paired_with_published, published_cell, published_of, score
+from metarl.report.view import RunView
+from metarl.runtime.scores import paired_differences
+
+
+def scores(
+    views: Sequence[RunView], among: Sequence[RunView] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row per group of its scores after every inner step; the published one last.
+
+    Args:
+        views: the runs as one test sees them.
+        among: all runs, if some lack this test.
+    """
+    rows = []
+    for name, runs in groups(views, among).items():
+        if len(runs) == 1:
+            rows.append([name, *(score(runs[0], row) for row in runs[0].evaluation.rows)])
+        else:
+            cells = [score(runs[0], interval) for interval in intervals(runs)]
+            rows.append([f"{name} ({len(runs)} seeds)", *cells])
+    published = published_of(views[0])
+    if published.scores:
+        name = published.source or "published"
+        steps = range(len(published.scores))
+        rows.append([name, *(published_cell(views[0], published, k) for k in steps)])
+    for view in views:
+        if paired := paired_with_published(view):
+            name = f"{view.name} minus {published_of(view).source}"
+            rows.append([name, *(score(view, row) for row in paired)])
+    return _with_header("run", rows)
+
+
+def over_what(views: Sequence[RunView]) -> str:
+    """Say what the intervals of a comparison are over; nothing if each is over tasks."""
+    has_seeds = any(len(runs) > 1 for runs in groups(views).values())
+    return "rows of several seeds: means and 95 % intervals over seeds" if has_seeds else ""
+
+
+def what_differs(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]] | None:
+    """Header, and a row per group of the settings that differ; None if none does."""
+    grouped = groups(views)
+    different = different_settings([*grouped.values()])
+    if not different:
+        return None
+    rows = [
+        [name, ", ".join(str(run.config["seed"]) for run in runs), *values]
+        for (name, runs), *values in zip(grouped.items(), *different.values(), strict=True)
+    ]
+    return ["run", "seed", *different], rows
+
+
+def differences(
+    views: Sequence[RunView], among: Sequence[RunView] = ()
+) -> tuple[str, list[str], list[list[str]]]:
+    """How scores are paired, header, and rows of scores minus the first ones.
+
+    Groups of the same seeds are paired by seed; otherwise runs are paired by task.
+    """
+    grouped = groups(views, among)
+    if have_same_seeds([*grouped.values()]):
+        (name, seeds), *rest = grouped.items()
+        rows = [
+            [other, *(score(runs[0], row) for row in differences_by_seed(seeds, runs))]
+            for other, runs in rest
+        ]
+        return "paired by seed and task, with 95 % intervals over seeds", *_minus(name, rows)
+    first, *others = views
+    rows = [
+        [view.name, *(score(view, row) for row in paired_differences(first.scores, view.scores))]
+        for view in others
+    ]
+    return "paired by task, with their own 95 % intervals", *_minus(first.name, rows)
+
+
+def _minus(name: str, rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    return _with_header(f"minus {name}", rows)
+
+
+def _with_header(name: str, rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Rows as long as the longest one, and a header of the inner steps."""
+    steps = max(map(len, rows)) - 1
+    header = [name, *(f"{k} inner steps" if k == 0 else str(k) for k in range(steps))]
+    return header, [row + [""] * (steps + 1 - len(row)) for row in rows]
