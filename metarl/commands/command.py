@@ -145,7 +145,8 @@ def print_settings(settings: Mapping[str, Setting], whole: bool = False) -> None
         else:
             is_choice = get_origin(setting.annotation) is Literal
             choices = f"{type_name(setting.annotation)}: " if is_choice else ""
-            text = textwrap.shorten(choices + setting.meaning, width - 40, placeholder=" ...")
+            left = width - max(40, len(option) + 2)
+            text = textwrap.shorten(choices + setting.meaning, left, placeholder=" ...")
             print(f"{option:38}  {text}")
 
 

@@ -140,7 +140,7 @@ def test_a_config_that_is_missing_or_a_folder_is_refused(workplace: Path, refuse
     (workplace / "folder").mkdir()
     for name in ("missing.yaml", "folder"):
         said = refused(train, "--config", name)
-        assert f"there is no config {name}; there are ant_direction, " in said
+        assert f"there is no config {name}; there are algorithms/adam, " in said
         assert "paper/point_navigation" in said
 
 

@@ -265,4 +265,7 @@ def test_an_evaluation_as_metrics():
     assert metrics["evaluation/length_0"] == 15.0
     assert metrics["evaluation/diverged_1"] == 1.0
     assert metrics["evaluation/ci95_0"] == pytest.approx(stats.t.ppf(0.975, 1) * 1.0)
-    assert len(metrics) == 2 * 5
+    gains = {name for name in metrics if "gain" in name}
+    assert gains == {"evaluation/gain_1", "evaluation/gain_ci95_1"}
+    assert metrics["evaluation/gain_1"] == 4.0
+    assert len(metrics.keys() - gains) == 2 * 5
