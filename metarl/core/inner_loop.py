@@ -1,10 +1,10 @@
 """The inner loop with its settings: which parameters adapt, at which rates, differentiated how."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metarl.core.adapt import LossFn, Rates, adapt
+from metarl.core.adapt import LossFn, Rates, adapt, inner_path, last
 from metarl.core.algorithms import (
     ALGORITHMS,
     InnerAlgorithm,
@@ -65,7 +65,14 @@ class InnerLoop:
     def adapt(
         self, meta: Params, support: Sequence[Any], hessian_epsilon: float | None = None
     ) -> Params:
-        """Return phi after the inner steps of training, differentiable in the meta-parameters.
+        """Return phi after all inner steps of training, the last of ``path``."""
+        theta, _ = self.split(meta, [])
+        return last(theta, self.path(meta, support, hessian_epsilon))
+
+    def path(
+        self, meta: Params, support: Sequence[Any], hessian_epsilon: float | None = None
+    ) -> Iterator[Params]:
+        """Yield phi after every inner step of training, differentiable in the meta-parameters.
 
         Args:
             support: data of one task, one batch per inner step.
@@ -81,7 +88,7 @@ class InnerLoop:
         else:
             gradient = by_differences(hessian_epsilon)
         theta, rates = self.split(meta, self.config.alphas)
-        return adapt(self.loss, theta, rates, support, gradient)
+        return inner_path(self.loss, theta, rates, support, gradient)
 
     def step(self, phi: Params, rate: Rates, support: Any) -> Params:
         """Return phi after one inner step, without a graph."""

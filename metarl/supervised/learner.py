@@ -28,7 +28,8 @@ from metarl.runtime.errors import UserError
 from metarl.runtime.scores import Evaluation
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.evaluate import ModelEvaluator, SupervisedEvaluationConfig
-from metarl.supervised.objective import LOSS, TaskObjective, objective_of
+from metarl.supervised.multi_step import multi_step_weights
+from metarl.supervised.objective import LOSS, OptionalTensor, TaskObjective, objective_of
 from metarl.supervised.task_data import Source, TaskData, TaskRequest
 
 EVALUATION_CHUNK = 50  # held-out tasks at once, where training takes no fewer
@@ -43,15 +44,23 @@ class SupervisedInnerConfig(InnerConfig):
         reduction: the loss that the inner rate multiplies: the mean over support examples, or the
             sum of class means as in the code of Finn et al. 2017, whose rates are smaller by the
             number of ways.
+        multi_step_iterations: iterations in which the outer loss is a weighted sum of the query
+            losses after every inner step (Antoniou et al. 2019); the weights begin equal and move
+            to the last inner step, which counts alone afterwards. 0: it does from the start.
     """
 
     algorithm: Literal["maml", "fomaml", "reptile", "anil", "boil", "meta-sgd"] = "maml"
     reduction: Literal["mean", "class-sum"] = "mean"
+    multi_step_iterations: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.algorithm == "reptile" and self.steps == 0:
             raise ValueError("inner.steps should be at least 1 for reptile")
+        if self.algorithm == "reptile" and self.multi_step_iterations:
+            raise ValueError(
+                "inner.multi_step_iterations should be 0 for reptile, which has no query loss"
+            )
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,7 @@ class SupervisedLearner:
         began = time.perf_counter()
         self._iteration = iteration
         theta, state, stats, values = self._update(
-            self.theta, self.outer_state, self.episodes(iteration)
+            self.theta, self.outer_state, self.episodes(iteration), self._weights(iteration)
         )
         loss, score = values[LOSS:].tolist()
         stats = {name: float(x) for name, x in stats.items()}
@@ -167,13 +176,14 @@ class SupervisedLearner:
         }
 
     def _meta_update(
-        self, theta: Tensor, state: State, episodes: TaskData
+        self, theta: Tensor, state: State, episodes: TaskData, weights: OptionalTensor
     ) -> tuple[Tensor, State, dict[str, Any], Tensor]:
         """One outer step from theta [P]: the new theta and state, what to log, and the mean of
         ``TaskObjective.values`` before it, [4].
         """
+        needs_kl, iteration = self.outer.needs_kl, self._iteration
         objective = objective_of(
-            self.task, self._task_map, theta, episodes, self.outer.needs_kl, self._iteration
+            self.task, self._task_map, theta, episodes, needs_kl, iteration, weights
         )
         seen: list[Tensor] = []
 
@@ -191,6 +201,14 @@ class SupervisedLearner:
     def episodes(self, iteration: int) -> TaskData:
         """The training data of this process's tasks."""
         return self.task.predictor.prepare(*self.source.draw(self._draw(iteration)))
+
+    def _weights(self, iteration: int) -> OptionalTensor:
+        """The weights of the query losses after every inner step, [n]; (): the last one's alone."""
+        inner = self.config.inner
+        if iteration >= inner.multi_step_iterations or inner.steps == 0:
+            return ()
+        weights = multi_step_weights(inner.steps, iteration / inner.multi_step_iterations)
+        return weights.to(self.theta)
 
     def _draw(self, iteration: int) -> TaskRequest:
         config = self.config

@@ -1,0 +1,111 @@
+"""MAML++ (Antoniou et al. 2019): multi-step loss, learned rates, order of the derivative."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metarl.core.compile import Traced
+from metarl.core.params import Params, flatten, tree_map
+from metarl.core.task_map import TaskMap
+from metarl.experiment.build import make_supervised_learner
+from metarl.experiment.schema import SupervisedExperiment
+from metarl.supervised.evaluate import SupervisedEvaluationConfig
+from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
+from metarl.supervised.models import ModelConfig
+from metarl.supervised.multi_step import multi_step_weights
+from metarl.supervised.objective import Task
+from metarl.supervised.task_data import TaskData
+
+TASKS = 4
+
+
+def toy(algorithm: str = "maml", steps: int = 3, **settings: Any) -> SupervisedLearner:
+    """A small learner; ``settings`` are of the inner loop."""
+    inner = SupervisedInnerConfig(algorithm=algorithm, rate=0.05, steps=steps, **settings)  # type: ignore[arg-type]
+    return make_supervised_learner(
+        SupervisedExperiment(
+            model=ModelConfig(hidden_sizes=[6], activation="tanh"),
+            inner=inner,
+            tasks=TASKS,
+            shots=5,
+            queries=3,
+            threads=1,
+            compile=False,
+            evaluation=SupervisedEvaluationConfig(tasks=6, inner_steps=5),
+        )
+    )
+
+
+def double(tree: Any) -> Any:
+    return tree_map(lambda x: x.double(), tree)
+
+
+def in_double(learner: SupervisedLearner) -> tuple[Params, TaskData]:
+    """Meta-parameters off their symmetric start, and training data, in float64."""
+    theta = flatten(learner.state_dict()["meta"]).double()
+    noise = torch.rand(len(theta), generator=torch.Generator().manual_seed(0)).double()
+    return {"meta": theta + 0.1 * noise}, double(learner.episodes(0))
+
+
+def gradient_of(learner: SupervisedLearner, weights: Tensor | None = None) -> Tensor:
+    """The meta-gradient [P] over all tasks."""
+    meta, episodes = in_double(learner)
+    rows: Any = () if weights is None else weights.double().expand(TASKS, -1)
+    task = Task(episodes, (), rows)
+    return TaskMap(2).mean_and_grad(learner.task.values, meta, task)[1]["meta"]
+
+
+@pytest.mark.parametrize(
+    ("progress", "others", "final"),
+    [(0, 0.2, 0.2), (0.5, 0.1, 0.6), (0.9, 0.02, 0.92), (0.99, 0.006, 0.976), (1, 0.006, 0.976)],
+)
+def test_weights_move_from_all_inner_steps_to_the_last(progress, others, final):
+    expected = torch.tensor([others] * 4 + [final])
+    torch.testing.assert_close(multi_step_weights(5, progress), expected)
+    assert multi_step_weights(1, progress).tolist() == [1.0]
+
+
+def test_the_meta_gradient_of_weighted_losses_is_the_weighted_sum_of_meta_gradients():
+    """That of the loss after k inner steps is MAML's with k inner steps."""
+    weights = multi_step_weights(3, 0.4)
+    parts = [w * gradient_of(toy(steps=k)) for k, w in enumerate(weights.double(), start=1)]
+    torch.testing.assert_close(
+        gradient_of(toy(), weights), torch.stack(parts).sum(0), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_weight_one_on_the_last_inner_step_is_maml():
+    weights = torch.tensor([0.0, 0.0, 1.0])
+    torch.testing.assert_close(
+        gradient_of(toy(), weights), gradient_of(toy()), rtol=1e-12, atol=1e-14
+    )
+
+
+def test_after_its_iterations_the_multi_step_loss_is_the_last_inner_steps_to_the_last_bit():
+    plain, weighted = toy(), toy(multi_step_iterations=2)
+    for iteration in range(4):
+        if iteration == 2:
+            plain.load_state_dict(weighted.state_dict())
+        metrics = [learner.iterate(iteration) for learner in (plain, weighted)]
+        same = torch.equal(plain.theta, weighted.theta)
+        assert same == (iteration >= 2)
+    assert metrics[0]["loss/after"] == metrics[1]["loss/after"]
+
+
+def test_weights_are_no_constants_of_a_program(monkeypatch):
+    thetas = []
+    for from_call in (2, 1000):
+        monkeypatch.setattr(Traced, "from_call", from_call)
+        learner = toy(multi_step_iterations=5)
+        for iteration in range(8):
+            learner.iterate(iteration)
+        assert len(learner._update._programs) == (2 if from_call == 2 else 0)
+        thetas.append(learner.theta)
+    assert torch.equal(*thetas)
+
+
+def test_reptile_has_no_query_loss_to_weigh():
+    with pytest.raises(ValueError, match="multi_step_iterations should be 0 for reptile"):
+        toy("reptile", multi_step_iterations=5)
