@@ -1,7 +1,7 @@
 """The inner loop with its settings: which parameters adapt, at which rates, differentiated how."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metarl.core.adapt import LossFn, Rates, adapt, inner_path, last
@@ -28,11 +28,13 @@ class InnerLoop:
         config: algorithm, rates and number of inner steps.
         loss: the inner loss of one task.
         adapted: names of the parameters that adapt.
+        algorithm: the choices that the algorithm's name stands for.
     """
 
     config: InnerConfig
     loss: LossFn
     adapted: tuple[str, ...]
+    algorithm: InnerAlgorithm
 
     @classmethod
     def of(
@@ -46,12 +48,12 @@ class InnerLoop:
         Raises:
             ValueError: the algorithm adapts only the head and no parameter matches.
         """
-        return cls(config, loss, adapted_names(ALGORITHMS[config.algorithm], names, head))
+        algorithm = ALGORITHMS[config.algorithm]
+        return cls(config, loss, adapted_names(algorithm, names, head), algorithm)
 
-    @property
-    def algorithm(self) -> InnerAlgorithm:
-        """The choices that the algorithm's name stands for."""
-        return ALGORITHMS[self.config.algorithm]
+    def of_first_order(self) -> "InnerLoop":
+        """Return the same inner loop, which the outer step does not differentiate through."""
+        return replace(self, algorithm=replace(self.algorithm, first_order=True))
 
     def meta_parameters(self, theta: Params) -> Params:
         """Return the initial meta-parameters around theta."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -47,11 +47,14 @@ class SupervisedInnerConfig(InnerConfig):
         multi_step_iterations: iterations in which the outer loss is a weighted sum of the query
             losses after every inner step (Antoniou et al. 2019); the weights begin equal and move
             to the last inner step, which counts alone afterwards. 0: it does from the start.
+        first_order_iterations: iterations before the outer step differentiates through the inner
+            gradients (Antoniou et al. 2019); 0: it does from the start.
     """
 
     algorithm: Literal["maml", "fomaml", "reptile", "anil", "boil", "meta-sgd"] = "maml"
     reduction: Literal["mean", "class-sum"] = "mean"
     multi_step_iterations: Annotated[int, Ge(0)] = 0
+    first_order_iterations: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +135,14 @@ class SupervisedLearner:
         )
         self._task_map = TaskMap(task_map.chunk_size) if in_one else task_map
         program = Compiled if task_map.compiled else Traced
-        self._update = program(self._meta_update) if in_one else self._meta_update
+
+        def update_of(task: TaskObjective) -> Callable[..., Any]:
+            update = partial(self._meta_update, task)
+            return program(update) if in_one else update
+
+        self._update = update_of(task)
+        # A program of its own: what is differentiated is no number that it could be told.
+        self._first_order_update = update_of(replace(task, inner=task.inner.of_first_order()))
         self._iteration = 0
         self._seed = seed
         self._protocol = ModelEvaluator(
@@ -160,7 +170,9 @@ class SupervisedLearner:
         """
         began = time.perf_counter()
         self._iteration = iteration
-        theta, state, stats, values = self._update(
+        early = iteration < self.config.inner.first_order_iterations
+        update = self._first_order_update if early else self._update
+        theta, state, stats, values = update(
             self.theta, self.outer_state, self.episodes(iteration), self._weights(iteration)
         )
         loss, score = values[LOSS:].tolist()
@@ -176,14 +188,19 @@ class SupervisedLearner:
         }
 
     def _meta_update(
-        self, theta: Tensor, state: State, episodes: TaskData, weights: OptionalTensor
+        self,
+        task: TaskObjective,
+        theta: Tensor,
+        state: State,
+        episodes: TaskData,
+        weights: OptionalTensor,
     ) -> tuple[Tensor, State, dict[str, Any], Tensor]:
         """One outer step from theta [P]: the new theta and state, what to log, and the mean of
         ``TaskObjective.values`` before it, [4].
         """
         needs_kl, iteration = self.outer.needs_kl, self._iteration
         objective = objective_of(
-            self.task, self._task_map, theta, episodes, needs_kl, iteration, weights
+            task, self._task_map, theta, episodes, needs_kl, iteration, weights
         )
         seen: list[Tensor] = []
 

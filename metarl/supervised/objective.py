@@ -29,8 +29,8 @@ class Task(NamedTuple):
     """What one task's losses depend on; of all tasks with M in front."""
 
     data: TaskData
-    reference: OptionalTensor = ()  # outputs for the query data before the update, where a KL is wanted
-    weights: OptionalTensor = ()  # [n], of the query losses after every inner step; (): the last's alone
+    reference: OptionalTensor = ()  # query outputs before the update, where a KL is wanted
+    weights: OptionalTensor = ()  # [n], of the query losses after every inner step; (): the last's
 
 
 class AdaptedTask(NamedTuple):

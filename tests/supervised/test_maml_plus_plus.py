@@ -21,8 +21,10 @@ from metarl.supervised.task_data import TaskData
 TASKS = 4
 
 
-def toy(algorithm: str = "maml", steps: int = 3, **settings: Any) -> SupervisedLearner:
-    """A small learner; ``settings`` are of the inner loop."""
+def toy(
+    algorithm: str = "maml", steps: int = 3, arrangement: Any = None, **settings: Any
+) -> SupervisedLearner:
+    """A small learner; ``settings`` are of the inner loop, those of ``arrangement`` are not."""
     inner = SupervisedInnerConfig(algorithm=algorithm, rate=0.05, steps=steps, **settings)  # type: ignore[arg-type]
     return make_supervised_learner(
         SupervisedExperiment(
@@ -32,8 +34,8 @@ def toy(algorithm: str = "maml", steps: int = 3, **settings: Any) -> SupervisedL
             shots=5,
             queries=3,
             threads=1,
-            compile=False,
             evaluation=SupervisedEvaluationConfig(tasks=6, inner_steps=5),
+            **{"compile": False, **(arrangement or {})},
         )
     )
 
@@ -109,3 +111,28 @@ def test_weights_are_no_constants_of_a_program(monkeypatch):
 def test_reptile_has_no_query_loss_to_weigh():
     with pytest.raises(ValueError, match="multi_step_iterations should be 0 for reptile"):
         toy("reptile", multi_step_iterations=5)
+
+
+@pytest.mark.parametrize("arrangement", [{}, {"chunk_size": 2, "outer": {"name": "trpo"}}])
+def test_first_order_updates_come_first_and_then_those_of_second_order(arrangement):
+    """Each to the last bit as of FOMAML and of MAML."""
+    learner = toy(first_order_iterations=2, arrangement=arrangement)
+    for iteration in range(4):
+        other = toy("fomaml" if iteration < 2 else "maml", arrangement=arrangement)
+        other.load_state_dict(learner.state_dict())
+        learner.iterate(iteration)
+        other.iterate(iteration)
+        assert torch.equal(learner.theta, other.theta)
+
+
+@pytest.mark.needs_compiler
+def test_both_orders_have_a_program_each():
+    plain, compiled = (
+        toy(first_order_iterations=2, arrangement={"compile": wanted}) for wanted in (False, True)
+    )
+    for iteration in range(4):
+        expected, found = plain.iterate(iteration), compiled.iterate(iteration)
+        for name in ("loss/after", "outer/gradient_norm"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4)
+    for update in (compiled._update, compiled._first_order_update):
+        assert len(update._programs) == 1
