@@ -6,7 +6,7 @@ learned. Adding an algorithm is adding a row.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -28,7 +28,8 @@ class InnerAlgorithm:
         first_order: do not differentiate through the inner gradient.
         head_only: adapt only the parameters of the last layer.
         body_only: adapt all but those of the last layer.
-        learned_rates: one learned rate per parameter element, part of the meta-parameters.
+        learned_rates: what has a learned rate of its own, part of the meta-parameters: every
+            element of a parameter, or every inner step of every parameter tensor. Empty: nothing.
         parameter_difference: the outer gradient of a task is theta - phi, in units of alpha; there
             is no query set.
     """
@@ -37,7 +38,7 @@ class InnerAlgorithm:
     first_order: bool = False
     head_only: bool = False
     body_only: bool = False
-    learned_rates: bool = False
+    learned_rates: Literal["", "element", "tensor and step"] = ""
     parameter_difference: bool = False
 
 
@@ -46,7 +47,10 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "fomaml": InnerAlgorithm("Finn et al. 2017, section 5.2", first_order=True),
     "anil": InnerAlgorithm("Raghu et al. 2020", head_only=True),
     "boil": InnerAlgorithm("Oh et al. 2021", body_only=True),
-    "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates=True),
+    "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates="element"),
+    "maml++": InnerAlgorithm(
+        "Antoniou et al. 2019; its learned rates", learned_rates="tensor and step"
+    ),
     "reptile": InnerAlgorithm(
         "Nichol et al. 2018; of supervised models", first_order=True, parameter_difference=True
     ),
@@ -70,6 +74,14 @@ class InnerConfig:
     steps: Annotated[int, Ge(0)] = 1
 
     def __post_init__(self) -> None:
+        if ALGORITHMS[self.algorithm].learned_rates == "tensor and step":
+            if self.steps == 0:
+                raise ValueError(f"inner.steps should be at least 1 for {self.algorithm}")
+            if self.rates is not None:
+                raise ValueError(
+                    f"inner.rates should be null for {self.algorithm}, whose rates of every inner "
+                    "step are learned from inner.rate"
+                )
         if self.rates is not None and len(self.rates) != self.steps:
             raise ValueError(
                 f"inner.rates has {len(self.rates)} entries for {self.steps} inner steps"
@@ -112,11 +124,16 @@ def adapted_names(
 
 
 def with_rates(
-    algorithm: InnerAlgorithm, params: Params, names: Sequence[str], rate: float
+    algorithm: InnerAlgorithm, params: Params, names: Sequence[str], rate: float, steps: int = 1
 ) -> Params:
-    """Initial meta-parameters: ``params``, and the learned rates of ``names`` if it has any."""
+    """Initial meta-parameters: ``params``, and the learned rates of ``names`` if it has any.
+
+    A parameter of shape [...] has rates [...], or [n] for ``steps`` inner steps.
+    """
     if not algorithm.learned_rates:
         return dict(params)
+    if algorithm.learned_rates == "tensor and step":
+        return params | {RATE_PREFIX + n: params[n].new_full((steps,), rate) for n in names}
     return params | {RATE_PREFIX + n: torch.full_like(params[n], rate) for n in names}
 
 
@@ -128,16 +145,27 @@ def split_rates(meta: Mapping[str, Tensor]) -> tuple[Params, Params]:
 
 
 def inner_rates(
-    names: Sequence[str], alphas: Sequence[float], learned: Params, initial: float
+    names: Sequence[str],
+    alphas: Sequence[float],
+    learned: Params,
+    initial: float,
+    per_step: bool = False,
 ) -> list[Rates]:
     """Rates of every inner step.
 
     Args:
         names: adapted parameters.
         alphas: inner rate of every inner step.
-        learned: learned rates (Meta-SGD), scaled by alpha / ``initial``. Empty: plain numbers.
+        learned: learned rates, scaled by alpha / ``initial``. Empty: plain numbers.
         initial: what the learned rates started from.
+        per_step: the learned rates are [n], one per inner step of training (MAML++); later inner
+            steps take the last one.
     """
     if not learned:
         return [dict.fromkeys(names, alpha) for alpha in alphas]
+    if per_step:
+        return [
+            {n: learned[n][min(k, len(learned[n]) - 1)] * (alpha / initial) for n in names}
+            for k, alpha in enumerate(alphas)
+        ]
     return [{n: learned[n] * (alpha / initial) for n in names} for alpha in alphas]

@@ -22,7 +22,8 @@ from metarl.core.params import Params
 class InnerLoop:
     """Adaptation of one task, the same for policies and supervised models.
 
-    *Meta-parameters* are theta and, where the algorithm learns them (Meta-SGD), the inner rates.
+    *Meta-parameters* are theta and, where the algorithm learns them (Meta-SGD, MAML++), the
+    inner rates.
 
     Args:
         config: algorithm, rates and number of inner steps.
@@ -57,12 +58,14 @@ class InnerLoop:
 
     def meta_parameters(self, theta: Params) -> Params:
         """Return the initial meta-parameters around theta."""
-        return with_rates(self.algorithm, theta, self.adapted, self.config.rate)
+        config = self.config
+        return with_rates(self.algorithm, theta, self.adapted, config.rate, config.steps)
 
     def split(self, meta: Params, alphas: Sequence[float]) -> tuple[Params, list[Rates]]:
         """Return theta, and the rates of inner steps with inner rates ``alphas``."""
         theta, learned = split_rates(meta)
-        return theta, inner_rates(self.adapted, alphas, learned, self.config.rate)
+        per_step = self.algorithm.learned_rates == "tensor and step"
+        return theta, inner_rates(self.adapted, alphas, learned, self.config.rate, per_step)
 
     def adapt(
         self, meta: Params, support: Sequence[Any], hessian_epsilon: float | None = None

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from metarl.core.compile import Traced
-from metarl.core.params import Params, flatten, tree_map
+from metarl.core.gradcheck import check_gradient
+from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.task_map import TaskMap
 from metarl.experiment.build import make_supervised_learner
 from metarl.experiment.schema import SupervisedExperiment
@@ -136,3 +137,42 @@ def test_both_orders_have_a_program_each():
             assert found[name] == pytest.approx(expected[name], rel=1e-4)
     for update in (compiled._update, compiled._first_order_update):
         assert len(update._programs) == 1
+
+
+def test_learned_rates_of_every_inner_step_begin_as_maml():
+    learner = toy("maml++")
+    rates = {n: p for n, p in learner.state_dict()["meta"].items() if n.startswith("rate:")}
+    assert len(rates) == 4
+    assert all(torch.equal(p, torch.full((3,), 0.05)) for p in rates.values())
+    assert learner.iterate(0)["loss/after"] == toy().iterate(0)["loss/after"]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_learned_rates_is_that_of_finite_differences(weighted: bool):
+    learner = toy("maml++")
+    meta, episodes = in_double(learner)
+    weights: Any = multi_step_weights(3, 0.4).double() if weighted else ()
+    task = Task(tree_map(lambda x: x[0], episodes), (), weights)
+    found = check_gradient(lambda m, t: learner.task.values(m, t)[0], meta, task, entries=60)
+    assert max(entry.error for entry in found) < 1e-6
+    rates = unflatten(gradient_of(learner, weights if weighted else None), learner.task.like)
+    assert all((g != 0).all() for name, g in rates.items() if name.startswith("rate:"))
+
+
+def test_inner_steps_beyond_the_trained_ones_take_the_last_rate():
+    learner = toy("maml++")
+    inner = learner.task.inner
+    meta = unflatten(in_double(learner)[0]["meta"], learner.task.like)
+    _, rates = inner.split(meta, [0.05] * 5)
+    for name in inner.adapted:
+        learned = meta[f"rate:{name}"]
+        found = [float(rate[name]) for rate in rates]
+        assert found == pytest.approx([*learned.tolist(), *[float(learned[-1])] * 2])
+    assert len(learner.evaluate(0).rows()) == 6
+
+
+def test_given_rates_of_inner_steps_are_refused_where_they_are_learned():
+    with pytest.raises(ValueError, match=r"inner.rates should be null for maml\+\+"):
+        toy("maml++", rates=[0.1, 0.1, 0.1])
+    with pytest.raises(ValueError, match="should be at least 1 for maml"):
+        toy("maml++", steps=0)
