@@ -15,6 +15,9 @@ from torch import Tensor
 from metarl.core.adapt import Rates
 from metarl.core.params import Params
 
+CONTEXT = "context"
+"""Name of the context parameters of ``WithContext``."""
+
 RATE_PREFIX = "rate:"
 """Learned inner rates travel with the meta-parameters under this prefix (no module may use it)."""
 
@@ -28,6 +31,8 @@ class InnerAlgorithm:
         first_order: do not differentiate through the inner gradient.
         head_only: adapt only the parameters of the last layer.
         body_only: adapt all but those of the last layer.
+        context_only: adapt only context parameters beside the inputs, which begin every task at 0;
+            the outer step moves the network alone.
         learned_rates: what has a learned rate of its own, part of the meta-parameters: every
             element of a parameter, or every inner step of every parameter tensor. Empty: nothing.
         parameter_difference: the outer gradient of a task is theta - phi, in units of alpha; there
@@ -38,6 +43,7 @@ class InnerAlgorithm:
     first_order: bool = False
     head_only: bool = False
     body_only: bool = False
+    context_only: bool = False
     learned_rates: Literal["", "element", "tensor and step"] = ""
     parameter_difference: bool = False
 
@@ -47,6 +53,7 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "fomaml": InnerAlgorithm("Finn et al. 2017, section 5.2", first_order=True),
     "anil": InnerAlgorithm("Raghu et al. 2020", head_only=True),
     "boil": InnerAlgorithm("Oh et al. 2021", body_only=True),
+    "cavia": InnerAlgorithm("Zintgraf et al. 2019", context_only=True),
     "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates="element"),
     "maml++": InnerAlgorithm(
         "Antoniou et al. 2019; its learned rates", learned_rates="tensor and step"
@@ -66,12 +73,14 @@ class InnerConfig:
         rate: inner rate alpha; the initial value of learned rates.
         rates: inner rate of every inner step in training; null: inner.rate for all.
         steps: inner steps in training; 0: one model for all tasks (pretrained, oracle).
+        context: of cavia: number of context parameters beside the inputs.
     """
 
     algorithm: str = "maml"
     rate: Annotated[float, Gt(0)] = 0.1
     rates: list[Annotated[float, Gt(0)]] | None = None
     steps: Annotated[int, Ge(0)] = 1
+    context: Annotated[int, Gt(0)] = 5
 
     def __post_init__(self) -> None:
         if ALGORITHMS[self.algorithm].learned_rates == "tensor and step":
@@ -86,6 +95,11 @@ class InnerConfig:
             raise ValueError(
                 f"inner.rates has {len(self.rates)} entries for {self.steps} inner steps"
             )
+
+    @property
+    def context_size(self) -> int:
+        """Number of context parameters; 0: the algorithm has none."""
+        return self.context if ALGORITHMS[self.algorithm].context_only else 0
 
     @property
     def alphas(self) -> list[float]:
@@ -110,6 +124,8 @@ def adapted_names(
     Raises:
         ValueError: the algorithm tells the head from the rest, and there is no head or no rest.
     """
+    if algorithm.context_only:
+        return (CONTEXT,)
     if not (algorithm.head_only or algorithm.body_only):
         return tuple(names)
     of_head = [n for n in names if any(n.startswith(prefix) for prefix in head)]

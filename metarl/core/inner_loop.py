@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from metarl.core.adapt import LossFn, Rates, adapt, inner_path, last
 from metarl.core.algorithms import (
     ALGORITHMS,
+    CONTEXT,
     InnerAlgorithm,
     InnerConfig,
     adapted_names,
@@ -62,8 +65,13 @@ class InnerLoop:
         return with_rates(self.algorithm, theta, self.adapted, config.rate, config.steps)
 
     def split(self, meta: Params, alphas: Sequence[float]) -> tuple[Params, list[Rates]]:
-        """Return theta, and the rates of inner steps with inner rates ``alphas``."""
+        """Return theta, and the rates of inner steps with inner rates ``alphas``.
+
+        Context parameters are 0 whatever the meta-parameters say, so that no outer step moves them.
+        """
         theta, learned = split_rates(meta)
+        if self.algorithm.context_only:
+            theta = theta | {CONTEXT: torch.zeros_like(theta[CONTEXT])}
         per_step = self.algorithm.learned_rates == "tensor and step"
         return theta, inner_rates(self.adapted, alphas, learned, self.config.rate, per_step)
 
@@ -82,13 +90,13 @@ class InnerLoop:
         Args:
             support: data of one task, one batch per inner step.
             hessian_epsilon: take the Hessian of the inner loss in d phi / d theta by finite
-                differences of this length; None: exactly. ANIL is always exact: the gradient of
-                a head costs less than two gradients of all parameters.
+                differences of this length; None: exactly. ANIL and CAVIA are always exact: the
+                gradient of a head or a context costs less than two gradients of all parameters.
         """
         gradient: InnerGradient
         if self.algorithm.first_order:
             gradient = first_order
-        elif hessian_epsilon is None or self.algorithm.head_only:
+        elif hessian_epsilon is None or self.algorithm.head_only or self.algorithm.context_only:
             gradient = exact
         else:
             gradient = by_differences(hessian_epsilon)

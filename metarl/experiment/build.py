@@ -19,6 +19,7 @@ from metarl.core.params import Functional, Params, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
 from metarl.experiment.configs import find_file
+from metarl.experiment.context import beside_context, wider_shape, with_context
 from metarl.experiment.plugins import call, find, function_of
 from metarl.experiment.registries import (
     BASELINE,
@@ -278,8 +279,9 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     settings = {k: v for k, v in config.policy.items() if k != "name"}
     observations = observation_space(config, family)
     seed = torch_seed(config.seed, Purpose.PARAMETERS)
-    spaces = observations, family.action_space
+    spaces = beside_context(observations, config.inner), family.action_space
     module = make_module("policy.name", name, seed, make, *spaces, **settings)
+    module = with_context(module, config.inner)
     found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
         require_distribution(found)
@@ -372,13 +374,14 @@ def _make_module(
     config: SupervisedExperiment, shape: tuple[int, ...], outputs: int
 ) -> tuple[nn.Module, bool]:
     """The network for inputs [S, *shape], our own or a user's; whether the latter was changed."""
-    name = config.model.name
+    name, inner = config.model.name, config.inner
     seed = torch_seed(config.seed, Purpose.PARAMETERS)
+    wider = wider_shape(shape, inner)
     try:
         if name in MODELS:
-            return make_model(config.model, shape, outputs, seed), False
+            return with_context(make_model(config.model, wider, outputs, seed), inner), False
         make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
-        module = make_module("model.name", name, seed, make, shape, outputs)
+        module = with_context(make_module("model.name", name, seed, make, wider, outputs), inner)
         changed = require_stateless(module)
         require_outputs(module, shape, outputs)
     except ValueError as error:

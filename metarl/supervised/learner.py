@@ -51,7 +51,9 @@ class SupervisedInnerConfig(InnerConfig):
             gradients (Antoniou et al. 2019); 0: it does from the start.
     """
 
-    algorithm: Literal["maml", "fomaml", "reptile", "anil", "boil", "meta-sgd", "maml++"] = "maml"
+    algorithm: Literal[
+        "maml", "fomaml", "reptile", "anil", "boil", "cavia", "meta-sgd", "maml++"
+    ] = "maml"
     reduction: Literal["mean", "class-sum"] = "mean"
     multi_step_iterations: Annotated[int, Ge(0)] = 0
     first_order_iterations: Annotated[int, Ge(0)] = 0

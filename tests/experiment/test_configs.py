@@ -135,7 +135,7 @@ def test_a_supervised_config_runs_one_toy_iteration(toy_supervised, runs: Path, 
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["fomaml", "anil", "boil", "meta_sgd"])
+@pytest.mark.parametrize("name", ["fomaml", "anil", "boil", "cavia", "meta_sgd"])
 def test_an_algorithm_goes_on_top_of_a_supervised_experiment(toy_supervised, runs: Path, name: str):
     words = ["--config", "sinusoid", "--config", f"algorithms/{name}"]
     assert train([*words, *toy_supervised("run", "--iterations", "1")]) == 0
