@@ -35,6 +35,8 @@ class InnerAlgorithm:
             the outer step moves the network alone.
         learned_rates: what has a learned rate of its own, part of the meta-parameters: every
             element of a parameter, or every inner step of every parameter tensor. Empty: nothing.
+        implicit: phi minimises the inner loss with a pull towards theta, and the meta-gradient
+            follows from its being stationary; the inner steps are not differentiated.
         parameter_difference: the outer gradient of a task is theta - phi, in units of alpha; there
             is no query set.
     """
@@ -45,6 +47,7 @@ class InnerAlgorithm:
     body_only: bool = False
     context_only: bool = False
     learned_rates: Literal["", "element", "tensor and step"] = ""
+    implicit: bool = False
     parameter_difference: bool = False
 
 
@@ -58,6 +61,7 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "maml++": InnerAlgorithm(
         "Antoniou et al. 2019; its learned rates", learned_rates="tensor and step"
     ),
+    "imaml": InnerAlgorithm("Rajeswaran et al. 2019; of supervised models", implicit=True),
     "reptile": InnerAlgorithm(
         "Nichol et al. 2018; of supervised models", first_order=True, parameter_difference=True
     ),

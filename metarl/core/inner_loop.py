@@ -1,10 +1,12 @@
 """The inner loop with its settings: which parameters adapt, at which rates, differentiated how."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metarl.core.adapt import LossFn, Rates, adapt, inner_path, last
 from metarl.core.algorithms import (
@@ -18,6 +20,7 @@ from metarl.core.algorithms import (
     with_rates,
 )
 from metarl.core.gradients import InnerGradient, by_differences, exact, first_order
+from metarl.core.implicit import Proximal, implicit_adapt, pulled_loss, residual
 from metarl.core.params import Params
 
 
@@ -33,16 +36,23 @@ class InnerLoop:
         loss: the inner loss of one task.
         adapted: names of the parameters that adapt.
         algorithm: the choices that the algorithm's name stands for.
+        proximal: the pull towards theta, of implicit algorithms.
     """
 
     config: InnerConfig
     loss: LossFn
     adapted: tuple[str, ...]
     algorithm: InnerAlgorithm
+    proximal: Proximal = field(default_factory=Proximal)
 
     @classmethod
     def of(
-        cls, config: InnerConfig, loss: LossFn, names: Sequence[str], head: Sequence[str]
+        cls,
+        config: InnerConfig,
+        loss: LossFn,
+        names: Sequence[str],
+        head: Sequence[str],
+        proximal: Proximal | None = None,
     ) -> "InnerLoop":
         """Return the inner loop of a model with the parameters ``names``.
 
@@ -53,7 +63,9 @@ class InnerLoop:
             ValueError: the algorithm adapts only the head and no parameter matches.
         """
         algorithm = ALGORITHMS[config.algorithm]
-        return cls(config, loss, adapted_names(algorithm, names, head), algorithm)
+        return cls(
+            config, loss, adapted_names(algorithm, names, head), algorithm, proximal or Proximal()
+        )
 
     def of_first_order(self) -> "InnerLoop":
         """Return the same inner loop, which the outer step does not differentiate through."""
@@ -87,12 +99,17 @@ class InnerLoop:
     ) -> Iterator[Params]:
         """Yield phi after every inner step of training, differentiable in the meta-parameters.
 
+        Implicit algorithms yield the last phi alone.
+
         Args:
             support: data of one task, one batch per inner step.
             hessian_epsilon: take the Hessian of the inner loss in d phi / d theta by finite
                 differences of this length; None: exactly. ANIL and CAVIA are always exact: the
                 gradient of a head or a context costs less than two gradients of all parameters.
         """
+        theta, rates = self.split(meta, self.config.alphas)
+        if self.algorithm.implicit:
+            return iter([implicit_adapt(self.loss, theta, rates, support, self.proximal)])
         gradient: InnerGradient
         if self.algorithm.first_order:
             gradient = first_order
@@ -100,8 +117,20 @@ class InnerLoop:
             gradient = exact
         else:
             gradient = by_differences(hessian_epsilon)
-        theta, rates = self.split(meta, self.config.alphas)
         return inner_path(self.loss, theta, rates, support, gradient)
+
+    def around(self, theta: Params) -> "InnerLoop":
+        """Return the inner loop of inner steps that begin at theta, for ``step``.
+
+        The loss of implicit algorithms pulls towards it; the others do not depend on it.
+        """
+        if not self.algorithm.implicit:
+            return self
+        return replace(self, loss=partial(pulled_loss, self.loss, theta, self.proximal.strength))
+
+    def residual(self, theta: Params, phi: Params, support: Any) -> Tensor:
+        """Return how far phi is from stationary, [], of implicit algorithms; 0 is stationary."""
+        return residual(self.loss, theta, phi, support, self.proximal.strength)
 
     def step(self, phi: Params, rate: Rates, support: Any) -> Params:
         """Return phi after one inner step, without a graph."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from metarl.core.compile import compiler_fault
+from metarl.core.implicit import Proximal
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.schedule import ScheduledStep
 from metarl.core.outer.step import OuterStep
@@ -309,8 +310,11 @@ def make_supervised_learner(
     if config.observe_task and ways:
         raise UserError("observe_task is for regression: to be told the classes is to be told all")
     outer: OuterStep = OUTER.make(config.outer)
-    if outer.needs_kl and config.inner.algorithm == "reptile":
-        raise UserError("inner.algorithm reptile has no loss to bound: use outer.name adam")
+    if outer.needs_kl and config.inner.algorithm in ("reptile", "imaml"):
+        raise UserError(
+            f"inner.algorithm {config.inner.algorithm} has a first derivative only: "
+            "use outer.name adam"
+        )
     if outer.of_policies:
         raise UserError(f"outer.name {config.outer['name']} is for policies; use adam or trpo")
     shape = shape_of_inputs(config, source)
@@ -327,7 +331,8 @@ def make_supervised_learner(
     by_class = config.inner.reduction == "class-sum"
     loss = predictor.sum_over_classes if by_class else predictor.loss
     try:
-        inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.",))
+        proximal = Proximal(config.inner.proximal, config.inner.cg_iterations)
+        inner = InnerLoop.of(config.inner, loss, list(theta), ("head.",), proximal)
     except ValueError as error:
         raise UserError(f"model.name {config.model.name}: {error}") from error
     if changed:

@@ -123,6 +123,8 @@ CHANGES: tuple[Change, ...] = (
     Added("inner.context", 5),
     Added("inner.multi_step_iterations", 0, kind="data"),
     Added("inner.first_order_iterations", 0, kind="data"),
+    Added("inner.proximal", 2.0, kind="data"),
+    Added("inner.cg_iterations", 5, kind="data"),
 )
 
 

@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from torch import Tensor
 
-from metarl.core.algorithms import InnerConfig
 from metarl.core.compile import Compiled, Traced
 from metarl.core.outer.step import OuterStep, State
 from metarl.core.params import (
@@ -28,44 +27,12 @@ from metarl.runtime.errors import UserError
 from metarl.runtime.scores import Evaluation
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.evaluate import ModelEvaluator, SupervisedEvaluationConfig
+from metarl.supervised.inner_config import SupervisedInnerConfig
 from metarl.supervised.multi_step import multi_step_weights
 from metarl.supervised.objective import LOSS, OptionalTensor, TaskObjective, objective_of
 from metarl.supervised.task_data import Source, TaskData, TaskRequest
 
 EVALUATION_CHUNK = 50  # held-out tasks at once, where training takes no fewer
-
-
-@dataclass(frozen=True)
-class SupervisedInnerConfig(InnerConfig):
-    """The inner loop of supervised models.
-
-    Args:
-        algorithm: see metarl list algorithms.
-        reduction: the loss that the inner rate multiplies: the mean over support examples, or the
-            sum of class means as in the code of Finn et al. 2017, whose rates are smaller by the
-            number of ways.
-        multi_step_iterations: iterations in which the outer loss is a weighted sum of the query
-            losses after every inner step (Antoniou et al. 2019); the weights begin equal and move
-            to the last inner step, which counts alone afterwards. 0: it does from the start.
-        first_order_iterations: iterations before the outer step differentiates through the inner
-            gradients (Antoniou et al. 2019); 0: it does from the start.
-    """
-
-    algorithm: Literal[
-        "maml", "fomaml", "reptile", "anil", "boil", "cavia", "meta-sgd", "maml++"
-    ] = "maml"
-    reduction: Literal["mean", "class-sum"] = "mean"
-    multi_step_iterations: Annotated[int, Ge(0)] = 0
-    first_order_iterations: Annotated[int, Ge(0)] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.algorithm == "reptile" and self.steps == 0:
-            raise ValueError("inner.steps should be at least 1 for reptile")
-        if self.algorithm == "reptile" and self.multi_step_iterations:
-            raise ValueError(
-                "inner.multi_step_iterations should be 0 for reptile, which has no query loss"
-            )
 
 
 @dataclass(frozen=True)
@@ -177,7 +144,7 @@ class SupervisedLearner:
         theta, state, stats, values = update(
             self.theta, self.outer_state, self.episodes(iteration), self._weights(iteration)
         )
-        loss, score = values[LOSS:].tolist()
+        loss, score, *residual = values[LOSS:].tolist()
         stats = {name: float(x) for name, x in stats.items()}
         _require_finite(iteration, loss, stats.get("gradient_norm", 0.0))
         self.theta, self.outer_state = tree_map(self.processes.leading, (theta, state))
@@ -185,6 +152,7 @@ class SupervisedLearner:
         return {
             "loss/after": loss,
             f"{measure}/after": score,
+            **dict(zip(["inner/residual"], residual, strict=False)),  # of implicit algorithms
             **{f"outer/{name}": value for name, value in stats.items()},
             "seconds/iteration": time.perf_counter() - began,
         }
@@ -198,7 +166,7 @@ class SupervisedLearner:
         weights: OptionalTensor,
     ) -> tuple[Tensor, State, dict[str, Any], Tensor]:
         """One outer step from theta [P]: the new theta and state, what to log, and the mean of
-        ``TaskObjective.values`` before it, [4].
+        ``TaskObjective.values`` before it.
         """
         needs_kl, iteration = self.outer.needs_kl, self._iteration
         objective = objective_of(

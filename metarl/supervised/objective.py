@@ -43,7 +43,7 @@ class AdaptedTask(NamedTuple):
     query: Examples
 
 
-LOSS, SCORE = 2, 3  # entries of ``TaskObjective.values``
+LOSS, SCORE, RESIDUAL = 2, 3, 4  # entries of ``TaskObjective.values``
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ class TaskObjective:
     def values(self, meta: Params, task: Task) -> Tensor:
         """Return one task's outer loss, KL, loss and score on the query data, [4].
 
+        Of implicit algorithms [5]: how far phi is from stationary on the support data comes last.
+
         The outer loss is L(phi_n; query), or sum_k w_k L(phi_k; query) where the task has weights
         (multi-step loss, Antoniou et al. 2019, section 4). The others are of phi_n alone.
 
@@ -132,7 +134,10 @@ class TaskObjective:
         if isinstance(reference, Tensor):
             kl = criterion.divergence(reference, outputs)
         score = criterion.score(outputs, query.targets)
-        return torch.stack([descended, kl, loss.detach(), score.detach()])
+        found = [descended, kl, loss.detach(), score.detach()]
+        if self.inner.algorithm.implicit:
+            found.append(self.inner.residual(theta, phi, task.data.support))
+        return torch.stack(found)
 
     def kl(self, meta: Params, task: Task, hessian_epsilon: float | None = None) -> Tensor:
         """Return one task's KL alone, a scalar."""
@@ -159,9 +164,10 @@ class TaskObjective:
         """Adapt with these inner rates, and score the query data after every inner step."""
         support, query = task
         phi, rates = self.inner.split(unflatten(meta, self.like), alphas)
+        inner = self.inner.around(phi)
         outputs = [self.predictor.outputs(phi, task)]
         for rate in rates:
-            phi = self.inner.step(phi, rate, support)
+            phi = inner.step(phi, rate, support)
             outputs.append(self.predictor.outputs(phi, task))
         score = self.predictor.criterion.score
         scores = {

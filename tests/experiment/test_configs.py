@@ -19,7 +19,7 @@ from metarl.runtime.sinks import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALL = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
-OVER_SUPERVISED = ["algorithms/maml_plus_plus"]
+OVER_SUPERVISED = ["algorithms/imaml", "algorithms/maml_plus_plus"]
 """Overlays that only supervised experiments can take."""
 
 NAMES = [name for name in ALL if name not in OVER_SUPERVISED]

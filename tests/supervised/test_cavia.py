@@ -14,7 +14,8 @@ from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.rl.learner import PolicyInnerConfig
 from metarl.runtime.errors import UserError
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
-from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
+from metarl.supervised.inner_config import SupervisedInnerConfig
+from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.models import ModelConfig
 from metarl.supervised.objective import Task
 

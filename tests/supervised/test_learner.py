@@ -17,7 +17,8 @@ from metarl.experiment.build import make_supervised_learner
 from metarl.experiment.schema import SupervisedExperiment
 from metarl.runtime.errors import UserError
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
-from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
+from metarl.supervised.inner_config import SupervisedInnerConfig
+from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.models import ModelConfig
 from metarl.supervised.objective import Task
 from metarl.supervised.task_data import Examples, TaskData

@@ -13,7 +13,8 @@ from metarl.core.task_map import TaskMap
 from metarl.experiment.build import make_supervised_learner
 from metarl.experiment.schema import SupervisedExperiment
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
-from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
+from metarl.supervised.inner_config import SupervisedInnerConfig
+from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.models import ModelConfig
 from metarl.supervised.multi_step import multi_step_weights
 from metarl.supervised.objective import Task
