@@ -6,7 +6,7 @@ learned. Adding an algorithm is adding a row.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from metarl.core.adapt import Rates
 from metarl.core.params import Params
+
+CONTEXT = "context"
+"""Name of the context parameters of ``WithContext``."""
 
 RATE_PREFIX = "rate:"
 """Learned inner rates travel with the meta-parameters under this prefix (no module may use it)."""
@@ -28,7 +31,12 @@ class InnerAlgorithm:
         first_order: do not differentiate through the inner gradient.
         head_only: adapt only the parameters of the last layer.
         body_only: adapt all but those of the last layer.
-        learned_rates: one learned rate per parameter element, part of the meta-parameters.
+        context_only: adapt only context parameters beside the inputs, which begin every task at 0;
+            the outer step moves the network alone.
+        learned_rates: what has a learned rate of its own, part of the meta-parameters: every
+            element of a parameter, or every inner step of every parameter tensor. Empty: nothing.
+        implicit: phi minimises the inner loss with a pull towards theta, and the meta-gradient
+            follows from its being stationary; the inner steps are not differentiated.
         parameter_difference: the outer gradient of a task is theta - phi, in units of alpha; there
             is no query set.
     """
@@ -37,7 +45,9 @@ class InnerAlgorithm:
     first_order: bool = False
     head_only: bool = False
     body_only: bool = False
-    learned_rates: bool = False
+    context_only: bool = False
+    learned_rates: Literal["", "element", "tensor and step"] = ""
+    implicit: bool = False
     parameter_difference: bool = False
 
 
@@ -46,7 +56,12 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "fomaml": InnerAlgorithm("Finn et al. 2017, section 5.2", first_order=True),
     "anil": InnerAlgorithm("Raghu et al. 2020", head_only=True),
     "boil": InnerAlgorithm("Oh et al. 2021", body_only=True),
-    "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates=True),
+    "cavia": InnerAlgorithm("Zintgraf et al. 2019", context_only=True),
+    "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates="element"),
+    "maml++": InnerAlgorithm(
+        "Antoniou et al. 2019; its learned rates", learned_rates="tensor and step"
+    ),
+    "imaml": InnerAlgorithm("Rajeswaran et al. 2019; of supervised models", implicit=True),
     "reptile": InnerAlgorithm(
         "Nichol et al. 2018; of supervised models", first_order=True, parameter_difference=True
     ),
@@ -62,18 +77,33 @@ class InnerConfig:
         rate: inner rate alpha; the initial value of learned rates.
         rates: inner rate of every inner step in training; null: inner.rate for all.
         steps: inner steps in training; 0: one model for all tasks (pretrained, oracle).
+        context: of cavia: number of context parameters beside the inputs.
     """
 
     algorithm: str = "maml"
     rate: Annotated[float, Gt(0)] = 0.1
     rates: list[Annotated[float, Gt(0)]] | None = None
     steps: Annotated[int, Ge(0)] = 1
+    context: Annotated[int, Gt(0)] = 5
 
     def __post_init__(self) -> None:
+        if ALGORITHMS[self.algorithm].learned_rates == "tensor and step":
+            if self.steps == 0:
+                raise ValueError(f"inner.steps should be at least 1 for {self.algorithm}")
+            if self.rates is not None:
+                raise ValueError(
+                    f"inner.rates should be null for {self.algorithm}, whose rates of every inner "
+                    "step are learned from inner.rate"
+                )
         if self.rates is not None and len(self.rates) != self.steps:
             raise ValueError(
                 f"inner.rates has {len(self.rates)} entries for {self.steps} inner steps"
             )
+
+    @property
+    def context_size(self) -> int:
+        """Number of context parameters; 0: the algorithm has none."""
+        return self.context if ALGORITHMS[self.algorithm].context_only else 0
 
     @property
     def alphas(self) -> list[float]:
@@ -98,6 +128,8 @@ def adapted_names(
     Raises:
         ValueError: the algorithm tells the head from the rest, and there is no head or no rest.
     """
+    if algorithm.context_only:
+        return (CONTEXT,)
     if not (algorithm.head_only or algorithm.body_only):
         return tuple(names)
     of_head = [n for n in names if any(n.startswith(prefix) for prefix in head)]
@@ -112,11 +144,16 @@ def adapted_names(
 
 
 def with_rates(
-    algorithm: InnerAlgorithm, params: Params, names: Sequence[str], rate: float
+    algorithm: InnerAlgorithm, params: Params, names: Sequence[str], rate: float, steps: int = 1
 ) -> Params:
-    """Initial meta-parameters: ``params``, and the learned rates of ``names`` if it has any."""
+    """Initial meta-parameters: ``params``, and the learned rates of ``names`` if it has any.
+
+    A parameter of shape [...] has rates [...], or [n] for ``steps`` inner steps.
+    """
     if not algorithm.learned_rates:
         return dict(params)
+    if algorithm.learned_rates == "tensor and step":
+        return params | {RATE_PREFIX + n: params[n].new_full((steps,), rate) for n in names}
     return params | {RATE_PREFIX + n: torch.full_like(params[n], rate) for n in names}
 
 
@@ -128,16 +165,27 @@ def split_rates(meta: Mapping[str, Tensor]) -> tuple[Params, Params]:
 
 
 def inner_rates(
-    names: Sequence[str], alphas: Sequence[float], learned: Params, initial: float
+    names: Sequence[str],
+    alphas: Sequence[float],
+    learned: Params,
+    initial: float,
+    per_step: bool = False,
 ) -> list[Rates]:
     """Rates of every inner step.
 
     Args:
         names: adapted parameters.
         alphas: inner rate of every inner step.
-        learned: learned rates (Meta-SGD), scaled by alpha / ``initial``. Empty: plain numbers.
+        learned: learned rates, scaled by alpha / ``initial``. Empty: plain numbers.
         initial: what the learned rates started from.
+        per_step: the learned rates are [n], one per inner step of training (MAML++); later inner
+            steps take the last one.
     """
     if not learned:
         return [dict.fromkeys(names, alpha) for alpha in alphas]
+    if per_step:
+        return [
+            {n: learned[n][min(k, len(learned[n]) - 1)] * (alpha / initial) for n in names}
+            for k, alpha in enumerate(alphas)
+        ]
     return [{n: learned[n] * (alpha / initial) for n in names} for alpha in alphas]

@@ -2,11 +2,28 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+class WithContext(nn.Module):
+    """A network that sees context parameters beside its inputs: f([x, context]) (CAVIA).
+
+    Inputs are [..., I]; the network takes [..., I + size]. The context begins at 0.
+    """
+
+    def __init__(self, network: nn.Module, size: int):
+        super().__init__()
+        self.context = nn.Parameter(torch.zeros(size))
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        context = self.context.expand(*x.shape[:-1], -1)
+        return self.network(torch.cat([x, context], -1))
 
 
 def hidden_layers(sizes: Sequence[int], activation: str) -> nn.Sequential:

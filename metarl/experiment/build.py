@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from metarl.core.compile import compiler_fault
+from metarl.core.implicit import Proximal
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.schedule import ScheduledStep
 from metarl.core.outer.step import OuterStep
@@ -19,6 +20,7 @@ from metarl.core.params import Functional, Params, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
 from metarl.experiment.configs import find_file
+from metarl.experiment.context import beside_context, wider_shape, with_context
 from metarl.experiment.plugins import call, find, function_of
 from metarl.experiment.registries import (
     BASELINE,
@@ -263,8 +265,9 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     settings = {k: v for k, v in config.policy.items() if k != "name"}
     observations = observation_space(config, family)
     seed = torch_seed(config.seed, Purpose.PARAMETERS)
-    spaces = observations, family.action_space
+    spaces = beside_context(observations, config.inner), family.action_space
     module = make_module("policy.name", name, seed, make, *spaces, **settings)
+    module = with_context(module, config.inner)
     found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
         require_distribution(found)
@@ -292,8 +295,11 @@ def make_supervised_learner(
     if config.observe_task and ways:
         raise UserError("observe_task is for regression: to be told the classes is to be told all")
     outer: OuterStep = OUTER.make(config.outer)
-    if outer.needs_kl and config.inner.algorithm == "reptile":
-        raise UserError("inner.algorithm reptile has no loss to bound: use outer.name adam")
+    if outer.needs_kl and config.inner.algorithm in ("reptile", "imaml"):
+        raise UserError(
+            f"inner.algorithm {config.inner.algorithm} has a first derivative only: "
+            "use outer.name adam"
+        )
     if outer.of_policies:
         raise UserError(f"outer.name {config.outer['name']} is for policies; use adam or trpo")
     shape = shape_of_inputs(config, source)
@@ -311,7 +317,8 @@ def make_supervised_learner(
     by_class = config.inner.reduction == "class-sum"
     loss = predictor.sum_over_classes if by_class else predictor.loss
     try:
-        inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.",))
+        proximal = Proximal(config.inner.proximal, config.inner.cg_iterations)
+        inner = InnerLoop.of(config.inner, loss, list(theta), ("head.",), proximal)
     except ValueError as error:
         raise UserError(f"model.name {config.model.name}: {error}") from error
     if changed:
@@ -358,13 +365,14 @@ def _make_module(
     config: SupervisedExperiment, shape: tuple[int, ...], outputs: int
 ) -> tuple[nn.Module, bool]:
     """The network for inputs [S, *shape], our own or a user's; whether the latter was changed."""
-    name = config.model.name
+    name, inner = config.model.name, config.inner
     seed = torch_seed(config.seed, Purpose.PARAMETERS)
+    wider = wider_shape(shape, inner)
     try:
         if name in MODELS:
-            return make_model(config.model, shape, outputs, seed), False
+            return with_context(make_model(config.model, wider, outputs, seed), inner), False
         make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
-        module = make_module("model.name", name, seed, make, shape, outputs)
+        module = with_context(make_module("model.name", name, seed, make, wider, outputs), inner)
         changed = require_stateless(module)
         require_outputs(module, shape, outputs)
     except ValueError as error:

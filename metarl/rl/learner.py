@@ -45,7 +45,7 @@ class PolicyInnerConfig(InnerConfig):
         dice_lambda: of loaded-dice: 0 is lvc, 1 is dice, between them bias and variance trade.
     """
 
-    algorithm: Literal["maml", "fomaml", "anil", "boil", "meta-sgd"] = "maml"
+    algorithm: Literal["maml", "fomaml", "anil", "boil", "cavia", "meta-sgd"] = "maml"
     loss: str = "reinforce"
     dice_lambda: Annotated[float, Interval(ge=0, le=1)] = 0.95
 

@@ -120,6 +120,11 @@ CHANGES: tuple[Change, ...] = (
     Added("outer.schedule_iterations", None, where=OURS),
     Added("outer.schedule_final", 0.0, where=OURS),
     Added("outer.clip_norm", None, where=("outer.name", ["adam"])),
+    Added("inner.context", 5),
+    Added("inner.multi_step_iterations", 0, kind="data"),
+    Added("inner.first_order_iterations", 0, kind="data"),
+    Added("inner.proximal", 2.0, kind="data"),
+    Added("inner.cg_iterations", 5, kind="data"),
 )
 
 

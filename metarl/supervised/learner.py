@@ -2,15 +2,14 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from torch import Tensor
 
-from metarl.core.algorithms import InnerConfig
 from metarl.core.compile import Compiled, Traced
 from metarl.core.outer.step import OuterStep, State
 from metarl.core.params import (
@@ -28,30 +27,12 @@ from metarl.runtime.errors import UserError
 from metarl.runtime.scores import Evaluation
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.evaluate import ModelEvaluator, SupervisedEvaluationConfig
-from metarl.supervised.objective import LOSS, TaskObjective, objective_of
+from metarl.supervised.inner_config import SupervisedInnerConfig
+from metarl.supervised.multi_step import multi_step_weights
+from metarl.supervised.objective import LOSS, OptionalTensor, TaskObjective, objective_of
 from metarl.supervised.task_data import Source, TaskData, TaskRequest
 
 EVALUATION_CHUNK = 50  # held-out tasks at once, where training takes no fewer
-
-
-@dataclass(frozen=True)
-class SupervisedInnerConfig(InnerConfig):
-    """The inner loop of supervised models.
-
-    Args:
-        algorithm: see metarl list algorithms.
-        reduction: the loss that the inner rate multiplies: the mean over support examples, or the
-            sum of class means as in the code of Finn et al. 2017, whose rates are smaller by the
-            number of ways.
-    """
-
-    algorithm: Literal["maml", "fomaml", "reptile", "anil", "boil", "meta-sgd"] = "maml"
-    reduction: Literal["mean", "class-sum"] = "mean"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.algorithm == "reptile" and self.steps == 0:
-            raise ValueError("inner.steps should be at least 1 for reptile")
 
 
 @dataclass(frozen=True)
@@ -123,7 +104,14 @@ class SupervisedLearner:
         )
         self._task_map = TaskMap(task_map.chunk_size) if in_one else task_map
         program = Compiled if task_map.compiled else Traced
-        self._update = program(self._meta_update) if in_one else self._meta_update
+
+        def update_of(task: TaskObjective) -> Callable[..., Any]:
+            update = partial(self._meta_update, task)
+            return program(update) if in_one else update
+
+        self._update = update_of(task)
+        # A program of its own: what is differentiated is no number that it could be told.
+        self._first_order_update = update_of(replace(task, inner=task.inner.of_first_order()))
         self._iteration = 0
         self._seed = seed
         self._protocol = ModelEvaluator(
@@ -151,10 +139,12 @@ class SupervisedLearner:
         """
         began = time.perf_counter()
         self._iteration = iteration
-        theta, state, stats, values = self._update(
-            self.theta, self.outer_state, self.episodes(iteration)
+        early = iteration < self.config.inner.first_order_iterations
+        update = self._first_order_update if early else self._update
+        theta, state, stats, values = update(
+            self.theta, self.outer_state, self.episodes(iteration), self._weights(iteration)
         )
-        loss, score = values[LOSS:].tolist()
+        loss, score, *residual = values[LOSS:].tolist()
         stats = {name: float(x) for name, x in stats.items()}
         _require_finite(iteration, loss, stats.get("gradient_norm", 0.0))
         self.theta, self.outer_state = tree_map(self.processes.leading, (theta, state))
@@ -162,18 +152,25 @@ class SupervisedLearner:
         return {
             "loss/after": loss,
             f"{measure}/after": score,
+            **dict(zip(["inner/residual"], residual, strict=False)),  # of implicit algorithms
             **{f"outer/{name}": value for name, value in stats.items()},
             "seconds/iteration": time.perf_counter() - began,
         }
 
     def _meta_update(
-        self, theta: Tensor, state: State, episodes: TaskData
+        self,
+        task: TaskObjective,
+        theta: Tensor,
+        state: State,
+        episodes: TaskData,
+        weights: OptionalTensor,
     ) -> tuple[Tensor, State, dict[str, Any], Tensor]:
         """One outer step from theta [P]: the new theta and state, what to log, and the mean of
-        ``TaskObjective.values`` before it, [4].
+        ``TaskObjective.values`` before it.
         """
+        needs_kl, iteration = self.outer.needs_kl, self._iteration
         objective = objective_of(
-            self.task, self._task_map, theta, episodes, self.outer.needs_kl, self._iteration
+            task, self._task_map, theta, episodes, needs_kl, iteration, weights
         )
         seen: list[Tensor] = []
 
@@ -191,6 +188,14 @@ class SupervisedLearner:
     def episodes(self, iteration: int) -> TaskData:
         """The training data of this process's tasks."""
         return self.task.predictor.prepare(*self.source.draw(self._draw(iteration)))
+
+    def _weights(self, iteration: int) -> OptionalTensor:
+        """The weights of the query losses after every inner step, [n]; (): the last one's alone."""
+        inner = self.config.inner
+        if iteration >= inner.multi_step_iterations or inner.steps == 0:
+            return ()
+        weights = multi_step_weights(inner.steps, iteration / inner.multi_step_iterations)
+        return weights.to(self.theta)
 
     def _draw(self, iteration: int) -> TaskRequest:
         config = self.config

@@ -1,6 +1,6 @@
 """Loss, KL and score of ONE task after adaptation, and the outer step's objective over all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.core.adapt import last
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.step import Objective
-from metarl.core.params import Params, tree_map, unflatten
+from metarl.core.params import Params, leading_size, tree_map, unflatten
 from metarl.core.task_map import TaskMap, sum_of_products
 from metarl.supervised.evaluate import TaskScores
 from metarl.supervised.losses import Criterion, Model, apart_from_each_other
@@ -20,8 +21,16 @@ from metarl.supervised.task_data import Examples, TaskData
 
 Array = NDArray[np.floating]
 
-Task: TypeAlias = tuple[TaskData, Tensor | tuple[()]]
-"""Data of one task, and its outputs for the query data before the update, where a KL is wanted."""
+OptionalTensor: TypeAlias = Tensor | tuple[()]
+"""A tensor, or the empty tuple in its place, which maps over tasks pass on."""
+
+
+class Task(NamedTuple):
+    """What one task's losses depend on; of all tasks with M in front."""
+
+    data: TaskData
+    reference: OptionalTensor = ()  # query outputs before the update, where a KL is wanted
+    weights: OptionalTensor = ()  # [n], of the query losses after every inner step; (): the last's
 
 
 class AdaptedTask(NamedTuple):
@@ -34,7 +43,7 @@ class AdaptedTask(NamedTuple):
     query: Examples
 
 
-LOSS, SCORE = 2, 3  # entries of ``TaskObjective.values``
+LOSS, SCORE, RESIDUAL = 2, 3, 4  # entries of ``TaskObjective.values``
 
 
 @dataclass(frozen=True)
@@ -98,14 +107,24 @@ class TaskObjective:
     def values(self, meta: Params, task: Task) -> Tensor:
         """Return one task's outer loss, KL, loss and score on the query data, [4].
 
+        Of implicit algorithms [5]: how far phi is from stationary on the support data comes last.
+
+        The outer loss is L(phi_n; query), or sum_k w_k L(phi_k; query) where the task has weights
+        (multi-step loss, Antoniou et al. 2019, section 4). The others are of phi_n alone.
+
         Args:
             meta: ``{"meta": [P]}``.
         """
-        (_, query), reference = task
-        theta, phi = self._adapted(meta, task)
-        outputs = self.predictor.model(phi, query.inputs)
-        criterion = self.predictor.criterion
-        loss = descended = criterion.loss(outputs, query.targets)
+        (_, query), reference, weights = task
+        theta, path = self._path(meta, task)
+        phis = [*path] if isinstance(weights, Tensor) else [last(theta, path)]
+        criterion, phi = self.predictor.criterion, phis[-1]
+        after = [self.predictor.model(p, query.inputs) for p in phis]
+        losses = [criterion.loss(o, query.targets) for o in after]
+        outputs, loss = after[-1], losses[-1]
+        descended = loss
+        if isinstance(weights, Tensor):
+            descended = (weights * torch.stack(losses)).sum()
         if self.inner.algorithm.parameter_difference:
             # Its gradient is (theta - phi) / alpha (Nichol et al. 2018, section 3).
             alpha = self.inner.config.alpha
@@ -115,11 +134,14 @@ class TaskObjective:
         if isinstance(reference, Tensor):
             kl = criterion.divergence(reference, outputs)
         score = criterion.score(outputs, query.targets)
-        return torch.stack([descended, kl, loss.detach(), score.detach()])
+        found = [descended, kl, loss.detach(), score.detach()]
+        if self.inner.algorithm.implicit:
+            found.append(self.inner.residual(theta, phi, task.data.support))
+        return torch.stack(found)
 
     def kl(self, meta: Params, task: Task, hessian_epsilon: float | None = None) -> Tensor:
         """Return one task's KL alone, a scalar."""
-        (_, query), reference = task
+        (_, query), reference, _ = task
         assert isinstance(reference, Tensor)
         _, phi = self._adapted(meta, task, hessian_epsilon)
         return self.predictor.criterion.divergence(
@@ -128,13 +150,13 @@ class TaskObjective:
 
     def own_loss(self, loss: Callable[[AdaptedTask], Tensor], meta: Params, task: Task) -> Tensor:
         """A loss of the outer step's own, of one task."""
-        (support, query), _ = task
+        support, query = task.data
         theta, phi = self._adapted(meta, task)
         return loss(AdaptedTask(self.predictor.model, theta, phi, support, query))
 
     def query_outputs(self, meta: Params, task: TaskData) -> Tensor:
         """Outputs for the query data after adaptation."""
-        _, phi = self._adapted(meta, (task, ()))
+        _, phi = self._adapted(meta, Task(task))
         outputs: Tensor = self.predictor.model(phi, task.query.inputs)
         return outputs
 
@@ -142,9 +164,10 @@ class TaskObjective:
         """Adapt with these inner rates, and score the query data after every inner step."""
         support, query = task
         phi, rates = self.inner.split(unflatten(meta, self.like), alphas)
+        inner = self.inner.around(phi)
         outputs = [self.predictor.outputs(phi, task)]
         for rate in rates:
-            phi = self.inner.step(phi, rate, support)
+            phi = inner.step(phi, rate, support)
             outputs.append(self.predictor.outputs(phi, task))
         score = self.predictor.criterion.score
         scores = {
@@ -157,12 +180,19 @@ class TaskObjective:
         self, meta: Params, task: Task, hessian_epsilon: float | None = None
     ) -> tuple[Params, Params]:
         """theta and phi of one task."""
-        (support, query), _ = task
+        theta, path = self._path(meta, task, hessian_epsilon)
+        return theta, last(theta, path)
+
+    def _path(
+        self, meta: Params, task: Task, hessian_epsilon: float | None = None
+    ) -> tuple[Params, Iterator[Params]]:
+        """theta of one task, and phi after every inner step."""
+        support, query = task.data
         of_names = unflatten(meta["meta"], self.like)
         theta, rates = self.inner.split(of_names, self.inner.config.alphas)
         if self.inner.algorithm.parameter_difference:  # no query set: adapt to all there is
             support = Examples(*(torch.cat(pair) for pair in zip(support, query, strict=True)))
-        return theta, self.inner.adapt(of_names, [support] * len(rates), hessian_epsilon)
+        return theta, self.inner.path(of_names, [support] * len(rates), hessian_epsilon)
 
 
 def objective_of(
@@ -172,6 +202,7 @@ def objective_of(
     episodes: TaskData,
     needs_kl: bool,
     iteration: int,
+    weights: OptionalTensor = (),
 ) -> Objective:
     """Return the outer step's objective: means over the tasks of one iteration.
 
@@ -181,11 +212,14 @@ def objective_of(
     Args:
         theta: the flat meta-parameters [P] before the update.
         needs_kl: whether the outer step asks for the KL.
+        weights: [n], of the query losses after every inner step; (): the last one's alone.
     """
-    reference: Tensor | tuple[()] = ()
+    reference: OptionalTensor = ()
     if needs_kl:
         reference = task_map.map(lambda one: task.query_outputs({"meta": theta}, one), episodes)
-    data = episodes, reference
+    if isinstance(weights, Tensor):
+        weights = weights.expand(leading_size(episodes), -1)
+    data = Task(episodes, reference, weights)
 
     def kl_gradient(
         theta: Tensor, fraction: float = 1.0, hessian_epsilon: float | None = None

@@ -28,6 +28,7 @@ from metarl.rl.adaptation import of_every_task
 from metarl.rl.sampler import Stream
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.learner import SupervisedLearner
+from metarl.supervised.objective import Task
 
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 LOCK_STEP = "lock-step physics, env steps/s"
@@ -209,5 +210,5 @@ def flop_of_task(learner: SupervisedLearner) -> int:
     first = tree_map(itemgetter(slice(1)), learner.episodes(0))
     meta = {"meta": learner.theta}
     with FlopCounterMode(display=False) as counter:
-        task_map.mean_and_grad(learner.task.values, meta, (first, ()))
+        task_map.mean_and_grad(learner.task.values, meta, Task(first))
     return int(counter.get_total_flops())

@@ -18,7 +18,11 @@ from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
+ALL = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
+OVER_SUPERVISED = ["algorithms/imaml", "algorithms/maml_plus_plus"]
+"""Overlays that only supervised experiments can take."""
+
+NAMES = [name for name in ALL if name not in OVER_SUPERVISED]
 SUPERVISED = [name for name in NAMES if schema_of(read_layers(name)).task_source == "data"]
 ALGORITHMS = [name for name in NAMES if name.startswith("algorithms/")]
 OMNIGLOT = CONFIGS.parents[1] / "shared" / "data" / "omniglot"
@@ -131,12 +135,25 @@ def test_a_supervised_config_runs_one_toy_iteration(toy_supervised, runs: Path, 
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["fomaml", "anil", "boil", "meta_sgd"])
+@pytest.mark.parametrize("name", ["fomaml", "anil", "boil", "cavia", "meta_sgd"])
 def test_an_algorithm_goes_on_top_of_a_supervised_experiment(toy_supervised, runs: Path, name: str):
     words = ["--config", "sinusoid", "--config", f"algorithms/{name}"]
     assert train([*words, *toy_supervised("run", "--iterations", "1")]) == 0
     config = read_config(RunFolder.open(runs / "run"))
     assert config.inner.algorithm == name.replace("_", "-")
+
+
+@pytest.mark.parametrize("name", OVER_SUPERVISED)
+def test_an_algorithm_of_supervised_models_goes_on_top_of_their_experiments(
+    toy_supervised, runs: Path, name: str
+):
+    (overlay,) = read_layers(name)
+    argv = ["--config", "sinusoid_5shot", "--config", name]
+    before, after = (plain(read_settings([*w, "--name", "run"])[0]) for w in (argv[:2], argv))
+    assert {key for key in before if before[key] != after[key]} == overlay.keys()
+    assert contains(after, overlay)
+    assert train([*argv, *toy_supervised("run", "--iterations", "1")]) == 0
+    assert contains(plain(read_config(RunFolder.open(runs / "run")))["inner"], overlay["inner"])
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -21,7 +21,8 @@ from metarl.supervised.evaluate import (
     mark_diverged,
     parse_test,
 )
-from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
+from metarl.supervised.inner_config import SupervisedInnerConfig
+from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.models import ModelConfig, make_model
 from metarl.supervised.task_data import TaskRequest
 

@@ -17,8 +17,10 @@ from metarl.experiment.build import make_supervised_learner
 from metarl.experiment.schema import SupervisedExperiment
 from metarl.runtime.errors import UserError
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
-from metarl.supervised.learner import SupervisedInnerConfig, SupervisedLearner
+from metarl.supervised.inner_config import SupervisedInnerConfig
+from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.models import ModelConfig
+from metarl.supervised.objective import Task
 from metarl.supervised.task_data import Examples, TaskData
 
 GLYPHS = {"source": "glyphs", "ways": 3}
@@ -55,7 +57,7 @@ def in_double(learner: SupervisedLearner) -> tuple[Params, TaskData]:
 def mean_gradient(learner: SupervisedLearner) -> tuple[Params, Tensor, TaskData]:
     """Meta-parameters by name, the meta-gradient over all tasks, and the data."""
     meta, episodes = in_double(learner)
-    _, gradient = TaskMap(2).mean_and_grad(learner.task.values, meta, (episodes, ()))
+    _, gradient = TaskMap(2).mean_and_grad(learner.task.values, meta, Task(episodes))
     return unflatten(meta["meta"], learner.task.like), gradient["meta"], episodes
 
 
@@ -141,7 +143,7 @@ def test_the_meta_gradient_through_several_steps_is_that_of_finite_differences(
     )
     meta, episodes = in_double(learner)
     task = tree_map(lambda x: x[0], episodes)
-    found = check_gradient(lambda m, t: learner.task.values(m, (t, ()))[0], meta, task, entries=60)
+    found = check_gradient(lambda m, t: learner.task.values(m, Task(t))[0], meta, task, entries=60)
     # A ReLU of the dense model may switch within the difference, but hardly any does.
     assert max(entry.error for entry in found) < 1e-6
 

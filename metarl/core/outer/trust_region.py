@@ -115,7 +115,7 @@ class TrustRegion(ScheduledStep):
             in the paper (Schulman et al. 2015, appendix C.1, take a tenth too).
         inner_hessian: derivative of the inner loop in the KL's gradient: by finite differences of
             the inner gradient, hvp_epsilon long, or exact as in the paper (1.3 to 1.5 times the
-            work). FOMAML has none, and ANIL's is always exact.
+            work). FOMAML has none; those of ANIL and CAVIA are always exact.
     """
 
     max_kl: Annotated[float, Gt(0)] = 0.01
