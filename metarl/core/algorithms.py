@@ -59,7 +59,8 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "cavia": InnerAlgorithm("Zintgraf et al. 2019", context_only=True),
     "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates="element"),
     "maml++": InnerAlgorithm(
-        "Antoniou et al. 2019; its learned rates", learned_rates="tensor and step"
+        "Antoniou et al. 2019; its learned rates; of supervised models",
+        learned_rates="tensor and step",
     ),
     "imaml": InnerAlgorithm("Rajeswaran et al. 2019; of supervised models", implicit=True),
     "reptile": InnerAlgorithm(
