@@ -199,3 +199,31 @@ def test_evaluate_is_what_the_command_does(runs, capsys):
         run.evaluate({"tasks": 0})
     with pytest.raises(UserError, match="no option"):
         run.evaluate({"queries": 3})
+
+
+def test_a_policy_that_is_rolled_out_by_hand_scores_what_evaluate_says(runs):
+    """In gymnasium's own environment, on the held-out tasks, with sampled actions."""
+    run = runs["pole"]
+    record = run.evaluate({"tasks": 6, "trajectories": 20})
+    generator = torch.Generator().manual_seed(0)
+    env = gymnasium.make("CartPole-v1", max_episode_steps=run.family.horizon)
+    means = []
+    for m, task in enumerate(record.tasks):
+        adapted = run.adapt(task=task, steps=1, trajectories=20, seed=m)
+        body = env.unwrapped
+        body.length, body.gravity, body.masscart, body.masspole, body.force_mag = task
+        body.total_mass = body.masscart + body.masspole
+        body.polemass_length = body.masspole * body.length
+        returns = []
+        for episode in range(20):
+            observation, _ = env.reset(seed=1000 * m + episode)
+            total, over = 0.0, False
+            while not over:
+                action = adapted.predict(observation, deterministic=False, generator=generator)
+                observation, reward, terminated, truncated, _ = env.step(action)
+                total, over = total + reward, terminated or truncated
+            returns.append(total)
+        means.append(np.mean(returns))
+    row = record.rows[1]
+    assert np.mean(means) == pytest.approx(row.mean, abs=row.ci95)
+    assert np.std(means) > 0
