@@ -32,7 +32,10 @@ BAD_SETTINGS = [
     ("--env.horizont 5", "env.horizont is not a setting (did you mean env.horizon?)"),
     ("--env.family point-navigatoin", "did you mean point-navigation?"),
     ("--env.family nothing-like-it", "is unknown; there are point-navigation, half-cheetah-"),
-    ("--inner.algorithm mamll", "should be one of maml, fomaml, anil, boil, meta-sgd, got mamll"),
+    (
+        "--inner.algorithm mamll",
+        "should be one of maml, fomaml, anil, boil, cavia, meta-sgd, got mamll",
+    ),
     ("--inner.algorithm reptile", "inner.algorithm should be one of"),
     ("--device tpu", "device should be one of cpu, cuda, got tpu"),
     ("--config poitn_navigation", "did you mean point_navigation?"),

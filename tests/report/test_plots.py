@@ -84,6 +84,10 @@ def metric_rows(iterations=4, **values):
         "policy/std": 0.9**i,
         "policy/entropy": 1 - 0.1 * i,
         "inner/gradient_norm": 2.0 - 0.1 * i,
+        "inner/kl": 0.02 + 0.001 * i,
+        "return/gain": 10.0 + 4 * i,
+        "success/before": 0.01 * i,
+        "success/after": 0.1 * i,
     }
     rows |= {name.replace("__", "/"): series for name, series in values.items()}
     return [

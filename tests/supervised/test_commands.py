@@ -44,7 +44,7 @@ BAD_SETTINGS = [
     ("--trajectories 5", "trajectories is not a setting"),
     (
         "--inner.algorithm maml2",
-        "should be one of maml, fomaml, reptile, anil, boil, meta-sgd, got",
+        "should be one of maml, fomaml, reptile, anil, boil, cavia, meta-sgd, maml++, imaml, got",
     ),
     ("--outer.max_kl 0.1", "outer.max_kl is not a setting"),
     ("--evaluation.tests [5shot]", "evaluation.tests should have K-shot or K-shot half-range"),
