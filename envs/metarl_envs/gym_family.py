@@ -1,7 +1,8 @@
 """Task families of any ``gymnasium.Env``: subclass ``GymFamily``."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
@@ -119,6 +120,17 @@ class GymFamily(Family):
                 f"but its space says {space.shape}"
             )
         return found.reshape(-1) if self.flatten else found
+
+    def observe_all(self, observations: Sequence[Any]) -> NDArray[Any]:
+        """Return ``observe`` of n observations, [n, *observation_shape]."""
+        space, _ = self.native_spaces
+        if isinstance(space, spaces.Box):
+            shape = len(observations), *space.shape
+            with suppress(ValueError):  # of different shapes: ``observe`` says which
+                found = np.array(observations)
+                if found.shape == shape:
+                    return found.reshape(len(observations), -1) if self.flatten else found
+        return np.stack([self.observe(observation) for observation in observations])
 
     def tells_tasks_apart(self) -> bool:
         """Return whether two tasks give different episodes under equal seeds and actions.

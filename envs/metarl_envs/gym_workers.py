@@ -4,7 +4,7 @@ import math
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,7 +44,7 @@ class Envs:
         self._family = family
         self._buffers = buffers
         self._envs = {i: family.make() for i in ids}
-        self._action = _action_of(family.action_space)
+        self._actions = _actions_of(family.action_space)
 
     def reset(self) -> None:
         """Start an episode in every environment."""
@@ -55,24 +55,32 @@ class Envs:
             buffers.observations[i] = family.observe(observation)
 
     def step(self) -> None:
-        """Step every environment whose episode is running."""
+        """Step every environment whose episode is running.
+
+        What they return is checked and copied for all at once: for each it would take longer than
+        a step of a small environment.
+        """
         family, buffers = self._family, self._buffers
-        for i, env in self._envs.items():
-            if not buffers.running[i]:
-                continue
-            action = self._action(buffers.actions[i])
-            observation, reward, terminated, truncated, info = env.step(action)
-            if not math.isfinite(reward):
-                raise ValueError(
-                    f"{type(family).__name__}: the reward is {reward} in the task "
-                    f"{buffers.tasks[i].tolist()}"
-                )
-            buffers.observations[i] = family.observe(observation)
-            buffers.rewards[i] = reward
-            buffers.terminated[i] = terminated
-            buffers.truncated[i] = truncated
-            success = family.is_success(info)
-            buffers.success[i] = math.nan if success is None else success
+        running = buffers.running.tolist()
+        ids = [i for i in self._envs if running[i]]
+        if not ids:
+            return
+        actions = self._actions(buffers.actions[ids])
+        steps = [self._envs[i].step(action) for i, action in zip(ids, actions, strict=True)]
+        observations, rewards, terminated, truncated, infos = zip(*steps, strict=True)
+        buffers.observations[ids] = family.observe_all(observations)
+        buffers.rewards[ids] = rewards
+        finite = np.isfinite(buffers.rewards[ids])
+        if not finite.all():
+            first = ids[int(finite.argmin())]
+            raise ValueError(
+                f"{type(family).__name__}: the reward is {buffers.rewards[first]} in the task "
+                f"{buffers.tasks[first].tolist()}"
+            )
+        buffers.terminated[ids] = terminated
+        buffers.truncated[ids] = truncated
+        found = [family.is_success(info) for info in infos]
+        buffers.success[ids] = [math.nan if success is None else success for success in found]
 
     def close(self) -> None:
         for env in self._envs.values():
@@ -182,21 +190,23 @@ def buffers_in(memory: dict[str, Any], family: "GymFamily", number: int) -> Buff
     return Buffers(**arrays)
 
 
-def _action_of(space: spaces.Space[Any]) -> Any:
-    """Return a function from a policy's action, float64, to one of the environment's."""
+def _actions_of(space: spaces.Space[Any]) -> Callable[[Array], Sequence[Any]]:
+    """Return a function from a policy's actions [n, ...], float64, to n of the environment's."""
     if isinstance(space, spaces.Discrete):
         start, n = int(space.start), int(space.n)
 
-        def discrete(action: Array) -> int:
-            found = int(action)
-            if not 0 <= found < n:
-                raise ValueError(f"action {float(action):g} is not one of {n}")
-            return start + found
+        def discrete(actions: Array) -> Sequence[int]:
+            numbers = actions.astype(np.int64)
+            outside = (numbers < 0) | (numbers >= n)
+            if outside.any():
+                raise ValueError(f"action {actions[outside][0]:g} is not one of {n}")
+            found: list[int] = (numbers + start).tolist()
+            return found
 
         return discrete
     assert isinstance(space, spaces.Box)
     low, high, dtype = space.low, space.high, space.dtype
-    return lambda action: np.clip(action, low, high).astype(dtype)
+    return lambda actions: list(np.clip(actions, low, high).astype(dtype))
 
 
 @contextmanager
