@@ -46,7 +46,10 @@ def test_auto_needs_a_name_and_equal_settings(toy, refused):
 
 
 def test_train_in_python_goes_on_where_it_is_asked_to(runs, tmp_path):
-    settings = {"folder": str(runs), "name": "run", "compile": False}
+    settings = {
+        **{"folder": str(runs), "name": "run", "compile": False, "tasks": 2, "trajectories": 2},
+        **{"logging": {"wandb": "disabled", "report": False}, "evaluation.tasks": 2},
+    }
     first = metarl.train("smoke", {**settings, "iterations": 1}, resume=True)
     run = metarl.train("smoke", {**settings, "iterations": 2}, resume=True)
     assert (first.iterations, run.iterations) == (1, 2)
