@@ -80,7 +80,7 @@ def train(
     folder = RunFolder(Path(experiment.folder) / str(experiment.name))
     begun = folder if resume and folder.config_file.is_file() else None
     if begun is not None:
-        experiment = settings.resumed(folder, layers)
+        settings.require_same_run(folder, experiment)
         if settings.is_done(folder, experiment):
             return load(folder.path)
     with _own_threads():

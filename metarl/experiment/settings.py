@@ -40,41 +40,37 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
     layers, configs, resume = asked(options)
-    is_auto = resume == AUTO
-    if is_auto:
-        resume = _begun(parse(layers))
-    if resume is not None:
-        run = RunFolder.open(Path(resume))
-        config = resumed(run, layers)
-    else:
-        config = parse(layers)
-        config = named(config, stem(config, configs))
-        run = RunFolder(Path(config.folder) / str(config.name))
+    run: RunFolder | None = None
+    if resume not in (None, AUTO):
+        run = RunFolder.open(Path(str(resume)))
+        read_config(run)  # also finds the user's own parts that it names
+        layers = [_settings_of(run), *layers]
+    config = parse(layers)
+    if resume == AUTO:
+        run = _begun(config)
     if len(words) < len(argv):
-        print(to_yaml(config if resume else parse(layers)), end="")
+        print(to_yaml(config), end="")
         sys.exit(0)
-    if is_auto and resume and is_done(run, config):
-        print(f"done: {run.path} has {config.iterations} iterations and their evaluation")
-        sys.exit(0)
-    if resume is None and run.is_of_this_launch():
-        return resumed(run, layers), run
-    return config, None if resume is None else run
+    config = named(config, stem(config, configs))
+    new = RunFolder(Path(config.folder) / str(config.name))
+    if run is None and new.is_of_this_launch():
+        run = new
+    if run is not None:
+        require_same_run(run, config)
+        if resume == AUTO and is_done(run, config):
+            print(f"done: {run.path} has {config.iterations} iterations and their evaluation")
+            sys.exit(0)
+    return config, run
 
 
-def resumed(run: RunFolder, layers: Layers) -> Experiment:
-    """Return the config that a run goes on with: its own, and what the layers may change.
-
-    Raises:
-        UserError: a layer changes what makes the run what it is, or it cannot be written.
-    """
-    own = read_config(run)  # also finds the user's own parts that it names
-    config = parse([_settings_of(run), *layers])
+def require_same_run(run: RunFolder, config: Experiment) -> None:
+    """Raise UserError unless a run may go on with these settings, and can be written."""
+    own = read_config(run)
     if _tasks_of(config) != _tasks_of(own):
         raise UserError(f"the run to resume is of {_tasks_of(own)}, not {_tasks_of(config)}")
     if difference := first_difference(_kept(own), _kept(config)):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
-    return config
 
 
 def is_done(run: RunFolder, config: Experiment) -> bool:
@@ -84,8 +80,8 @@ def is_done(run: RunFolder, config: Experiment) -> bool:
     return saved is not None and saved[0].iteration == last >= config.iterations
 
 
-def _begun(config: Experiment) -> str | None:
-    """Return the folder of the run that a config names, if it was begun.
+def _begun(config: Experiment) -> RunFolder | None:
+    """Return the run that a config names, if it was begun.
 
     Raises:
         UserError: the config names none.
@@ -93,7 +89,7 @@ def _begun(config: Experiment) -> str | None:
     if config.name is None:
         raise UserError("--resume auto needs a --name: it goes on with the run of this name")
     run = RunFolder(Path(config.folder) / config.name)
-    return str(run.path) if run.config_file.is_file() else None
+    return run if run.config_file.is_file() else None
 
 
 def stem(config: Experiment, configs: Sequence[str] = ()) -> str:

@@ -38,6 +38,17 @@ def test_auto_begins_goes_on_and_says_that_it_is_done(assert_same_outcome, toy, 
     assert (runs / "run" / "evaluation.json").is_file()
 
 
+def test_auto_goes_on_with_a_run_whose_outer_step_an_overlay_switched(workplace, runs):
+    """A config that it builds on has settings of another outer step."""
+    words = ["--config", "point_navigation_sparse", "--config", "algorithms/promp"]
+    words += ["--tasks", "2", "--trajectories", "2", "--env.horizon", "5", "--compile", "false"]
+    words += ["--evaluation.tasks", "2", "--evaluation.trajectories", "2", "--name", "run"]
+    words += ["--logging.wandb", "disabled", "--logging.report", "false", "--resume", "auto"]
+    for iterations in ("1", "2"):
+        assert train([*words, "--folder", str(runs), "--iterations", iterations]) == 0
+    assert len(read_metrics(runs / "run" / "metrics.jsonl")) == 2
+
+
 def test_auto_needs_a_name_and_equal_settings(toy, refused):
     assert "needs a --name" in refused(train, "--config", "smoke", "--resume", "auto")
     assert train(toy("run", "--iterations", "1")) == 0
