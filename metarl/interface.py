@@ -177,7 +177,11 @@ class Run:
         return env
 
     def policy(self) -> "AdaptedPolicy":
-        """Return the meta-policy as it is before adaptation."""
+        """Return the meta-policy as it is before adaptation.
+
+        Raises:
+            UserError: the run is supervised.
+        """
         return self._adapted(self._theta, [])
 
     @property
@@ -228,6 +232,10 @@ class Run:
             UserError: the run is supervised.
             ValueError: not exactly one of task, env and episodes is given, or it does not fit.
         """
+        if steps < 0 or (trajectories is not None and trajectories < 1):
+            raise ValueError(
+                f"steps should be >= 0 and trajectories >= 1, got {steps} and {trajectories}"
+            )
         if sum(x is not None for x in (task, env, episodes)) != 1:
             raise ValueError("give exactly one of task, env and episodes")
         evaluation = replace(self._policy_config.evaluation, inner_steps=steps)
@@ -295,8 +303,10 @@ class Run:
 
     @property
     def _rl(self) -> MetaRLLearner:
-        assert isinstance(self._trained.learner, MetaRLLearner)
-        return self._trained.learner
+        learner = self._trained.learner
+        if not isinstance(learner, MetaRLLearner):
+            raise UserError(f"{self.path} is a supervised run; it has no policy")
+        return learner
 
     @property
     def _adaptation(self) -> Adaptation:
@@ -315,7 +325,8 @@ class AdaptedPolicy:
         module: from observations [..., *observation_shape] to a distribution of actions.
         action_space: of the environment.
         observation_shape: shape of one observation.
-        returns: mean return of its trajectories after 0, 1, ... inner steps.
+        returns: mean return of the trajectories that were sampled or given, after 0, 1, ... inner
+            steps. Only adaptation to a task of the family samples again after the last one.
     """
 
     def __init__(

@@ -227,3 +227,9 @@ def test_a_policy_that_is_rolled_out_by_hand_scores_what_evaluate_says(runs):
     row = record.rows[1]
     assert np.mean(means) == pytest.approx(row.mean, abs=row.ci95)
     assert np.std(means) > 0
+
+
+def test_impossible_numbers_of_adaptation_are_refused(runs):
+    for numbers in ({"steps": -1}, {"trajectories": 0}):
+        with pytest.raises(ValueError, match="steps should be >= 0 and trajectories >= 1"):
+            runs["point"].adapt(task=[0.1, 0.2], **numbers)

@@ -90,6 +90,8 @@ class Training:
             UserError: the run cannot go on.
             Fault: what nobody foresaw.
         """
+        if self._processes.leads and not go_on:
+            build.warn_of_equal_tasks(self._config)
         # Everything that can be refused has been; only now is something written.
         self._processes.by_leader(lambda: None if go_on else self._create())
         trainer = self._trainer()
@@ -140,8 +142,6 @@ class Training:
             self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
             self._folder.update_config(to_yaml(self._config))
             self._keep_task_file()
-        else:
-            build.warn_of_equal_tasks(self._config)
         since = f", from iteration {trainer.start}" if go_on else ""
         print(f"run folder: {self._folder.path}{since}")
         if build.compiles(self._config):

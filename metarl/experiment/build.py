@@ -226,15 +226,26 @@ def _initial(config: Experiment, module: nn.Module) -> Params:
 
 
 def warn_of_equal_tasks(config: Experiment) -> None:
-    """Warn where the tasks of the family seem to make no difference."""
-    if isinstance(config, RLExperiment) and not make_family(config.env).tells_tasks_apart():
-        name = config.env["family"]
+    """Warn where the tasks of the family seem to make no difference.
+
+    Raises:
+        UserError: an environment of the user's own fails.
+    """
+    if not isinstance(config, RLExperiment):
+        return
+    name = config.env["family"]
+    if not call("env.family", name, make_family(config.env).tells_tasks_apart):
         warn(f"{name}: two tasks gave equal episodes from equal seeds; does set_task work?")
 
 
 def observation_space(config: RLExperiment, family: Family) -> Any:
-    """Space of what the policy sees: with the task, where it is told."""
-    return family.observation_space_with_task if config.observe_task else family.observation_space
+    """Space of what the policy sees: with the task, where it is told.
+
+    Raises:
+        UserError: the family has no such space.
+    """
+    name = "observation_space_with_task" if config.observe_task else "observation_space"
+    return call("env.family", config.env["family"], getattr, family, name)
 
 
 def make_module(

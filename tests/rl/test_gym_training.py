@@ -36,6 +36,23 @@ class Forgetful(PoleLength):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flat(PoleLength):
+    def sample_tasks(self, rng, n):
+        return rng.uniform(0.25, 2.0, n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raising(PoleLength):
+    def set_task(self, env, task):
+        env.nothing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misspelt(PoleLength):
+    env_id = "CartPoll-v1"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mortal(PoleLength):
     """Its worker dies in the second iteration."""
 
@@ -122,3 +139,20 @@ def test_a_policy_of_other_actions_is_refused(poles: list[str], refused, workpla
     assert "policy.name gaussian-mlp: " in said
     assert "use categorical-mlp" in said
     assert set(workplace.rglob("*")) - before == set()
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("Flat", "tasks must be finite with shape"),
+        ("Raising", "AttributeError"),
+        ("Misspelt", "CartPoll"),
+    ],
+)
+def test_a_mistake_in_an_own_family_is_one_line_before_anything_is_written(
+    poles, refused, family, said
+):
+    options = ["--env.family", f"poles:{family}", *poles[2:]]
+    message = refused(train, *options, "--name", "run")
+    assert f"env.family poles:{family}: " in message
+    assert said in message
