@@ -8,9 +8,9 @@ def entropic_reinforce(policy, params, batch):
     """Return -mean(log pi(a|s) A + 0.01 H(pi(.|s))) over the valid env steps of one task.
 
     Args:
-        policy: function of parameters and observations [N, T, O] to a distribution.
+        policy: function of parameters and observations [S, O] to a distribution.
         params: the task's parameters.
-        batch: its trajectories; ``batch.mask`` [N, T] is 1 for env steps and 0 for the padding.
+        batch: its S env steps; ``batch.mask`` [S] is 0 in the padding.
     """
     distribution = policy(params, batch.observations)
     gain = distribution.log_prob(batch.actions) * batch.advantages + 0.01 * distribution.entropy()

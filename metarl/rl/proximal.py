@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from metarl.core.outer.adam import Adam, AdamState
+from metarl.core.outer.schedule import Number
 from metarl.core.outer.step import Objective, Stats
 from metarl.rl.losses import ratio_of
 from metarl.rl.objective import AdaptedTask
@@ -55,6 +56,10 @@ class PPO(Adam):
                 "inner_kl": values[2],
             },
         )
+
+    def factor(self, done: Number) -> Number | float:
+        """Return the schedule's factor in the iteration that follows ``done`` updates."""
+        return super().factor(done // self.epochs)
 
     def loss(self, task: AdaptedTask) -> Tensor:
         """Return one task's loss, the share of its env steps that are clipped, and its inner KL.

@@ -1,5 +1,6 @@
 """Export a trained network: its weights, and a program that runs without its code."""
 
+import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -50,9 +51,11 @@ def export(
     if path.suffix != ".pt":
         raise UserError(f"the output should be a file named .pt, got {path}")
     require_writable(path)
+    network = copy.deepcopy(network).cpu()
     contents = {path: _bytes(torch.save, network.state_dict())}
     if rates:
-        contents[path.with_suffix(".rates.pt")] = _bytes(torch.save, rates)
+        on_cpu = {name: rate.cpu() for name, rate in rates.items()}
+        contents[path.with_suffix(".rates.pt")] = _bytes(torch.save, on_cpu)
     try:
         program = _program(network, input_shape)
         contents[path.with_suffix(".pt2")] = _bytes(torch.export.save, program)
@@ -61,6 +64,9 @@ def export(
     try:
         for file, data in contents.items():
             write_atomically(file, data)
+        for suffix in (".rates.pt", ".pt2"):  # of another network that had this name
+            if (file := path.with_suffix(suffix)) not in contents:
+                file.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     return [*contents]

@@ -181,3 +181,10 @@ def test_exploration_credits_the_policy_before_adaptation() -> None:
     torch.testing.assert_close(extra, expected, rtol=1e-5, atol=1e-7)
     own, _ = objective.gradient_of(PPO().loss, theta), None
     torch.testing.assert_close(own[1] - plain.gradient_of(PPO().loss, theta)[1], extra)
+
+
+def test_the_schedule_counts_iterations_and_not_epochs() -> None:
+    step = PPO(epochs=5, schedule="linear", schedule_iterations=10)
+    for of in (int, torch.tensor):
+        factors = [float(step.factor(of(done))) for done in (0, 4, 5, 25, 49, 50)]
+        assert factors == pytest.approx([1.0, 1.0, 0.9, 0.5, 0.1, 0.0])
