@@ -28,6 +28,8 @@ def test_a_kept_run_loads(name: str):
     assert trained.iteration == checkpoint.iteration
     assert size(run.path) <= kept_runs.LIMIT
     assert not [word for word in run.info()["command"] if word.startswith("/")]
+    assert read_config(run).folder == "results"
+    assert not {"directory", "modules"} & run.info().keys()
     assert f"| `{name}` |" in (RESULTS.parent / "docs" / "results.md").read_text()
 
 

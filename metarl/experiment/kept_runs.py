@@ -145,7 +145,7 @@ def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
 
 def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
     """The settings without folders of the machine, which mean nothing elsewhere."""
-    config = revised(config, folder=str(folder), name=name)
+    config = revised(config, folder=_without_folder(str(folder)), name=name)
     if isinstance(config, SupervisedExperiment):
         return replace(config, data_folder=None)
     assert isinstance(config, RLExperiment)
@@ -155,7 +155,8 @@ def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
 
 def _portable_info(run: RunFolder) -> dict[str, Any]:
     """``run.json`` without folders of the machine, marked as of a kept run."""
-    info = {key: value for key, value in run.info().items() if key != "directory"}
+    of_machine = ("directory", "modules")
+    info = {key: value for key, value in run.info().items() if key not in of_machine}
     command = info.get("command")
     words = [str(word) for word in command] if isinstance(command, list) else []
     return info | {"command": [_without_folder(word) for word in words], "kept": True}

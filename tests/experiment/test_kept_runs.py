@@ -9,6 +9,7 @@ import pytest
 
 from metarl.commands.main import evaluate, keep, report, train
 from metarl.experiment import kept_runs
+from metarl.experiment.settings import read_config
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 
@@ -199,6 +200,15 @@ def test_the_command_line_of_a_kept_run_names_no_folder_of_the_machine(finished:
     keep([str(finished)])
     kept = json.loads(Path("results/run/run.json").read_text())["command"]
     assert kept == ["metarl", "train", "--config=x.yaml", "--folder", "r"]
+
+
+def test_a_kept_run_names_no_folder_of_the_machine_it_was_kept_on(finished: Path, tmp_path: Path):
+    assert keep([str(finished), "--folder", str(tmp_path / "kept")]) == 0
+    folder = tmp_path / "kept" / "run"
+    assert read_config(RunFolder(folder)).folder == "kept"
+    for name in ("config.yaml", "run.json"):
+        assert str(tmp_path) not in (folder / name).read_text()
+    assert evaluate([str(folder)]) == 0
 
 
 def test_a_run_in_training_is_not_tidied_in_place(finished: Path, capsys):
