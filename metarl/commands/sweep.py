@@ -92,6 +92,8 @@ class _Stops:
         words = [sys.executable, "-P", "-c", CHILD, "train", *run.words]
         with subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0) as process:
             self._process = process
+            if self.requested:  # before the process was known, and so not handed on to it
+                process.send_signal(signal.SIGTERM)
             yield process
             self._process = None
 
