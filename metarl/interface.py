@@ -77,12 +77,12 @@ def train(
         else:
             layers += settings.read_layers(str(config))
     experiment = settings.named(settings.parse(layers))
-    folder = RunFolder(Path(experiment.folder) / str(experiment.name))
-    begun = folder if resume and folder.config_file.is_file() else None
+    begun = settings.begun(experiment) if resume else None
     if begun is not None:
-        settings.require_same_run(folder, experiment)
-        if settings.is_done(folder, experiment):
-            return load(folder.path)
+        settings.require_same_run(begun, experiment)
+        if settings.is_done(begun, experiment):
+            return load(begun.path)
+    folder = begun or RunFolder(Path(experiment.folder) / str(experiment.name))
     with _own_threads():
         learner = build.make_learner(beginning(experiment, begun))
         training = Training(experiment, folder, learner, ALONE, callbacks)
@@ -291,9 +291,10 @@ class Run:
         return self._adapted(phi, returns)
 
     def _adapted(self, phi: Params, returns: list[float]) -> "AdaptedPolicy":
+        family = self.family  # refused where the run is supervised
         module = self._rl.network.with_parameters(phi)
-        shape = build.shape_of_inputs(self.config, self.family)
-        return AdaptedPolicy(module, self.family.action_space, shape, returns)
+        shape = build.shape_of_inputs(self.config, family)
+        return AdaptedPolicy(module, family.action_space, shape, returns)
 
     @property
     def _policy_config(self) -> RLExperiment:
@@ -303,10 +304,8 @@ class Run:
 
     @property
     def _rl(self) -> MetaRLLearner:
-        learner = self._trained.learner
-        if not isinstance(learner, MetaRLLearner):
-            raise UserError(f"{self.path} is a supervised run; it has no policy")
-        return learner
+        assert isinstance(self._trained.learner, MetaRLLearner)
+        return self._trained.learner
 
     @property
     def _adaptation(self) -> Adaptation:

@@ -47,7 +47,9 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
         layers = [_settings_of(run), *layers]
     config = parse(layers)
     if resume == AUTO:
-        run = _begun(config)
+        if config.name is None:
+            raise UserError("--resume auto needs a --name: it goes on with the run of this name")
+        run = begun(config)
     if len(words) < len(argv):
         print(to_yaml(config), end="")
         sys.exit(0)
@@ -80,16 +82,10 @@ def is_done(run: RunFolder, config: Experiment) -> bool:
     return saved is not None and saved[0].iteration == last >= config.iterations
 
 
-def _begun(config: Experiment) -> RunFolder | None:
-    """Return the run that a config names, if it was begun.
-
-    Raises:
-        UserError: the config names none.
-    """
-    if config.name is None:
-        raise UserError("--resume auto needs a --name: it goes on with the run of this name")
-    run = RunFolder(Path(config.folder) / config.name)
-    return run if run.config_file.is_file() else None
+def begun(config: Experiment) -> RunFolder | None:
+    """Return the run that a config names; None if it has no name, or was not begun."""
+    run = RunFolder(Path(config.folder) / (config.name or ""))
+    return run if config.name and run.config_file.is_file() else None
 
 
 def stem(config: Experiment, configs: Sequence[str] = ()) -> str:

@@ -20,7 +20,7 @@ from metarl.core.params import (
 )
 from metarl.core.task_map import TaskMap
 from metarl.rl.baselines import LinearFeatureBaseline, Regression, Values
-from metarl.rl.returns import masked_mean
+from metarl.rl.returns import masked_mean, moments
 
 
 class CriticState(NamedTuple):
@@ -107,11 +107,9 @@ def _network(inputs: int, width: int) -> nn.Module:
 
 def _prepared(data: Regression, task_map: TaskMap) -> tuple[_Data, Tensor, Tensor]:
     """Return the network's data, and mean and standard deviation of the targets of all tasks."""
-    mask, targets = data.mask.double(), data.targets.double()
-    sums = (mask.sum(), (mask * targets).sum(), (mask * targets.square()).sum())
-    count, total, squares = task_map.processes.sum(sums)
-    mean = total / count.clamp(min=1)
-    scale = (squares / count.clamp(min=1) - mean.square()).clamp(min=1e-12).sqrt()
+    targets = data.targets.double()
+    mean, variance = moments(targets, data.mask.double(), task_map.processes)
+    scale = variance.clamp(min=1e-12).sqrt()
     # V = mean + scale v, so that V_t - tail V_final is that of v plus (1 - tail) mean.
     standardised = (data.targets - (1 - data.tails) * mean) / scale
     return (

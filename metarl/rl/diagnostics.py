@@ -60,9 +60,10 @@ def sampling_metrics(rounds: Sequence[Outcome]) -> dict[str, float]:
     are more inner steps than one, ``return/after_K`` is the mean return after K of them.
     """
     first, last = rounds[0], rounds[-1]
-    gain = last.mean_returns() - first.mean_returns()
+    means = [r.mean_returns() for r in rounds]
+    gain = means[-1] - means[0]
     gain = gain[np.isfinite(gain)]
-    between = {f"return/after_{k}": _mean(r.mean_returns()) for k, r in enumerate(rounds)}
+    between = {f"return/after_{k}": _mean(mean) for k, mean in enumerate(means)}
     return {
         **return_metrics(first, "before"),
         **return_metrics(last, "after"),

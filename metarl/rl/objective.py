@@ -14,7 +14,7 @@ from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.processes import Processes
 from metarl.core.task_map import TaskMap
 from metarl.rl.losses import Policy, Transitions, mean_kl, ratio_of, surrogate_and_kl
-from metarl.rl.returns import masked_mean
+from metarl.rl.returns import masked_mean, moments
 from metarl.rl.rollout import padded
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
@@ -157,12 +157,9 @@ def credits(query: Transitions, processes: Processes) -> Tensor:
     Rewards are standardised over the env steps of all tasks; within one task the mean would be 0.
     """
     mask, rewards = query.mask.double(), query.rewards.double()
-    sums = mask.sum(), (mask * rewards).sum(), (mask * rewards.square()).sum()
-    count, total, squares = processes.sum(sums)
-    mean = total / count.clamp(min=1)
-    deviation = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt() + 1e-8
+    mean, variance = moments(rewards, mask, processes)
     per_task = (mask * rewards).sum(1) / mask.sum(1).clamp(min=1)
-    return ((per_task - mean) / deviation).to(query.mask.dtype)
+    return ((per_task - mean) / (variance.sqrt() + 1e-8)).to(query.mask.dtype)
 
 
 def for_curvature(query: Transitions, fraction: float) -> Transitions:

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.core.outer.adam import Adam, AdamState
 from metarl.core.outer.schedule import Number
 from metarl.core.outer.step import Objective, Stats
-from metarl.rl.losses import ratio_of
+from metarl.rl.losses import mean_kl, ratio_of
 from metarl.rl.objective import AdaptedTask
 from metarl.rl.returns import masked_mean
 
@@ -92,9 +92,7 @@ class PPO(Adam):
         """
         if not task.support:
             return task.query.mask.new_zeros(())
-        support = task.support[0]
-        policy = task.policy(task.theta, support.observations)
-        return masked_mean(support.sampling.kl(policy), support.mask)
+        return mean_kl(task.policy, task.theta, task.support[0])
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,20 @@
 import torch
 from torch import Tensor
 
+from metarl.core.processes import Processes
+
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``x`` over the entries where ``mask`` is 1; 0 where there are none."""
     return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def moments(x: Tensor, mask: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over the entries of all processes where ``mask`` is 1, each []."""
+    sums = mask.sum(), (mask * x).sum(), (mask * x.square()).sum()
+    count, total, squares = processes.sum(sums)
+    mean = total / count.clamp(min=1)
+    return mean, (squares / count.clamp(min=1) - mean.square()).clamp(min=0)
 
 
 def standardize(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:

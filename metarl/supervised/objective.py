@@ -26,7 +26,7 @@ OptionalTensor: TypeAlias = Tensor | tuple[()]
 
 
 class Task(NamedTuple):
-    """What one task's losses depend on; of all tasks with M in front."""
+    """Data that the losses of one task depend on; of all tasks with M in front."""
 
     data: TaskData
     reference: OptionalTensor = ()  # query outputs before the update, where a KL is wanted
