@@ -161,6 +161,8 @@ def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
     for where, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
         if tasks < processes.size:
             raise UserError(f"{where} is {tasks}, fewer than the {processes.size} processes")
+    if getattr(config, "diagnose_every", 0) and config.tasks < 2 * processes.size:
+        raise UserError("diagnose_every needs tasks of at least 2 per process")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
     if config.compile and (fault := compiler_fault()):

@@ -236,6 +236,9 @@ PANELS_IN_A_ROW = 4
 DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
     "outer/kl": ("KL of the update", "linear"),
     "outer/improvement": ("surrogate improvement", "linear"),
+    "diagnosis/fresh_improvement": ("improvement on fresh tasks", "linear"),
+    "diagnosis/fresh_kl": ("KL on fresh tasks", "linear"),
+    "diagnosis/cosine_of_halves": ("cosine of half the tasks' steps", "linear"),
     "outer/backtrack": ("backtracks of the line search", "linear"),
     "outer/cg_residual": ("conjugate-gradient residual", "log"),
     "outer/hvp_error": ("relative error of the HVP", "log"),
@@ -250,7 +253,10 @@ DIAGNOSTICS: Mapping[str, tuple[str, str]] = {
 }
 
 
-NOT_DRAWN = {f"outer/{name}" for name in ("loss_after", "kl_before", "accepted", "rejected_total")}
+NOT_DRAWN = {
+    f"outer/{name}"
+    for name in ("loss_after", "kl_before", "kl_share", "accepted", "restarted", "rejected_total")
+}
 """Statistics of outer steps that no panel shows by themselves."""
 
 

@@ -9,7 +9,8 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from metarl.core.algorithms import InnerConfig, split_rates
-from metarl.core.outer.step import Objective, OuterStep
+from metarl.core.outer.schedule import is_due
+from metarl.core.outer.step import Objective, OuterStep, State
 from metarl.core.params import (
     Functional,
     Params,
@@ -28,6 +29,7 @@ from metarl.rl.losses import Transitions
 from metarl.rl.objective import OuterObjective
 from metarl.rl.rollout import AdvantageConfig
 from metarl.rl.sampler import Stream
+from metarl.rl.step_diagnosis import diagnosis
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose, generator
 
@@ -61,6 +63,8 @@ class LearnerConfig:
         advantage: how rewards become advantages.
         baseline: what they are measured against, ``name: NAME``, and any of its settings.
         outer: the outer step, ``name: NAME``, and any of its settings.
+        diagnose_every: iterations between measurements of how much of an outer step is noise, on as
+            many env steps again that nothing else uses; 0: never.
         exploration: factor on E-MAML's term in the outer loss, which credits the policy before
             adaptation with the rewards after it (Stadie et al. 2018); 0: none, 1: the paper's.
     """
@@ -72,6 +76,7 @@ class LearnerConfig:
     baseline: dict[str, Any] = field(default_factory=lambda: {"name": "linear"})
     outer: dict[str, Any] = field(default_factory=lambda: {"name": "trpo"})
     exploration: Annotated[float, Ge(0)] = 0.0
+    diagnose_every: Annotated[int, Ge(0)] = 0
 
 
 class MetaRLLearner:
@@ -118,7 +123,7 @@ class MetaRLLearner:
     def iterate(self, iteration: int) -> dict[str, float]:
         """One meta-update (Finn et al. 2017, algorithm 3); returns its metrics."""
         self.clock.start()
-        rounds = self.sample(iteration)
+        rounds, self.baseline_state = self.sample(iteration)
         support, query = [r.batch for r in rounds[:-1]], rounds[-1].batch
         inner = self._inner_metrics(rounds)
         with self.clock("update"):
@@ -127,17 +132,28 @@ class MetaRLLearner:
             theta, state, stats = self.outer.step(objective, flatten(self.meta), self.outer_state)
             self._require_still_finite(theta, iteration)
             theta, self.outer_state = tree_map(self.processes.leading, (theta, state))
-            self.meta = {name: p.clone() for name, p in unflatten(theta, self.meta).items()}
-        return self._metrics(rounds, inner, stats)
+        metrics = self._metrics(rounds, inner, stats)
+        if is_due(iteration, self.config.diagnose_every):
+            metrics |= self._diagnosis(theta, rounds, iteration)
+        self.meta = {name: p.clone() for name, p in unflatten(theta, self.meta).items()}
+        return metrics
 
-    def sample(self, iteration: int) -> list[Sampled]:
-        """Draw tasks; sample with theta, adapt, sample with phi. Query data come last."""
+    def sample(
+        self,
+        iteration: int,
+        tasks_for: Purpose = Purpose.TRAIN_TASKS,
+        rollout_for: Purpose = Purpose.TRAIN_ROLLOUT,
+    ) -> tuple[list[Sampled], State]:
+        """Draw tasks; sample with theta, adapt, sample with phi.
+
+        Returns:
+            The rounds, query data last, and the new state of the baseline.
+        """
         config = self.config
-        rng = generator(self._seed, Purpose.TRAIN_TASKS, iteration)
-        tasks = self.family.sample_tasks(rng, config.tasks)
+        tasks = self.family.sample_tasks(generator(self._seed, tasks_for, iteration), config.tasks)
         share = self.processes.share(config.tasks)
-        stream = Stream(self._seed, Purpose.TRAIN_ROLLOUT, iteration, first_task=share.start)
-        rounds, self.baseline_state = self.adaptation.sample_and_adapt(
+        stream = Stream(self._seed, rollout_for, iteration, first_task=share.start)
+        return self.adaptation.sample_and_adapt(
             self.meta,
             tasks[share.start : share.stop],
             config.inner.alphas,
@@ -145,7 +161,6 @@ class MetaRLLearner:
             stream,
             self.baseline_state,
         )
-        return rounds
 
     def objective(
         self, support: Sequence[Transitions], query: Transitions, iteration: int = 0
@@ -201,6 +216,22 @@ class MetaRLLearner:
             "env_steps": float(self.env_steps),
             **self.clock.metrics(env_steps),
         }
+
+    def _diagnosis(
+        self, new: Tensor, rounds: Sequence[Sampled], iteration: int
+    ) -> dict[str, float]:
+        """Return metrics of the step from theta to ``new`` [P], see ``diagnosis``."""
+        fresh, _ = self.sample(iteration, Purpose.DIAGNOSIS_TASKS, Purpose.DIAGNOSIS_ROLLOUT)
+        found = diagnosis(
+            self.outer,
+            lambda data: self.objective(data[:-1], data[-1], iteration),
+            flatten(self.meta),
+            new,
+            [r.batch for r in rounds],
+            [r.batch for r in fresh],
+            self.processes.share(self.config.tasks).start,
+        )
+        return {f"diagnosis/{name}": value for name, value in found.items()}
 
     def _inner_metrics(self, rounds: Sequence[Sampled]) -> dict[str, float]:
         """Return metrics of the first inner step, means over tasks, and the learned inner rates.

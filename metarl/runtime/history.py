@@ -22,6 +22,7 @@ BODIES = (
 )
 OF_BODIES = "env.family", BODIES
 OF_ANTS = "env.family", [name for name in BODIES if name.startswith("ant-")]
+TRPO = "outer.name", ["trpo"]
 OURS = "outer.name", ["trpo", "adam"]
 
 
@@ -120,6 +121,11 @@ CHANGES: tuple[Change, ...] = (
     Added("outer.schedule_iterations", None, where=OURS),
     Added("outer.schedule_final", 0.0, where=OURS),
     Added("outer.clip_norm", None, where=("outer.name", ["adam"])),
+    Added("diagnose_every", 0, kind="env"),
+    Added("outer.fit_length", False, where=TRPO),
+    Added("outer.memory", "none", where=TRPO),
+    Added("outer.memory_decay", 0.9, where=TRPO),
+    Added("outer.average_decay", 0.0, where=TRPO),
     Added("inner.context", 5),
     Added("inner.multi_step_iterations", 0, kind="data"),
     Added("inner.first_order_iterations", 0, kind="data"),

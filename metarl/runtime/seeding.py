@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     MEAN_ACTION_ROLLOUT = 7
     IMAGE_SPLIT = 8
     GLYPHS = 9
+    DIAGNOSIS_TASKS = 10
+    DIAGNOSIS_ROLLOUT = 11
 
 
 def generator(

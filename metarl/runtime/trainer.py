@@ -15,6 +15,8 @@ from metarl.runtime.errors import UserError, warn
 from metarl.runtime.history import upgraded_state
 from metarl.runtime.sinks import Media, Sinks
 
+MANY = 10  # rejected outer steps in a row, which are said
+
 
 class Scores(Protocol):
     """Result of an evaluation."""
@@ -111,6 +113,7 @@ class Trainer(Generic[Result]):
         self._log_every = log_every
         self._processes = processes
         self.start = 0
+        self._rejected = 0  # in a row
         self.saved = True  # whether the newest checkpoint that was due is on disk
 
     def resume(self) -> None:
@@ -170,6 +173,9 @@ class Trainer(Generic[Result]):
             The scores, if it was evaluated, and whether all processes are to stop.
         """
         metrics = self._learner.iterate(iteration)
+        self._rejected = 0 if metrics.get("outer/accepted", 1.0) else self._rejected + 1
+        if self._rejected == MANY:
+            warn(f"{MANY} outer steps in a row were rejected; theta stays what it is")
         scores, done, saved = None, iteration + 1, False
         if self._evaluate_every and done % self._evaluate_every == 0:
             scores = self._learner.evaluate(done)

@@ -33,7 +33,7 @@ def parts(
         "meta-gradient": partial(objective.loss_gradient, theta),
         "curvature product": partial(step.curvature_product(objective, theta), gradient),
         "loss of the line search": partial(objective.loss_and_kl, theta),
-        "TRPO update": partial(step.step, objective, theta, ()),
+        "TRPO update": partial(step.step, objective, theta, step.init(theta)),
     }
 
 

@@ -130,7 +130,7 @@ def test_step_length_is_of_the_curvature_over_the_steps_own_direction() -> None:
         iteration=1,
     )
     config = replace(RLLAB, max_kl=0.5, cg_iterations=1, cg_damping=0.0)
-    new, _, stats = config.step(problem, theta, ())
+    new, _, stats = config.step(problem, theta, config.init(theta))
     x = slope * (slope @ slope) / (slope @ matrix @ torch.sinh(slope))  # one iteration
     torch.testing.assert_close(asked[-2], x)
     curvature = x @ matrix @ torch.sinh(x)
@@ -143,7 +143,7 @@ def test_step_is_the_constrained_optimum_of_the_model(hvp: str) -> None:
     """For a tiny trust region the step is the minimiser of the linear loss on the KL ellipsoid."""
     problem, theta, hessian = gaussian_problem()
     config = TrustRegion(max_kl=1e-8, cg_damping=0.0, hvp=hvp, hvp_epsilon=1e-6)
-    new, _, stats = config.step(problem, theta, ())
+    new, _, stats = config.step(problem, theta, config.init(theta))
     slope = problem.loss_gradient(theta)[1]
     slope, h = slope.numpy(), hessian.numpy()
     unit = math.sqrt(config.max_kl)  # the optimum in units of which everything is of order one
@@ -165,7 +165,7 @@ def test_step_is_the_constrained_optimum_of_the_model(hvp: str) -> None:
 def test_damping_is_added_to_the_curvature() -> None:
     problem, theta, hessian = gaussian_problem()
     config = TrustRegion(max_kl=1e-8, cg_damping=10.0, hvp="exact")
-    new, _, _ = config.step(problem, theta, ())
+    new, _, _ = config.step(problem, theta, config.init(theta))
     g = problem.loss_gradient(theta)[1]
     direction = torch.linalg.solve(hessian + 10 * torch.eye(4, dtype=torch.float64), g)
     step = theta - new
@@ -196,7 +196,7 @@ def broken_problems(problem: Objective) -> dict[str, Objective]:
 @pytest.mark.parametrize("case", list(broken_problems(gaussian_problem()[0])))
 def test_guards_keep_theta(case: str) -> None:
     problem, theta, _ = gaussian_problem()
-    new, _, stats = TrustRegion().step(broken_problems(problem)[case], theta, ())
+    new, _, stats = TrustRegion().step(broken_problems(problem)[case], theta, {})
     assert torch.equal(new, theta)
     assert stats["accepted"] == 0
 
@@ -210,7 +210,7 @@ def test_line_search_takes_the_first_acceptable_backtrack() -> None:
         return torch.tensor([-1e9, 0.0 if len(tried) == 4 else 1.0])
 
     config = TrustRegion(backtrack_ratio=0.5)
-    _, _, stats = config.step(changed(problem, loss_and_kl=loss_and_kl), theta, ())
+    _, _, stats = config.step(changed(problem, loss_and_kl=loss_and_kl), theta, config.init(theta))
     assert stats["backtrack"] == 3
     ratios = [b / a for a, b in pairwise(tried)]
     assert ratios == pytest.approx([0.5, 0.5, 0.5], rel=1e-6)

@@ -78,6 +78,9 @@ def metric_rows(iterations=4, **values):
         "outer/loss_before": 0.0 * i,
         "outer/loss_after": -0.02 - 0.01 * i,
         "outer/backtrack": i % 2,
+        "diagnosis/fresh_improvement": 0.001 * i,
+        "diagnosis/fresh_kl": 0.009 + 0.001 * i,
+        "diagnosis/cosine_of_halves": 0.2 - 0.1 * i,
         "outer/cg_residual": 0.1 / (i + 1),
         "outer/hvp_error": 1e-3 / (i + 1),
         "baseline/explained_variance_before": 0.1 * i,
@@ -662,7 +665,7 @@ def test_metrics_are_called_as_learners_call_them():
             env={"family": "point-navigation", "horizon": 4},
             policy={"name": "gaussian-mlp", "hidden_sizes": [4]},
             outer={"name": "trpo", "curvature_fraction": 1},
-            **{"tasks": 2, "trajectories": 2, "threads": 1},
+            **{"tasks": 2, "trajectories": 2, "threads": 1, "diagnose_every": 1},
         )
     )
     assert metric_rows(1)[0].keys() <= {"iteration"} | learner.iterate(0).keys()

@@ -92,6 +92,16 @@ def test_evaluations_come_after_every_so_many_iterations(tmp_path: Path, make, s
     assert found == {i: 101.0 + i if i in (2, 5, 8) else None for i in range(10)}
 
 
+def test_ten_rejected_steps_in_a_row_are_said_once(make, sinks, capsys):
+    class Stuck(CountingLearner):
+        def iterate(self, iteration: int) -> dict[str, float]:
+            moves = float(iteration in (0, 9))  # eight are rejected, and then twelve
+            return super().iterate(iteration) | {"outer/accepted": moves}
+
+    make(Stuck(), iterations=22).run(sinks)
+    assert capsys.readouterr().err.count("10 outer steps in a row were rejected") == 1
+
+
 def test_the_end_is_evaluated_once_whatever_is_left_to_do(make, sinks):
     for iterations in (4, 4):  # the second time there is nothing left
         learner = CountingLearner()

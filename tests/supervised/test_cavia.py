@@ -98,7 +98,7 @@ def test_policies_have_contexts_too():
         )
     )
     before = learner.meta
-    theta, phi = (r.phi for r in learner.sample(0))
+    theta, phi = (r.phi for r in learner.sample(0)[0])
     assert phi["context"].any()
     assert all(torch.equal(theta[name], phi[name]) for name in theta if name != "context")
     for iteration in range(2):

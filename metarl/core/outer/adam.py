@@ -7,6 +7,7 @@ import torch
 from annotated_types import Gt, Interval
 from torch import Tensor
 
+from metarl.core.outer.averages import moving_mean
 from metarl.core.outer.schedule import ScheduledStep
 from metarl.core.outer.step import Objective, Stats
 
@@ -79,8 +80,7 @@ class Adam(ScheduledStep):
         theta = theta - rate * mean / scale
         average = state.average
         if self.average_decay:
-            weight = (1 - self.average_decay) / (1 - self.average_decay**step)
-            average = torch.lerp(average, theta, weight.to(theta))
+            average = moving_mean(average, theta, self.average_decay, step)
         return theta, AdamState(mean, square, average, step)
 
     def evaluated(self, theta: Tensor, state: AdamState) -> Tensor:

@@ -13,6 +13,11 @@ from metarl.core.outer.step import OuterStep
 Number = TypeVar("Number", float, Tensor)
 
 
+def is_due(iteration: int, every: int) -> bool:
+    """Return whether something happens in this iteration that does so every so often; 0: never."""
+    return every > 0 and iteration % every == 0
+
+
 @dataclass(frozen=True)
 class ScheduledStep(OuterStep):
     """An outer step whose length follows a schedule.

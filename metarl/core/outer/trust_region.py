@@ -11,8 +11,9 @@ from annotated_types import Ge, Gt, Interval, Le
 from torch import Tensor
 
 from metarl.core.differences import derivative
-from metarl.core.outer.schedule import ScheduledStep
-from metarl.core.outer.step import Objective, State, Stats
+from metarl.core.outer.averages import moving_mean
+from metarl.core.outer.schedule import ScheduledStep, is_due
+from metarl.core.outer.step import Objective, Stats
 
 HessianVectorProduct: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -30,22 +31,32 @@ def dot(a: Tensor, b: Tensor) -> float:
 
 
 def conjugate_gradient(
-    hvp: HessianVectorProduct, b: Tensor, iterations: int, tolerance: float = 1e-10
+    hvp: HessianVectorProduct,
+    b: Tensor,
+    iterations: int,
+    tolerance: float = 1e-10,
+    guess: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Solve H x = b for a positive definite H (Nocedal and Wright, algorithm 5.2).
 
     Args:
         hvp: v -> H v.
         b: right-hand side [P]; not modified.
-        iterations: largest number of products.
+        iterations: largest number of products, besides one for the guess.
         tolerance: stop when norm(b - H x) <= tolerance * norm(b).
+        guess: x [P] to start from; zero where that leaves a smaller residual.
 
     Returns:
         x [P] and the residual b - H x [P], as the recursion sees it. Stops early where the
         curvature along the direction is not positive.
     """
-    x, r, p = torch.zeros_like(b), b, b
+    x, r = torch.zeros_like(b), b
     rr = bb = dot(b, b)
+    if guess is not None:
+        residual = b - hvp(guess)
+        if dot(residual, residual) < bb:
+            x, r, rr = guess, residual, dot(residual, residual)
+    p = r
     for _ in range(iterations):
         if rr <= tolerance**2 * bb:
             break
@@ -88,6 +99,19 @@ def finite_difference_hvp(
     return hvp
 
 
+Memory: TypeAlias = dict[str, Tensor]
+"""What a trust region keeps of earlier steps: ``vector`` [P] of the last ``age`` steps if it has a
+memory, ``average`` [P] of theta over ``steps`` steps if it averages. Counts are float64, []."""
+
+
+def forgotten(memory: Memory) -> Memory:
+    """Return the memory with an empty vector; the average stays."""
+    return memory | {k: torch.zeros_like(memory[k]) for k in ("vector", "age") if k in memory}
+
+
+FITTED_SHARE = 0.98  # of the trust region's radius, as the KL is not quite quadratic
+
+
 @dataclass(frozen=True)
 class TrustRegion(ScheduledStep):
     """Natural gradient in a trust region (TRPO).
@@ -116,6 +140,15 @@ class TrustRegion(ScheduledStep):
         inner_hessian: derivative of the inner loop in the KL's gradient: by finite differences of
             the inner gradient, hvp_epsilon long, or exact as in the paper (1.3 to 1.5 times the
             work). FOMAML has none; those of ANIL and CAVIA are always exact.
+        fit_length: after a length whose KL is too large, try the one whose KL would be .98 of the
+            radius if it grew with the square of the length; default: the next backtrack.
+        memory: what earlier steps add to the direction, against the noise of a single batch: none;
+            gradient: a moving average in place of the gradient; direction: a moving average of
+            natural gradients, each of length 1 by its own KL's Hessian; guess: the last
+            direction, times memory_decay, as the start of conjugate gradient. Where no step is
+            accepted, the memory is emptied and the step is that of the batch alone.
+        memory_decay: weight of a step in a moving average relative to the step after it.
+        average_decay: the same for the moving average of theta that is evaluated; 0: theta itself.
     """
 
     max_kl: Annotated[float, Gt(0)] = 0.01
@@ -131,6 +164,10 @@ class TrustRegion(ScheduledStep):
     hvp_check_every: Annotated[int, Ge(0)] = 10
     curvature_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
     inner_hessian: Literal["finite-difference", "exact"] = "finite-difference"
+    fit_length: bool = False
+    memory: Literal["none", "gradient", "direction", "guess"] = "none"
+    memory_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    average_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
 
     needs_kl: ClassVar[bool] = True
 
@@ -141,9 +178,18 @@ class TrustRegion(ScheduledStep):
                 "because outer.hvp_epsilon is then a ratio"
             )
 
+    def init(self, theta: Tensor) -> Memory:
+        none = torch.zeros((), dtype=torch.float64, device=theta.device)
+        memory = {"vector": torch.zeros_like(theta), "age": none}
+        average = {"average": theta, "steps": none}
+        return (memory if self.memory != "none" else {}) | (average if self.average_decay else {})
+
+    def evaluated(self, theta: Tensor, state: Memory) -> Tensor:
+        return state.get("average", theta)
+
     def step(
-        self, objective: Objective, theta: Tensor, state: State
-    ) -> tuple[Tensor, State, Stats]:
+        self, objective: Objective, theta: Tensor, state: Memory
+    ) -> tuple[Tensor, Memory, Stats]:
         """One TRPO step from theta [P], where the KL and its gradient are zero.
 
         Direction x = H^-1 g by conjugate gradient, first step length sqrt(2 max_kl / x'Hx), then
@@ -170,17 +216,55 @@ class TrustRegion(ScheduledStep):
         def damped(v: Tensor) -> Tensor:
             return product(v) + self.cg_damping * v
 
-        x, residual = conjugate_gradient(damped, g, self.cg_iterations, self.cg_tolerance)
+        max_kl = self.max_kl * self.factor(objective.iteration)
+
+        def attempt(memory: Memory) -> tuple[Tensor, Memory, dict[str, float]]:
+            x, curvature, memory, residual = self._direction(objective, damped, g, memory)
+            tried = stats | {"cg_residual": residual}
+            if not (math.isfinite(curvature) and curvature > 0):
+                return theta, memory, tried
+            full_step = math.sqrt(2 * max_kl / curvature) * x
+            new, tried = line_search(objective.loss_and_kl, theta, full_step, max_kl, self, tried)
+            return new, memory, tried
+
+        new, memory, found = attempt(state)
+        if not found["accepted"] and state.get("age"):
+            new, memory, found = attempt(forgotten(state))
+            found["restarted"] = 1.0
+        if not found["accepted"]:
+            memory = forgotten(memory)
+        return new, self._with_average(memory, new), found
+
+    def _direction(
+        self, objective: Objective, damped: HessianVectorProduct, g: Tensor, memory: Memory
+    ) -> tuple[Tensor, float, Memory, float]:
+        """Return the direction x [P], x'Hx, the memory with this step in it, and the residual of
+        conjugate gradient relative to its right-hand side.
+        """
+        b, guess = g, None
+        if self.memory != "none":
+            age, vector = memory["age"] + 1, memory["vector"]
+            mean = partial(moving_mean, vector, decay=self.memory_decay, count=age)
+            b = mean(g) if self.memory == "gradient" else g
+            guess = self.memory_decay * vector if self.memory == "guess" else None
+        x, r = conjugate_gradient(damped, b, self.cg_iterations, self.cg_tolerance, guess)
         # Products over lengths that depend on v are not linear in v: x'Hx takes one of its own.
         is_linear = self._is_exact(objective) or self.hvp_length == "fixed"
-        curvature = dot(x, g - residual if is_linear else damped(x))
-        stats["cg_residual"] = math.sqrt(dot(residual, residual)) / norm
-        if not (math.isfinite(curvature) and curvature > 0):
-            return theta, state, stats
-        max_kl = self.max_kl * self.factor(objective.iteration)
-        full_step = math.sqrt(2 * max_kl / curvature) * x
-        theta, stats = line_search(objective.loss_and_kl, theta, full_step, max_kl, self, stats)
-        return theta, state, stats
+        curvature = dot(x, b - r if is_linear else damped(x))
+        if self.memory == "direction" and curvature > 0:
+            x = mean(x / math.sqrt(curvature))
+            curvature = dot(x, damped(x))
+        if self.memory != "none":
+            memory = memory | {"vector": b if self.memory == "gradient" else x, "age": age}
+        return x, curvature, memory, math.sqrt(dot(r, r) / dot(b, b))
+
+    def _with_average(self, memory: Memory, theta: Tensor) -> Memory:
+        """Return the memory with theta in its average, if there is one."""
+        if not self.average_decay:
+            return memory
+        steps = memory["steps"] + 1
+        average = moving_mean(memory["average"], theta, self.average_decay, steps)
+        return memory | {"average": average, "steps": steps}
 
     def curvature_product(self, objective: Objective, theta: Tensor) -> HessianVectorProduct:
         """v -> product of the KL's Hessian at theta with v, without damping."""
@@ -207,8 +291,7 @@ class TrustRegion(ScheduledStep):
         )
 
     def _is_check_due(self, objective: Objective) -> bool:
-        every = self.hvp_check_every
-        return every > 0 and objective.iteration % every == 0 and not objective.first_order
+        return is_due(objective.iteration, self.hvp_check_every) and not objective.first_order
 
 
 def line_search(
@@ -219,9 +302,12 @@ def line_search(
     config: TrustRegion,
     stats: dict[str, float],
 ) -> tuple[Tensor, dict[str, float]]:
-    """Largest theta - ratio^k step that lowers the loss within the trust region; else theta."""
+    """First of theta - step, and of shorter steps, that lowers the loss within the trust region;
+    else theta.
+    """
+    length = 1.0
     for k in range(config.backtracks):
-        candidate = theta - config.backtrack_ratio**k * step
+        candidate = theta - length * step
         loss, kl = loss_and_kl(candidate).tolist()
         if loss < stats["loss_before"] and kl <= max_kl:
             return candidate, stats | {
@@ -229,7 +315,10 @@ def line_search(
                 "backtrack": float(k),
                 "loss_after": loss,
                 "kl": kl,
+                "kl_share": kl / max_kl,
             }
+        fits = config.fit_length and max_kl < kl < math.inf
+        length *= math.sqrt(FITTED_SHARE * max_kl / kl) if fits else config.backtrack_ratio
     return theta, stats
 
 
