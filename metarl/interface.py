@@ -66,10 +66,10 @@ def train(
             ``{"iterations": 20, "outer.max_kl": 0.02}``; later ones win. A class or a function
             stands for its name: ``{"env.family": PoleLength}``.
         callbacks: called after every iteration; an exception of theirs ends training.
-        resume: go on with the run of this name, if there is one.
+        resume: go on with the run of this ``name``, if there is one.
 
     Raises:
-        UserError: a setting is not allowed, or the run's folder exists.
+        UserError: a setting is not allowed, the run's folder exists, or ``resume`` has no name.
     """
     layers: list[Mapping[str, Any]] = []
     for config in configs:
@@ -77,7 +77,10 @@ def train(
             layers.append(nested((key, _named(value)) for key, value in config.items()))
         else:
             layers += settings.read_layers(str(config))
-    experiment = settings.named(settings.parse(layers))
+    experiment = settings.parse(layers)
+    if resume and not experiment.name:
+        raise UserError("resume=True needs a name: it goes on with the run of this name")
+    experiment = settings.named(experiment)
     begun = settings.begun(experiment) if resume else None
     if begun is not None:
         settings.require_same_run(begun, experiment)

@@ -17,7 +17,7 @@ Product: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Proximal:
+class ProximalTerm:
     """The pull of the inner loop towards theta, and how well the meta-gradient is solved for.
 
     Args:
@@ -42,7 +42,7 @@ def implicit_adapt(
     theta: Params,
     rates: Sequence[Rates],
     batches: Sequence[Any],
-    proximal: Proximal,
+    proximal: ProximalTerm,
 ) -> Params:
     """Return phi after inner steps on ``pulled_loss``, with an implicit derivative.
 

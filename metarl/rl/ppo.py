@@ -53,7 +53,7 @@ class PPO(Adam):
                 "kl": kl,
                 # As the last epoch saw them, before its update.
                 "clipped": values[1],
-                "inner_kl": values[2],
+                "support_kl": values[2],
             },
         )
 
@@ -71,12 +71,12 @@ class PPO(Adam):
         low, high = 1 - self.clip, 1 + self.clip
         gain = torch.minimum(ratio * query.advantages, ratio.clamp(low, high) * query.advantages)
         outside = ((ratio < low) | (ratio > high)).to(gain)
-        inner_kl = self.inner_kl(task)
+        support_kl = self.support_kl(task)
         return torch.stack(
             [
-                self.penalty * inner_kl - masked_mean(gain, query.mask),
+                self.penalty * support_kl - masked_mean(gain, query.mask),
                 masked_mean(outside, query.mask),
-                inner_kl,
+                support_kl,
             ]
         )
 
@@ -85,7 +85,7 @@ class PPO(Adam):
         """Factor on the inner KL in the loss."""
         return 0.0
 
-    def inner_kl(self, task: AdaptedTask) -> Tensor:
+    def support_kl(self, task: AdaptedTask) -> Tensor:
         """Return the KL of theta's policy from the one that sampled the support data, a scalar.
 
         That is the first support data, which theta's own policy sampled; 0 without inner steps.
