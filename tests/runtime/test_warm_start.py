@@ -142,3 +142,8 @@ def test_a_warm_start_that_does_not_fit_is_refused(toy, runs, refused):
     assert "policy.hidden_sizes is [4], not [4, 4]" in message
     assert "there is no run folder nowhere" in refused(train, *toy("run", "--init", "nowhere"))
     assert not (runs / "run").exists()
+
+
+def test_going_on_in_python_needs_a_name():
+    with pytest.raises(metarl.UserError, match="resume=True needs a name"):
+        metarl.train("smoke", resume=True)
