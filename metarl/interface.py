@@ -169,12 +169,14 @@ class Run:
             return evaluations.evaluated(trained, keep=False).evaluation
 
     def make_env(
-        self, task: ArrayLike | None = None, render_mode: str | None = None
+        self,
+        task: ArrayLike | Mapping[str, float] | None = None,
+        render_mode: str | None = None,
     ) -> gymnasium.Env[Any, Any]:
         """Return an environment of the run's family, with its constants.
 
         Args:
-            task: [task_dim]; None: a new one at every reset.
+            task: [task_dim], or the value of every field by name; None: a new one at every reset.
             render_mode: see gymnasium.
         """
         env: gymnasium.Env[Any, Any] = self.family.env(task, render_mode)

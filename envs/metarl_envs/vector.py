@@ -45,7 +45,7 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         self,
         num_envs: int,
         family: str | TaskFamily,
-        task: ArrayLike | None = None,
+        task: ArrayLike | Mapping[str, float] | None = None,
         threads: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
