@@ -35,6 +35,7 @@ from metarl.runtime.folder import RunFolder
 from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.seeding import Purpose
 from metarl.runtime.sinks import read_metrics
+from metarl_envs.family import as_task, native_actions
 
 Callback = Callable[[int, Mapping[str, float]], Any]
 """Called with the iteration and its metrics after every iteration; an exception ends training."""
@@ -65,10 +66,10 @@ def train(
             ``{"iterations": 20, "outer.max_kl": 0.02}``; later ones win. A class or a function
             stands for its name: ``{"env.family": PoleLength}``.
         callbacks: called after every iteration; an exception of theirs ends training.
-        resume: go on with the run of this name, if there is one.
+        resume: go on with the run of this ``name``, if there is one.
 
     Raises:
-        UserError: a setting is not allowed, or the run's folder exists.
+        UserError: a setting is not allowed, the run's folder exists, or ``resume`` has no name.
     """
     layers: list[Mapping[str, Any]] = []
     for config in configs:
@@ -76,7 +77,10 @@ def train(
             layers.append(nested((key, _named(value)) for key, value in config.items()))
         else:
             layers += settings.read_layers(str(config))
-    experiment = settings.named(settings.parse(layers))
+    experiment = settings.parse(layers)
+    if resume and not experiment.name:
+        raise UserError("resume=True needs a name: it goes on with the run of this name")
+    experiment = settings.named(experiment)
     begun = settings.begun(experiment) if resume else None
     if begun is not None:
         settings.require_same_run(begun, experiment)
@@ -165,12 +169,14 @@ class Run:
             return evaluations.evaluated(trained, keep=False).evaluation
 
     def make_env(
-        self, task: ArrayLike | None = None, render_mode: str | None = None
+        self,
+        task: ArrayLike | Mapping[str, float] | None = None,
+        render_mode: str | None = None,
     ) -> gymnasium.Env[Any, Any]:
         """Return an environment of the run's family, with its constants.
 
         Args:
-            task: [task_dim]; None: a new one at every reset.
+            task: [task_dim], or the value of every field by name; None: a new one at every reset.
             render_mode: see gymnasium.
         """
         env: gymnasium.Env[Any, Any] = self.family.env(task, render_mode)
@@ -210,7 +216,7 @@ class Run:
 
     def adapt(
         self,
-        task: ArrayLike | None = None,
+        task: ArrayLike | Mapping[str, float] | None = None,
         *,
         env: gymnasium.Env[Any, Any] | None = None,
         episodes: Sequence[Episode] | None = None,
@@ -221,7 +227,8 @@ class Run:
         """Adapt the policy to a task of the family, to an environment, or to recorded episodes.
 
         Args:
-            task: [task_dim]: trajectories are sampled in the run's own environments.
+            task: [task_dim], or the value of every field by name: trajectories are sampled in the
+                run's own environments.
             env: trajectories are sampled in this one, one after the other.
             episodes: every inner step takes these.
             steps: inner steps.
@@ -243,20 +250,16 @@ class Run:
         number = trajectories or evaluation.trajectories or self._policy_config.trajectories
         with _own_threads():
             if task is not None:
-                return self._adapt_to_task(np.asarray(task, float), rates, number, seed)
+                return self._adapt_to_task(as_task(self.family, task), rates, number, seed)
             return self._adapt_to_episodes(rates, number, seed, env, episodes or ())
 
     def _adapt_to_task(
         self, task: NDArray[np.float64], rates: list[float], number: int, seed: int
     ) -> "AdaptedPolicy":
-        tasks = task.reshape(1, -1)
-        if tasks.shape[1] != self.family.task_dim:
-            fields = ", ".join(self.family.task_fields)
-            raise ValueError(f"a task has {self.family.task_dim} numbers ({fields}), got {task}")
         stream = Stream(seed, Purpose.EVALUATION_ROLLOUT)
         state = self._rl.baseline_state
         rounds, _ = self._adaptation.sample_and_adapt(
-            self._rl.evaluated_meta, tasks, rates, number, stream, state
+            self._rl.evaluated_meta, task[None], rates, number, stream, state
         )
         returns = [float(r.trajectories.returns.nanmean()) for r in rounds]
         phi = {name: p[0] for name, p in rounds[-1].phi.items()}
@@ -373,7 +376,8 @@ class AdaptedPolicy:
                 shape = (*distribution[0].shape[: found.ndim - len(self.observation_shape)],)
                 noise = torch.randn(*shape, distribution.noise_dim, generator=generator)
                 action = distribution.sample(noise.to(dtype))
-        return self._of_space(action.numpy())
+        native = native_actions(self.action_space, action.numpy())
+        return native.item() if native.ndim == 0 else native
 
     def save(self, path: str | Path) -> None:
         """Write the module's weights; ``torch.load(path, weights_only=True)`` reads them."""
@@ -383,14 +387,6 @@ class AdaptedPolicy:
         """Return a policy whose weights are its own."""
         module = copy.deepcopy(self.module)
         return AdaptedPolicy(module, self.action_space, self.observation_shape, self.returns)
-
-    def _of_space(self, action: NDArray[Any]) -> Any:
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            numbers = action.astype(np.int64) + int(space.start)
-            return int(numbers) if numbers.ndim == 0 else numbers
-        assert isinstance(space, spaces.Box)
-        return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
 def record(

@@ -7,13 +7,13 @@
     python scripts/benchmark.py scaling [options of scripts/scaling.py]
 
 Suites: physics, sampler, update, iteration, supervised (all five by default); size, an iteration
-with each of its sizes varied alone; scaling, what more processes would give. Every suite of every
-case runs in a process of its own, whose peak memory is shown. A limit and what is compared with it
-are measured in turn, as often as --repeats says: tables show medians, ranges, and the median of the
-repeats' own ratios; the JSON, on the last line and in --json, has every measurement. With --compare
-a number got slower where the ranges of its repeats do not overlap and its median
-is worse by more than 10 %; one that has a limit is judged by its share of it, as the machine's
-speed changes too. What got slower changes no exit code.
+with each of its sizes varied alone; workers, gymnasium's environments in worker processes; scaling,
+what more processes would give. Every suite of every case runs in a process of its own, whose peak
+memory is shown. A limit and what is compared with it are measured in turn, as often as --repeats
+says: tables show medians, ranges, and the median of the repeats' own ratios; the JSON, on the last
+line and in --json, has every measurement. With --compare a number got slower where the ranges of
+its repeats do not overlap and its median is worse by more than 10 %; one that has a limit is judged
+by its share of it, as the machine's speed changes too. What got slower changes no exit code.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import compare, size, tables
-from benchmarks.cases import RL_CASES, SUPERVISED_CASES, Settings
+from benchmarks.cases import GYMNASIUM_CASES, RL_CASES, SUPERVISED_CASES, Settings
 from benchmarks.results import Result, as_result, read_results
 from benchmarks.suites import run
 from metarl.core.compile import Traced
@@ -42,8 +42,8 @@ from metarl.runtime.errors import UserError
 from metarl.runtime.files import require_writable
 
 SCALING = Path(__file__).with_name("scaling.py")
-SUITES = ("physics", "sampler", "update", "iteration", "supervised", "size")
-BY_DEFAULT = SUITES[:-1]
+SUITES = ("physics", "sampler", "update", "iteration", "supervised", "size", "workers")
+BY_DEFAULT = SUITES[:5]
 WIDTH = 150  # of tables, where there is no terminal
 
 
@@ -126,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("suites", nargs="*", metavar="SUITE", type=suite, default=BY_DEFAULT, help="see above")
-    cases = [*RL_CASES, *SUPERVISED_CASES]
+    cases = [*RL_CASES, *GYMNASIUM_CASES, *SUPERVISED_CASES]
     add("--cases", nargs="+", choices=cases, metavar="CASE", help=f"some of {', '.join(cases)}")
     add("--repeats", type=count, default=5, help="measurements of a number")
     add("--seconds", type=positive, default=2.0, help="of a supervised measurement")
@@ -180,7 +180,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def cases_of(suite: str, args: argparse.Namespace) -> list[str]:
     """Those of the suite's kind that were asked for."""
-    all_of_them = SUPERVISED_CASES if suite == "supervised" else RL_CASES
+    of_suite: dict[str, Collection[str]] = {
+        "supervised": SUPERVISED_CASES,
+        "workers": GYMNASIUM_CASES,
+    }
+    all_of_them = of_suite.get(suite, RL_CASES)
     by_default = ["half-cheetah-velocity"] if suite == "size" else all_of_them
     return [case for case in args.cases or by_default if case in all_of_them]
 

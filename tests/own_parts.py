@@ -107,7 +107,7 @@ def clipped_surrogate(task):
 
 
 @dataclass(frozen=True)
-class Proximal(Adam):
+class RepeatedAdam(Adam):
     """ProMP: several epochs of Adam on one batch (Rothfuss et al. 2019).
 
     Args:

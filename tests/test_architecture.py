@@ -27,7 +27,7 @@ LAYERS = (
     {"scripts"},
 )
 APART = ({"metarl.rl"}, {"metarl.supervised"})
-USERS_OF_ENVS = {"metarl.experiment", "scripts"}
+USERS_OF_ENVS = {"metarl.experiment", "metarl.interface", "scripts"}
 SELDOM_USED = {"wandb", "av", "matplotlib"}  # by trackers, videos and reports
 LIBRARIES_OF_CORE = {"torch", "annotated_types"}
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,8 @@ from rich.console import Console
 
 import benchmark
 import scaling
-from benchmarks import size, suites, tables
-from benchmarks.cases import Settings
+from benchmarks import limits, size, suites, tables
+from benchmarks.cases import Settings, experiment
 from benchmarks.compare import compared, judged, summary, table_of
 from benchmarks.results import Limit, Number, Numbers, Result, read_results
 
@@ -100,6 +101,21 @@ def test_the_budget_knows_what_an_iteration_does() -> None:
 
 
 @pytest.mark.usefixtures("peak")
+def test_environments_are_measured_beside_bare_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "BareGymnasium", lambda config: lambda: 1e3)
+    numbers = suites.workers(replace(experiment("cartpole-upright", TOY), workers=0), TOY)
+    for kind in ("environments", "sampler"):
+        number = numbers[f"{kind}, env steps/s"]
+        assert number.limit == "bare gymnasium, env steps/s"
+        assert len(number.values) == TOY.repeats
+        assert min(number.values) > 0
+
+
+def test_bare_environments_take_every_env_step() -> None:
+    limits._make_environments({"family": "cartpole", "horizon": 4}, 3)
+    assert limits._step_environments(0) == 12
+
+
 def test_a_supervised_case_is_measured_compiled_and_not() -> None:
     numbers = suites.run("supervised", "sinusoid", TOY).numbers
     for kind in ("not compiled", "compiled"):

@@ -155,8 +155,10 @@ def test_wrong_requests_are_refused(runs: dict[str, metarl.Run], tmp_path: Path)
     run = runs["point"]
     with pytest.raises(ValueError, match="exactly one of task, env and episodes"):
         run.adapt()
-    with pytest.raises(ValueError, match=r"a task has 2 numbers \(goal_x, goal_y\)"):
+    with pytest.raises(ValueError, match=r"PointNavigation is 2 finite numbers \(goal_x, goal_y\)"):
         run.adapt([1.0])
+    with pytest.raises(ValueError, match="goal_y is missing"):
+        run.adapt({"goal_x": 1.0})
     with pytest.raises(ValueError, match="at least one episode"):
         run.adapt(episodes=[])
     episode = metarl.Episode(np.zeros((3, 2)), np.zeros((2, 2)), np.zeros(3), np.zeros(2), False)

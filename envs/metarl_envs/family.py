@@ -8,6 +8,7 @@ Shapes: B simulations (any order of tasks and trajectories), ``task_dim`` number
 O observation, A action.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -290,20 +291,49 @@ class TaskFamily(Family):
         """``num_sims`` simulations on ``threads`` threads (0: all cores)."""
 
 
-def as_task(family: Family, task: ArrayLike) -> Array:
-    """A copy of ``task`` as an array [task_dim]; one column may be given as a number.
+def as_task(family: Family, task: ArrayLike | Mapping[str, float]) -> Array:
+    """Return a copy of ``task`` as an array [task_dim].
+
+    Args:
+        task: [task_dim], a number where the task has one field, or the value of every field.
 
     Raises:
-        ValueError: it has another shape, or is not finite.
+        ValueError: it has another shape or other fields, or a value is not a finite number.
     """
-    array = np.array(task, dtype=np.float64)
+    name, names = type(family).__name__, family.task_fields
+    allowed = f"a task of {name} is {family.task_dim} finite numbers ({', '.join(names)})"
+    if isinstance(task, Mapping):
+        for field in [*names, *task]:
+            require(field in names, f"{allowed}; there is no field {field!r}")
+            require(field in task, f"{allowed}; {field} is missing in {task!r}")
+        task = [task[field] for field in names]
+    try:
+        array = np.array(task, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{allowed}, got {task!r}") from None
     array = array[None] if array.ndim == 0 else array
-    if array.shape != (family.task_dim,) or not np.isfinite(array).all():
-        raise ValueError(
-            f"a task of {type(family).__name__} must be {family.task_dim} finite numbers "
-            f"({', '.join(family.task_fields)}), got {task!r}"
-        )
+    require(array.shape == (family.task_dim,), f"{allowed}, got {task!r}")
+    for field, value in zip(names, array.tolist(), strict=True):
+        require(math.isfinite(value), f"{allowed}; {field} is {value}")
     return array
+
+
+def native_actions(space: "spaces.Space[Any]", actions: NDArray[Any]) -> NDArray[Any]:
+    """Return a policy's actions [..., *action_shape] as those of an environment's space.
+
+    Those of a Box are clipped to it; those of a Discrete space, 0 to n - 1, begin at its start.
+
+    Raises:
+        ValueError: a number is not an action of a Discrete space.
+    """
+    if isinstance(space, spaces.Discrete):
+        numbers = actions.astype(np.int64)
+        outside = (numbers < 0) | (numbers >= space.n)
+        if outside.any():
+            raise ValueError(f"action {actions[outside][0]:g} is not one of {space.n}")
+        return numbers + np.int64(space.start)
+    assert isinstance(space, spaces.Box)
+    return np.clip(actions, space.low, space.high).astype(space.dtype)
 
 
 def require(condition: bool, message: str) -> None:

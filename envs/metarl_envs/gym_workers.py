@@ -1,22 +1,25 @@
 """The processes that gymnasium environments run in, and the memory that they share."""
 
-import math
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import compress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from numpy.typing import NDArray
 
-from metarl_envs.family import Array, Mask
+from metarl_envs.family import Array, Mask, native_actions
 
 if TYPE_CHECKING:
-    from metarl_envs.gym_family import GymFamily
+    from metarl_envs.gym_family import Env, GymFamily
+
+
+START = 120.0  # seconds that a worker may take at least to import its modules on a busy machine
 
 
 class WorkerError(RuntimeError):
@@ -43,13 +46,13 @@ class Envs:
     def __init__(self, family: "GymFamily", buffers: Buffers, ids: range):
         self._family = family
         self._buffers = buffers
-        self._envs = {i: family.make() for i in ids}
-        self._actions = _actions_of(family.action_space)
+        self._ids = np.arange(ids.start, ids.stop)
+        self._envs = [_without_guards(family.make(), family.horizon) for _ in ids]
 
     def reset(self) -> None:
         """Start an episode in every environment."""
         family, buffers = self._family, self._buffers
-        for i, env in self._envs.items():
+        for i, env in zip(self._ids.tolist(), self._envs, strict=True):
             family.set_task(env, buffers.tasks[i].copy())
             observation, _ = env.reset(seed=int(buffers.seeds[i]))
             buffers.observations[i] = family.observe(observation)
@@ -61,30 +64,45 @@ class Envs:
         a step of a small environment.
         """
         family, buffers = self._family, self._buffers
-        running = buffers.running.tolist()
-        ids = [i for i in self._envs if running[i]]
-        if not ids:
+        running = buffers.running[self._ids]
+        if not running.any():
             return
-        actions = self._actions(buffers.actions[ids])
-        steps = [self._envs[i].step(action) for i, action in zip(ids, actions, strict=True)]
+        ids, envs = self._ids[running], compress(self._envs, running.tolist())
+        actions = native_actions(family.action_space, buffers.actions[ids])
+        rows = actions.tolist() if actions.ndim == 1 else actions  # numbers of Python are faster
+        steps = [env.step(action) for env, action in zip(envs, rows, strict=True)]
         observations, rewards, terminated, truncated, infos = zip(*steps, strict=True)
         buffers.observations[ids] = family.observe_all(observations)
         buffers.rewards[ids] = rewards
         finite = np.isfinite(buffers.rewards[ids])
         if not finite.all():
-            first = ids[int(finite.argmin())]
+            first = ids[finite.argmin()]
             raise ValueError(
                 f"{type(family).__name__}: the reward is {buffers.rewards[first]} in the task "
                 f"{buffers.tasks[first].tolist()}"
             )
         buffers.terminated[ids] = terminated
         buffers.truncated[ids] = truncated
-        found = [family.is_success(info) for info in infos]
-        buffers.success[ids] = [math.nan if success is None else success for success in found]
+        buffers.success[ids] = np.array([*map(family.is_success, infos)], dtype=float)  # None: NaN
 
     def close(self) -> None:
-        for env in self._envs.values():
+        for env in self._envs:
             env.close()
+
+
+def _without_guards(env: "Env", horizon: int) -> "Env":
+    """Return ``env`` without gymnasium's outer wrappers that keep order and ``horizon``.
+
+    The batch does both itself; every wrapper takes a twentieth of a small environment's step.
+    """
+    while type(env) is OrderEnforcing or (type(env) is TimeLimit and _limit(env) >= horizon):
+        env = env.env
+    return env
+
+
+def _limit(env: "Env") -> int:
+    """Return the time limit that an environment's spec tells, in env steps; 0: it tells none."""
+    return (env.spec and env.spec.max_episode_steps) or 0
 
 
 class Worker:
@@ -97,7 +115,7 @@ class Worker:
             target=_work, args=(theirs, family, memory, number, ids), daemon=True
         )
         self._timeout = family.timeout
-        with _main_left_out(family):
+        with _without_main_module(family):
             self._process.start()
         theirs.close()
         self._waits_for_start = True
@@ -105,17 +123,20 @@ class Worker:
     def send(self, what: str) -> None:
         """Ask for something; ``wait`` for the answer."""
         if self._waits_for_start:
-            self.wait()
+            self._wait(max(START, self._timeout))
             self._waits_for_start = False
         with suppress(OSError):  # it is gone: waiting says why
             self._connection.send(what)
 
     def wait(self) -> None:
         """Raise ``WorkerError`` unless what was asked for has been done."""
+        self._wait(self._timeout)
+
+    def _wait(self, timeout: float) -> None:
         name = f"worker process {self._process.pid}"
-        if not self._connection.poll(self._timeout):
+        if not self._connection.poll(timeout):
             self._process.kill()
-            raise WorkerError(f"{name} did not answer for {self._timeout:g} s (env.timeout)")
+            raise WorkerError(f"{name} did not answer for {timeout:g} s (env.timeout)")
         try:
             fault = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -190,27 +211,8 @@ def buffers_in(memory: dict[str, Any], family: "GymFamily", number: int) -> Buff
     return Buffers(**arrays)
 
 
-def _actions_of(space: spaces.Space[Any]) -> Callable[[Array], Sequence[Any]]:
-    """Return a function from a policy's actions [n, ...], float64, to n of the environment's."""
-    if isinstance(space, spaces.Discrete):
-        start, n = int(space.start), int(space.n)
-
-        def discrete(actions: Array) -> Sequence[int]:
-            numbers = actions.astype(np.int64)
-            outside = (numbers < 0) | (numbers >= n)
-            if outside.any():
-                raise ValueError(f"action {actions[outside][0]:g} is not one of {n}")
-            found: list[int] = (numbers + start).tolist()
-            return found
-
-        return discrete
-    assert isinstance(space, spaces.Box)
-    low, high, dtype = space.low, space.high, space.dtype
-    return lambda actions: list(np.clip(actions, low, high).astype(dtype))
-
-
 @contextmanager
-def _main_left_out(family: "GymFamily") -> Iterator[None]:
+def _without_main_module(family: "GymFamily") -> Iterator[None]:
     """Keep a worker from importing the program that starts it, where the family is from elsewhere.
 
     ``multiprocessing`` imports the main module in every spawned process; that of metarl takes

@@ -1,5 +1,6 @@
 """One task as a ``gymnasium.Env``."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -22,7 +23,8 @@ class TaskEnv(gymnasium.Env[Array, NDArray[np.float32]]):
 
     Args:
         family: name in ``FAMILIES``, or a family.
-        task: [task_dim], or a number where a task has one column; None: draw one at every reset.
+        task: [task_dim], a number where a task has one field, or the value of every field by name;
+            None: draw one at every reset.
         render_mode: None, or one of ``metadata["render_modes"]``.
         width: of frames, in pixels.
         height: of frames, in pixels.
@@ -40,7 +42,7 @@ class TaskEnv(gymnasium.Env[Array, NDArray[np.float32]]):
     def __init__(
         self,
         family: str | TaskFamily,
-        task: ArrayLike | None = None,
+        task: ArrayLike | Mapping[str, float] | None = None,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 480,

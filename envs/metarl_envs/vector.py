@@ -1,6 +1,6 @@
 """Many environments of one family as a ``gymnasium.vector.VectorEnv``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         self,
         num_envs: int,
         family: str | TaskFamily,
-        task: ArrayLike | None = None,
+        task: ArrayLike | Mapping[str, float] | None = None,
         threads: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
@@ -186,10 +186,12 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
             "_final_info": self._ended.copy(),
         }
 
-    def _as_tasks(self, task: ArrayLike | None) -> list[Array | None]:
+    def _as_tasks(self, task: ArrayLike | Mapping[str, float] | None) -> list[Array | None]:
         """The task of every sub-environment, None where it draws one at every reset."""
         if task is None:
             return [None] * self.num_envs
+        if isinstance(task, Mapping):
+            return [as_task(self.family, task)] * self.num_envs
         array = np.array(task, dtype=np.float64)
         numbers = self.family.task_dim == array.ndim == 1 and len(array) > 1
         if array.ndim != 2 and not numbers:

@@ -4,9 +4,10 @@ Differentiate through the inner step or not; which parameters have a rate; wheth
 learned. Adding an algorithm is adding a row.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt
@@ -22,6 +23,38 @@ RATE_PREFIX = "rate:"
 """Learned inner rates travel with the meta-parameters under this prefix (no module may use it)."""
 
 
+class LearnedRates(ABC):
+    """Which parts of a parameter tensor have a learned rate of their own."""
+
+    @abstractmethod
+    def initial(self, param: Tensor, rate: float, steps: int) -> Tensor:
+        """Return the initial rates of ``param`` in training with ``steps`` inner steps."""
+
+    @abstractmethod
+    def of_step(self, rates: Tensor, step: int) -> Tensor:
+        """Return the rates that inner step ``step`` takes, which multiply the gradient."""
+
+
+class PerElement(LearnedRates):
+    """A rate for every element; a parameter of shape [...] has rates [...] (Meta-SGD)."""
+
+    def initial(self, param: Tensor, rate: float, steps: int) -> Tensor:
+        return torch.full_like(param, rate)
+
+    def of_step(self, rates: Tensor, step: int) -> Tensor:
+        return rates
+
+
+class PerTensorAndStep(LearnedRates):
+    """A rate for every inner step of training, [steps]; later steps take the last one (MAML++)."""
+
+    def initial(self, param: Tensor, rate: float, steps: int) -> Tensor:
+        return param.new_full((steps,), rate)
+
+    def of_step(self, rates: Tensor, step: int) -> Tensor:
+        return rates[min(step, len(rates) - 1)]
+
+
 @dataclass(frozen=True)
 class InnerAlgorithm:
     """One row of the table.
@@ -33,8 +66,8 @@ class InnerAlgorithm:
         body_only: adapt all but those of the last layer.
         context_only: adapt only context parameters beside the inputs, which begin every task at 0;
             the outer step moves the network alone.
-        learned_rates: what has a learned rate of its own, part of the meta-parameters: every
-            element of a parameter, or every inner step of every parameter tensor. Empty: nothing.
+        learned_rates: what has a learned rate of its own, part of the meta-parameters; None:
+            nothing.
         implicit: phi minimises the inner loss with a pull towards theta, and the meta-gradient
             follows from its being stationary; the inner steps are not differentiated.
         parameter_difference: the outer gradient of a task is theta - phi, in units of alpha; there
@@ -46,7 +79,7 @@ class InnerAlgorithm:
     head_only: bool = False
     body_only: bool = False
     context_only: bool = False
-    learned_rates: Literal["", "element", "tensor and step"] = ""
+    learned_rates: LearnedRates | None = None
     implicit: bool = False
     parameter_difference: bool = False
 
@@ -57,10 +90,10 @@ ALGORITHMS: dict[str, InnerAlgorithm] = {
     "anil": InnerAlgorithm("Raghu et al. 2020", head_only=True),
     "boil": InnerAlgorithm("Oh et al. 2021", body_only=True),
     "cavia": InnerAlgorithm("Zintgraf et al. 2019", context_only=True),
-    "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates="element"),
+    "meta-sgd": InnerAlgorithm("Li et al. 2017", learned_rates=PerElement()),
     "maml++": InnerAlgorithm(
         "Antoniou et al. 2019; its learned rates; of supervised models",
-        learned_rates="tensor and step",
+        learned_rates=PerTensorAndStep(),
     ),
     "imaml": InnerAlgorithm("Rajeswaran et al. 2019; of supervised models", implicit=True),
     "reptile": InnerAlgorithm(
@@ -88,7 +121,7 @@ class InnerConfig:
     context: Annotated[int, Gt(0)] = 5
 
     def __post_init__(self) -> None:
-        if ALGORITHMS[self.algorithm].learned_rates == "tensor and step":
+        if isinstance(ALGORITHMS[self.algorithm].learned_rates, PerTensorAndStep):
             if self.steps == 0:
                 raise ValueError(f"inner.steps should be at least 1 for {self.algorithm}")
             if self.rates is not None:
@@ -147,15 +180,11 @@ def adapted_names(
 def with_rates(
     algorithm: InnerAlgorithm, params: Params, names: Sequence[str], rate: float, steps: int = 1
 ) -> Params:
-    """Initial meta-parameters: ``params``, and the learned rates of ``names`` if it has any.
-
-    A parameter of shape [...] has rates [...], or [n] for ``steps`` inner steps.
-    """
-    if not algorithm.learned_rates:
+    """Return initial meta-parameters: ``params``, and the learned rates of ``names`` if any."""
+    kind = algorithm.learned_rates
+    if kind is None:
         return dict(params)
-    if algorithm.learned_rates == "tensor and step":
-        return params | {RATE_PREFIX + n: params[n].new_full((steps,), rate) for n in names}
-    return params | {RATE_PREFIX + n: torch.full_like(params[n], rate) for n in names}
+    return params | {RATE_PREFIX + n: kind.initial(params[n], rate, steps) for n in names}
 
 
 def split_rates(meta: Mapping[str, Tensor]) -> tuple[Params, Params]:
@@ -170,23 +199,20 @@ def inner_rates(
     alphas: Sequence[float],
     learned: Params,
     initial: float,
-    per_step: bool = False,
+    kind: LearnedRates | None,
 ) -> list[Rates]:
-    """Rates of every inner step.
+    """Return the rates of every inner step.
 
     Args:
         names: adapted parameters.
         alphas: inner rate of every inner step.
-        learned: learned rates, scaled by alpha / ``initial``. Empty: plain numbers.
+        learned: learned rates, scaled by alpha / ``initial``.
         initial: what the learned rates started from.
-        per_step: the learned rates are [n], one per inner step of training (MAML++); later inner
-            steps take the last one.
+        kind: of the learned rates; None: there are none, and rates are plain numbers.
     """
-    if not learned:
+    if kind is None:
         return [dict.fromkeys(names, alpha) for alpha in alphas]
-    if per_step:
-        return [
-            {n: learned[n][min(k, len(learned[n]) - 1)] * (alpha / initial) for n in names}
-            for k, alpha in enumerate(alphas)
-        ]
-    return [{n: learned[n] * (alpha / initial) for n in names} for alpha in alphas]
+    return [
+        {n: kind.of_step(learned[n], k) * (alpha / initial) for n in names}
+        for k, alpha in enumerate(alphas)
+    ]

@@ -17,8 +17,8 @@ Product: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Proximal:
-    """The pull of the inner loop towards theta, and how well the meta-gradient is solved for.
+class ProximalTerm:
+    """The proximal term of the inner loss, and the accuracy of the implicit meta-gradient.
 
     Args:
         strength: lam, factor on |phi - theta|^2 / 2 in the inner loss.
@@ -42,22 +42,22 @@ def implicit_adapt(
     theta: Params,
     rates: Sequence[Rates],
     batches: Sequence[Any],
-    proximal: Proximal,
+    proximal: ProximalTerm,
 ) -> Params:
     """Return phi after inner steps on ``pulled_loss``, with an implicit derivative.
 
-    Where phi is stationary, d phi / d theta = (I + H / lam)^-1 with H the Hessian of L at phi
-    (equation 6 and lemma 1). The derivative needs phi alone, so memory does not grow with the
-    number of inner steps, whose rates have no derivative. It is differentiable once.
+    At a stationary phi, d phi / d theta = (I + H / lam)^-1, where H is the Hessian of L at phi
+    (equation 6 and lemma 1). The derivative depends on phi alone, so memory does not grow with the
+    number of inner steps. The result is differentiable once, in theta and not in the rates.
 
     Args:
         loss_fn: the inner loss L of one task.
         theta: meta-parameters.
         rates: alpha_k, one entry per inner step.
-        batches: support data, one per inner step; H is that of the last.
+        batches: support data, one per inner step; H is the Hessian on the last one.
 
     Raises:
-        NotImplementedError: (by backward) a second derivative is asked for.
+        NotImplementedError: raised by ``backward`` where a second derivative is needed.
     """
 
     def descend(vector: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def implicit_adapt(
 
 
 class _Stationary(torch.autograd.Function):
-    """``descend(theta)`` [P], whose derivative solves a linear system at its result."""
+    """phi = ``descend(theta)`` [P]; ``backward`` solves a linear system at phi."""
 
     generate_vmap_rule = True
 
@@ -103,16 +103,16 @@ class _Stationary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, w: Tensor) -> tuple[None, None, None, Tensor]:
         if torch.is_grad_enabled():
-            raise NotImplementedError("an implicit derivative has none of its own")
+            raise NotImplementedError("the implicit derivative cannot be differentiated again")
         (phi,) = ctx.saved_tensors
         return None, None, None, solve(partial(ctx.product, phi), w, ctx.iterations)
 
 
 def solve(product: Product, b: Tensor, iterations: int) -> Tensor:
-    """Return x [P] near A^-1 b by conjugate gradient from x = b, which is first order.
+    """Return an approximation x [P] of A^-1 b by conjugate gradient, which begins at x = b.
 
-    A fixed number of iterations without a decision, unlike the trust region's: ``vmap`` and
-    programs allow none. Where the curvature along a direction is not positive, x stays.
+    x = b is the first-order meta-gradient. The number of iterations is fixed, because ``vmap`` and
+    traced programs cannot branch. Where a direction's curvature is not positive, x stays.
     """
     x, r = b, b - product(b)
     p, rr = r, (r * r).sum()
@@ -130,7 +130,7 @@ def solve(product: Product, b: Tensor, iterations: int) -> Tensor:
 def residual(loss_fn: LossFn, theta: Params, phi: Params, batch: Any, strength: float) -> Tensor:
     """Return norm(grad L(phi) + lam (phi - theta)) / norm(grad L(theta)), 0 at a stationary phi.
 
-    The implicit derivative is only as good as this is small.
+    The implicit derivative is exact at a residual of 0 and a solved linear system.
     """
     theta, phi = ({n: p.detach() for n, p in params.items()} for params in (theta, phi))
     loss = partial(pulled_loss, loss_fn, theta, strength)

@@ -20,7 +20,7 @@ from metarl.core.algorithms import (
     with_rates,
 )
 from metarl.core.gradients import InnerGradient, by_differences, exact, first_order
-from metarl.core.implicit import Proximal, implicit_adapt, pulled_loss, residual
+from metarl.core.implicit import ProximalTerm, implicit_adapt, pulled_loss, residual
 from metarl.core.params import Params
 
 
@@ -43,7 +43,7 @@ class InnerLoop:
     loss: LossFn
     adapted: tuple[str, ...]
     algorithm: InnerAlgorithm
-    proximal: Proximal = field(default_factory=Proximal)
+    proximal: ProximalTerm = field(default_factory=ProximalTerm)
 
     @classmethod
     def of(
@@ -52,7 +52,7 @@ class InnerLoop:
         loss: LossFn,
         names: Sequence[str],
         head: Sequence[str],
-        proximal: Proximal | None = None,
+        proximal: ProximalTerm | None = None,
     ) -> "InnerLoop":
         """Return the inner loop of a model with the parameters ``names``.
 
@@ -63,9 +63,8 @@ class InnerLoop:
             ValueError: the algorithm adapts only the head and no parameter matches.
         """
         algorithm = ALGORITHMS[config.algorithm]
-        return cls(
-            config, loss, adapted_names(algorithm, names, head), algorithm, proximal or Proximal()
-        )
+        adapted = adapted_names(algorithm, names, head)
+        return cls(config, loss, adapted, algorithm, proximal or ProximalTerm())
 
     def of_first_order(self) -> "InnerLoop":
         """Return the same inner loop, which the outer step does not differentiate through."""
@@ -84,8 +83,8 @@ class InnerLoop:
         theta, learned = split_rates(meta)
         if self.algorithm.context_only:
             theta = theta | {CONTEXT: torch.zeros_like(theta[CONTEXT])}
-        per_step = self.algorithm.learned_rates == "tensor and step"
-        return theta, inner_rates(self.adapted, alphas, learned, self.config.rate, per_step)
+        kind = self.algorithm.learned_rates
+        return theta, inner_rates(self.adapted, alphas, learned, self.config.rate, kind)
 
     def adapt(
         self, meta: Params, support: Sequence[Any], hessian_epsilon: float | None = None

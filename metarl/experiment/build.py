@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from metarl.core.compile import compiler_fault
-from metarl.core.implicit import Proximal
+from metarl.core.implicit import ProximalTerm
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.schedule import ScheduledStep
 from metarl.core.outer.step import OuterStep
@@ -178,7 +178,7 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     family = make_family(config.env)
     module = make_policy(config, family)
     policy = Functional(module)
-    theta = _initial(config, module)
+    theta = parameters_of(module)
     loss = partial(inner_loss(config.inner), policy)
     try:
         inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
@@ -215,15 +215,15 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         family,
         adaptation(compiles(config)) if compiles(config) else evaluation.adaptation,
         OUTER.make(config.outer),
-        theta,
+        _initial(config, inner, theta),
         evaluation,
         config.seed,
     )
 
 
-def _initial(config: Experiment, module: nn.Module) -> Params:
-    """Return the parameters that training begins with, on the run's device."""
-    initial = initial_parameters(config.init, parameters_of(module))
+def _initial(config: Experiment, inner: InnerLoop, theta: Params) -> Params:
+    """Return the meta-parameters that training begins with, on the run's device."""
+    initial = initial_parameters(config, inner.meta_parameters(theta))
     return {name: p.to(config.device) for name, p in initial.items()}
 
 
@@ -318,7 +318,7 @@ def make_supervised_learner(
     shape = shape_of_inputs(config, source)
     outputs = source.outputs if isinstance(source, RegressionFamily) else 1
     module, changed = _make_module(config, shape, ways or outputs)
-    theta = _initial(config, module)
+    theta = parameters_of(module)
     predictor = Predictor(
         model=Functional(module),
         criterion=CLASSIFICATION if ways else REGRESSION,
@@ -330,7 +330,7 @@ def make_supervised_learner(
     by_class = config.inner.reduction == "class-sum"
     loss = predictor.sum_over_classes if by_class else predictor.loss
     try:
-        proximal = Proximal(config.inner.proximal, config.inner.cg_iterations)
+        proximal = ProximalTerm(config.inner.proximal, config.inner.cg_iterations)
         inner = InnerLoop.of(config.inner, loss, list(theta), ("head.",), proximal)
     except ValueError as error:
         raise UserError(f"model.name {config.model.name}: {error}") from error
@@ -339,7 +339,7 @@ def make_supervised_learner(
     return SupervisedLearner(
         config,
         source,
-        TaskObjective(predictor, inner, inner.meta_parameters(theta)),
+        TaskObjective(predictor, inner, _initial(config, inner, theta)),
         outer,
         TaskMap(config.chunk_size or config.tasks, threads, compiles(config), processes),
         config.evaluation,

@@ -34,6 +34,7 @@ class EvaluateOptions:
         data: other settings of the source of data: --data.phase_range [0,6.2832].
         data_folder: folder or archive of the images; supervised models only.
         threads: CPU threads, 0 for one per core.
+        workers: processes for environments in Python, which change no result; policies only.
         device: device of adaptation; null: the one of training.
         output: JSON file for the results; null: evaluation.json of each run that was evaluated by
             its own settings, which reports show.
@@ -54,6 +55,7 @@ class EvaluateOptions:
     data: dict[str, Any] = field(default_factory=dict)
     data_folder: str | None = None
     threads: Annotated[int, Ge(0)] = 0
+    workers: Annotated[int, Ge(0)] | None = None
     device: Literal["cpu", "cuda"] | None = None
     output: str | None = None
 
@@ -129,11 +131,13 @@ def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]
         raise UserError(
             "data is no option for labelled examples: other splits would test classes of training"
         )
-    if options.data_folder is not None and config.task_source != "data":
-        raise UserError(f"data_folder is no option of an evaluation in {kind_of(config)}")
+    for name, source in (("data_folder", "data"), ("workers", "env")):
+        if getattr(options, name) is not None and config.task_source != source:
+            raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
     changed: dict[str, Any] = {
         config.task_source: {**plain(config)[config.task_source], **said[config.task_source]}
     }
-    if options.data_folder is not None:
-        changed["data_folder"] = options.data_folder
+    for name in ("data_folder", "workers"):
+        if getattr(options, name) is not None:
+            changed[name] = getattr(options, name)
     return changed

@@ -15,7 +15,7 @@ from metarl.rl.critic import Critic
 from metarl.rl.learner import PolicyInnerConfig
 from metarl.rl.losses import INNER_LOSSES, loaded_dice_loss
 from metarl.rl.policies import CategoricalCNN, CategoricalMLP, GaussianMLP, TanhGaussianMLP
-from metarl.rl.proximal import PPO, ProMP
+from metarl.rl.ppo import PPO, ProMP
 from metarl.runtime.errors import UserError
 from metarl.supervised.fewshot import FewShotConfig
 from metarl.supervised.glyphs import Glyphs

@@ -192,10 +192,7 @@ def read_config(run: RunFolder) -> Experiment:
     Raises:
         UserError: its config cannot be read.
     """
-    info = run.info()
-    for folder in (info.get("directory"), *(info.get("modules") or [])):
-        if isinstance(folder, str):
-            plugins.search_also(Path(folder))
+    plugins.search_folders_of(run.info())
     settings = _settings_of(run)
     try:
         return parse([settings])

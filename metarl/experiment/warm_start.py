@@ -1,39 +1,80 @@
-"""Warm start: the parameters of a trained run as the initial ones of another."""
+"""Warm start: a run begins with the meta-parameters of another one."""
 
 from pathlib import Path
+from typing import Any
 
 from metarl.core.algorithms import split_rates
-from metarl.core.params import Params
-from metarl.runtime.errors import UserError
+from metarl.core.params import Params, flatten, like_tree, unflatten
+from metarl.experiment import plugins
+from metarl.experiment.registries import OUTER
+from metarl.experiment.schema import Experiment, plain
+from metarl.runtime.errors import UserError, warn
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded_state
+from metarl.runtime.trainer import first_difference
+
+OF_NETWORKS = ("policy", "model", "env", "data", "observe_task", "inner")
+"""Settings that names and shapes of meta-parameters depend on."""
 
 
-def initial_parameters(init: str | None, own: Params) -> Params:
-    """Return the parameters that training begins with.
+def initial_parameters(config: Experiment, own: Params) -> Params:
+    """Return the meta-parameters that training begins with.
+
+    They are those that evaluations of the run ``config.init`` use, from its newest checkpoint. Its
+    learned inner rates are among them where this run learns rates, too.
 
     Args:
-        init: folder of a run, whose newest checkpoint is read; None: ``own``.
-        own: the network's parameters by name.
+        config: the run's config; without ``init`` training begins with ``own``.
+        own: new meta-parameters by name.
 
     Raises:
         UserError: there is no such run, or its parameters have other names or shapes.
     """
-    if init is None:
+    if config.init is None:
         return own
-    checkpoint, state = RunFolder.open(Path(init)).checkpoints().load()
+    run = RunFolder.open(Path(config.init))
+    plugins.search_folders_of(run.info())
+    checkpoint, saved = run.checkpoints().load()
     try:
-        found, _ = split_rates(upgraded_state(state)["learner"]["meta"])
-        theirs = {name: [*p.shape] for name, p in found.items()}
-    except (AttributeError, KeyError, TypeError) as error:
+        state = upgraded_state(saved)
+        found = _evaluated_meta(state)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"init: {checkpoint.path} is not a checkpoint of a run") from error
+    (theta, rates), (own_theta, own_rates) = split_rates(found), split_rates(own)
+    if rates and not own_rates:
+        warn(
+            f"init: the learned inner rates of {config.init} are not used: "
+            f"inner.algorithm {plain(config)['inner']['algorithm']} learns none"
+        )
+    wanted, there = own if rates else own_theta, found if own_rates else theta
+    if difference := _difference(wanted, there):
+        theirs, ours = (
+            {name: settings[name] for name in OF_NETWORKS if name in settings}
+            for settings in (state["settings"], plain(config))
+        )
+        why = first_difference(theirs, ours)
+        raise UserError(
+            f"init: the parameters of {config.init} do not fit this run: {difference}"
+            + (f"; {why}" if why else "")
+        )
+    return own | {name: there[name].to(p) for name, p in wanted.items()}
+
+
+def _evaluated_meta(state: dict[str, Any]) -> Params:
+    """Return the meta-parameters in a checkpoint's state, averaged if its outer step does so."""
+    meta, outer = state["learner"]["meta"], OUTER.make(state["settings"]["outer"])
+    theta = flatten(meta)
+    outer_state = like_tree(state["learner"]["outer"], outer.init(theta))
+    return unflatten(outer.evaluated(theta, outer_state), meta)
+
+
+def _difference(own: Params, theirs: Params) -> str:
+    """Return the first difference of names or shapes, in words."""
     for name in {**own, **theirs}:
         if name not in theirs:
-            raise UserError(f"init: {init} has no parameter {name}")
+            return f"it has no {name}"
         if name not in own:
-            raise UserError(f"init: {init} has a parameter {name}, which this network has not")
-        if theirs[name] != [*own[name].shape]:
-            raise UserError(
-                f"init: {name} of {init} has shape {theirs[name]}, not {[*own[name].shape]}"
-            )
-    return {name: found[name].to(p) for name, p in own.items()}
+            return f"it has {name}, which is unknown here"
+        if theirs[name].shape != own[name].shape:
+            return f"{name} has shape {[*theirs[name].shape]}, not {[*own[name].shape]}"
+    return ""

@@ -9,7 +9,13 @@ from metarl.report.groups import (
     have_same_seeds,
     intervals,
 )
-from metarl.report.tables import paired_with_published, published_cell, published_of, score
+from metarl.report.tables import (
+    paired_with_published,
+    published_cell,
+    published_name,
+    published_of,
+    score,
+)
 from metarl.report.view import RunView
 from metarl.runtime.scores import paired_differences
 
@@ -32,7 +38,7 @@ def scores(
             rows.append([f"{name} ({len(runs)} seeds)", *cells])
     published = published_of(views[0])
     if published.scores:
-        name = published.source or "published"
+        name = published_name(published)
         steps = range(len(published.scores))
         rows.append([name, *(published_cell(views[0], published, k) for k in steps)])
     for view in views:

@@ -82,6 +82,11 @@ def published_of(view: RunView) -> Published:
     return published if is_of_it and not elsewhere(view) else Published("", "", [])
 
 
+def published_name(published: Published) -> str:
+    """Return the name of a published column or row, with its source if that is known."""
+    return f"published: {published.source}" if published.source else "published"
+
+
 def paired_with_published(view: RunView) -> list[Difference]:
     """Ours minus the published return, paired by task, after every inner step both have."""
     per_task = published_of(view).per_task or []
@@ -93,7 +98,7 @@ def scores_table(view: RunView) -> Table:
     """One run in one test, for a terminal."""
     table, (header, rows) = _table(protocol(view)), scores(view)
     short = {"episode length": "length"}  # to fit 80 columns
-    source = published_of(view).source or "published"
+    source = published_name(published_of(view))
     for name, *cells in zip(header, *rows, strict=True):
         # The source's name may be broken between words to fit; numbers may not.
         longest = max(map(len, [*cells, *short.get(name, name).split()]))
@@ -128,7 +133,7 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
         for k, row in enumerate(evaluation.rows)
     ]
     if published.scores:
-        header.append(published.source or "published")
+        header.append(published_name(published))
         for k, cells in enumerate(rows):
             cells.append(published_cell(view, published, k))
     if paired := paired_with_published(view):

@@ -24,14 +24,14 @@ from metarl.rl.returns import masked_mean, moments
 
 
 class CriticState(NamedTuple):
-    """All that a critic has learnt."""
+    """The network's weights and the optimiser's state; every checkpoint has them."""
 
     weights: Tensor  # [P]
     adam: AdamState
 
 
 class _Data(NamedTuple):
-    """The regression of M tasks as the network sees it."""
+    """Inputs and targets of the network's regression, for M tasks."""
 
     inputs: Tensor  # [M, N, T, I], observations clipped to +-10 and t / 100
     finals: Tensor  # [M, N, I]
@@ -42,15 +42,15 @@ class _Data(NamedTuple):
 
 @dataclass(frozen=True)
 class Critic(LinearFeatureBaseline):
-    """V(s, t) of a network with two hidden layers, plus ``linear`` fitted to what it leaves over.
+    """V(s, t) as the sum of a network for all tasks and a linear correction for each task.
 
-    The network knows no task. It is fitted to the standardised returns of all tasks by Adam, a few
-    steps in every round of sampling, and goes on from round to round. The linear part is fitted
-    anew, one per task.
+    The network has two hidden layers. Adam fits it to the standardised returns of all tasks: a few
+    gradient steps per round of sampling, from the last round's weights. The ``linear`` baseline is
+    then fitted to the remaining errors, anew in every round.
 
     Args:
         width: units of each hidden layer.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         steps: gradient steps per round of sampling, on all of its env steps.
     """
 
@@ -94,7 +94,7 @@ class Critic(LinearFeatureBaseline):
 
 @cache
 def _functional(inputs: int, width: int) -> tuple[Functional, Params]:
-    """Return the network as a function of its parameters, and such parameters."""
+    """Return the network as a function of its parameters, and parameters of its shapes."""
     network = _network(inputs, width)
     return Functional(network), parameters_of(network)
 
@@ -110,7 +110,8 @@ def _prepared(data: Regression, task_map: TaskMap) -> tuple[_Data, Tensor, Tenso
     targets = data.targets.double()
     mean, variance = moments(targets, data.mask.double(), task_map.processes)
     scale = variance.clamp(min=1e-12).sqrt()
-    # V = mean + scale v, so that V_t - tail V_final is that of v plus (1 - tail) mean.
+    # V = mean + scale v. The loss compares V_t - tail V_final with the target, and this difference
+    # is scale (v_t - tail v_final) + (1 - tail) mean.
     standardised = (data.targets - (1 - data.tails) * mean) / scale
     return (
         _Data(
@@ -126,6 +127,6 @@ def _prepared(data: Regression, task_map: TaskMap) -> tuple[_Data, Tensor, Tenso
 
 
 def _inputs(observations: Tensor, times: Tensor, leading: int) -> Tensor:
-    """Return what the network sees of observations and times, [..., I]."""
+    """Return the network's inputs [..., I]: clipped observations, and t / 100."""
     vectors = observations.flatten(leading).clamp(-10, 10)
     return torch.cat([vectors, times.to(vectors)[..., None] / 100], dim=-1)

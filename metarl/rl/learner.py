@@ -87,7 +87,7 @@ class MetaRLLearner:
         family: the task distribution.
         adaptation: the inner loop in training; evaluations bring their own.
         outer: the outer step.
-        theta: initial parameters of the policy.
+        meta: initial meta-parameters: theta, and learned rates if the algorithm has them.
         evaluation: how the policy is evaluated.
         seed: root of all random numbers.
     """
@@ -98,14 +98,14 @@ class MetaRLLearner:
         family: Tasks,
         adaptation: Adaptation,
         outer: OuterStep,
-        theta: Params,
+        meta: Params,
         evaluation: PolicyEvaluator,
         seed: int,
     ):
         self.config = config
         self.adaptation = adaptation
         self.outer = outer
-        self.meta = adaptation.inner.meta_parameters(theta)
+        self.meta = meta
         self.outer_state = outer.init(flatten(self.meta))
         self.baseline_state = adaptation.baseline_state
         self.env_steps = 0

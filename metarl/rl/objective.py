@@ -29,7 +29,7 @@ class TaskBatches(NamedTuple):
 
 
 class AdaptedTask(NamedTuple):
-    """One task after adaptation, for losses of an outer step's own."""
+    """One task after adaptation, the argument of an outer step's own loss."""
 
     policy: Policy
     theta: Params
@@ -142,9 +142,10 @@ class OuterObjective:
 def exploration_loss(policy: Policy, theta: Params, task: TaskBatches) -> Tensor:
     """Return E-MAML's term of one task: -c mean(pi_theta / pi_sampling - 1) over support data.
 
-    It credits the actions before adaptation with what they led to (Stadie et al. 2018, equation
-    8). The first support data are those that theta's own policy sampled. With the ratio in place
-    of its logarithm the term has the same gradient and stays bounded in a line search.
+    It credits the actions before adaptation with the task's mean reward after adaptation, c
+    (Stadie et al. 2018, equation 8). theta's own policy sampled the first support data, which the
+    term takes. The ratio has the gradient of its logarithm at theta; unlike the logarithm, it does
+    not fall without limit in a line search.
     """
     support = task.support[0]
     ratio = ratio_of(policy(theta, support.observations), support)
@@ -163,14 +164,16 @@ def credits(query: Transitions, processes: Processes) -> Tensor:
 
 
 def for_curvature(query: Transitions, fraction: float) -> Transitions:
-    """Return the env steps of every task that the curvature is estimated from: one at a different
-    place of every stretch, as equal distances would see the same moments of every trajectory.
+    """Return the env steps that estimate the curvature: the share ``fraction`` of every task's.
+
+    Each stretch of 1 / fraction env steps gives one, at a position that changes from stretch to
+    stretch: evenly spaced env steps would be at the same times of every trajectory.
     """
     if fraction == 1:
         return query
     end = query.mask.shape[1]
     j = torch.arange(math.ceil(fraction * end), dtype=torch.float64, device=query.mask.device)
     kept = ((j + j * GOLDEN_RATIO % 1) / fraction).long()
-    # Not one where the batch happens to end: that depends on the other tasks, and on padding.
+    # An index beyond the end is dropped: the last one would depend on other tasks and on padding.
     kept = kept[kept < end]
     return tree_map(lambda x: x[:, kept], query)

@@ -15,7 +15,7 @@ from metarl.runtime.files import require_writable, write_atomically
 
 
 class _Named(nn.Module):
-    """The network with named outputs, which a program can return."""
+    """The network with a dictionary as output: a program cannot return a distribution."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -31,19 +31,19 @@ class _Named(nn.Module):
 def export(
     network: nn.Module, rates: Params, input_shape: tuple[int, ...], path: Path
 ) -> list[Path]:
-    """Write a network's weights and its program; returns the files.
+    """Write a network's weights and its program, and return the paths of the files.
 
-    ``policy.pt`` is its ``state_dict``. ``policy.rates.pt`` has the learned inner rates, if there
-    are any. ``policy.pt2`` is a ``torch.export`` program of a batch of inputs [B, *input_shape] in
-    float32. It returns a dictionary: ``action``, the most likely one, and the tensors of a policy's
-    distribution; or the ``output`` of a supervised model. A network that cannot be traced has no
-    program, which is said.
+    ``policy.pt`` is the network's ``state_dict``. ``policy.rates.pt`` has the learned inner rates,
+    if there are any. ``policy.pt2`` is a ``torch.export`` program. Its input is a batch
+    [B, *input_shape] in float32. A policy's program returns a dictionary of ``action``, the most
+    likely one, and the tensors of the distribution; a supervised model's program, of ``output``.
+    Where the network cannot be traced, a warning says so and there is no program.
 
     Args:
         network: the module with its weights.
         rates: learned inner rates by parameter name; empty: none are learned.
         input_shape: shape of one input.
-        path: of the weights, ending in .pt.
+        path: the file of the weights, ending in .pt.
 
     Raises:
         UserError: the path has another ending, or a file cannot be written.
@@ -59,12 +59,12 @@ def export(
     try:
         program = _program(network, input_shape)
         contents[path.with_suffix(".pt2")] = _bytes(torch.export.save, program)
-    except Exception as error:  # whatever a user's network leads to
+    except Exception as error:  # a user's network may raise anything
         warn(f"there is no program, because the network cannot be traced: {described(error)}")
     try:
         for file, data in contents.items():
             write_atomically(file, data)
-        for suffix in (".rates.pt", ".pt2"):  # of another network that had this name
+        for suffix in (".rates.pt", ".pt2"):  # left from an earlier export to this path
             if (file := path.with_suffix(suffix)) not in contents:
                 file.unlink(missing_ok=True)
     except OSError as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from metarl.core.algorithms import InnerConfig
-from metarl.core.implicit import Proximal
+from metarl.core.implicit import ProximalTerm
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class SupervisedInnerConfig(InnerConfig):
     reduction: Literal["mean", "class-sum"] = "mean"
     multi_step_iterations: Annotated[int, Ge(0)] = 0
     first_order_iterations: Annotated[int, Ge(0)] = 0
-    proximal: Annotated[float, Gt(0)] = Proximal.strength
-    cg_iterations: Annotated[int, Ge(0)] = Proximal.cg_iterations
+    proximal: Annotated[float, Gt(0)] = ProximalTerm.strength
+    cg_iterations: Annotated[int, Ge(0)] = ProximalTerm.cg_iterations
 
     def __post_init__(self) -> None:
         super().__post_init__()

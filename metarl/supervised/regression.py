@@ -151,14 +151,19 @@ def _checked(family: RegressionFamily, method: str, found: Any, shape: tuple[int
     """Return what a method gave as float32.
 
     Raises:
-        UserError: it has another shape, or is not finite.
+        UserError: it has another shape, or holds other things than finite real numbers.
     """
     where = f"{type(family).__name__}.{method}"
-    if np.shape(found) != shape:
-        raise UserError(
-            f"{where} should return {SHAPES[method]}, here {[*shape]}, got {[*np.shape(found)]}"
-        )
-    numbers: Array = np.require(found, np.float32, ["C", "W"])
+    should = f"{where} should return {SHAPES[method]}, here {[*shape]}"
+    try:
+        array = np.asarray(found)
+    except (TypeError, ValueError) as error:  # rows of different lengths, for example
+        raise UserError(f"{should}, got a {type(found).__name__}: {error}") from error
+    if array.shape != shape:
+        raise UserError(f"{should}, got {[*array.shape]}")
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{where} should return real numbers, got {array.dtype}")
+    numbers: Array = np.require(array, np.float32, ["C", "W"])
     if not np.isfinite(numbers).all():
         raise UserError(f"{where} gave numbers that are not finite")
     return numbers

@@ -48,6 +48,18 @@ RL_CASES = {
         env={"family": "ant-direction"}, policy=RELU, tasks=40, outer=TRPO
     ),
 }
+CARTPOLE = RLExperiment(
+    env={"family": "cartpole"}, policy={"name": "categorical-mlp"}, tasks=20, workers=1, outer=TRPO
+)
+GYMNASIUM_CASES = {
+    "cartpole": CARTPOLE,  # random actions end its episodes after some twenty env steps
+    "cartpole-upright": replace(  # too slow to fall within the horizon
+        CARTPOLE,
+        env=CARTPOLE.env
+        | {"half_length_range": [50.0, 50.1], "force_range": [0.001, 0.002]}
+        | {"gravity_range": [0.001, 0.002]},
+    ),
+}
 SUPERVISED_CASES = {
     "sinusoid": SupervisedExperiment(),
     "omniglot-5way-1shot": SupervisedExperiment(
@@ -68,7 +80,7 @@ class Settings:
     Args:
         repeats: measurements of a number.
         seconds: length of one of supervised learning.
-        threads: of physics and update, 0 for one per core.
+        threads: of physics and update, and workers of gymnasium; 0 for one per core.
         device: of adaptation and update.
         chunk_size: tasks per vectorised call of the update.
         eager: compile nothing of policies, as in short runs.
@@ -92,10 +104,11 @@ class Settings:
 
 def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperiment:
     """The case at the sizes that are asked for."""
-    base = resolve(RL_CASES.get(case) or SUPERVISED_CASES[case])
+    base = resolve((RL_CASES | GYMNASIUM_CASES | SUPERVISED_CASES)[case])
+    threads = settings.threads or cores()
     common: dict[str, Any] = {
         "tasks": settings.tasks or base.tasks,
-        "threads": settings.threads or cores(),
+        "threads": threads,
         "device": settings.device,
         "chunk_size": settings.chunk_size or base.chunk_size,
     }
@@ -105,6 +118,7 @@ def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperi
     return replace(
         base,
         **common,
+        workers=threads if base.workers else 0,
         compile=settings.device == "cpu" and not settings.eager,
         trajectories=settings.trajectories or base.trajectories,
         env=base.env | ({"horizon": settings.horizon} if settings.horizon else {}),

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,49 @@ class Physics:
 
     def _speed(self, run: Callable[[], object]) -> float:
         return self._sims * self.family.horizon / timed(run)
+
+
+class BareGymnasium:
+    """A gymnasium family's environments in as many processes as workers, stepped by a loop."""
+
+    def __init__(self, config: RLExperiment):
+        self._workers, sims = config.workers, config.tasks * config.trajectories
+        self._pool = ProcessPoolExecutor(
+            config.workers,
+            get_context("spawn"),
+            initializer=_make_environments,
+            initargs=(config.env, sims // config.workers),
+        )
+        self()
+
+    def __call__(self) -> float:
+        """Return env steps/s with random actions, and a reset after every episode."""
+        began = time.perf_counter()
+        taken = sum(self._pool.map(_step_environments, range(self._workers)))
+        return taken / (time.perf_counter() - began)
+
+
+_environments: list[Any] = []  # of this process
+
+
+def _make_environments(constants: dict[str, Any], number: int) -> None:
+    family = make_family(constants)
+    for task in family.sample_tasks(np.random.default_rng(0), number):
+        _environments.append(family.env(task))
+
+
+def _step_environments(seed: int) -> int:
+    """Take as many env steps as an episode may have in every environment; return their number."""
+    horizon, count = _environments[0].spec.max_episode_steps, len(_environments)
+    rng, space = np.random.default_rng(seed), _environments[0].action_space
+    for env in _environments:
+        env.reset(seed=seed)
+    for actions in (space.start + rng.integers(space.n, size=(horizon, count))).tolist():
+        for env, action in zip(_environments, actions, strict=True):
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+    return int(horizon * count)
 
 
 def matrix_peak(threads: int, device: str, size: int = 2048, products: int = 6) -> float:

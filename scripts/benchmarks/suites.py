@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.budget import budget
 from benchmarks.cases import Settings, described, experiment
-from benchmarks.limits import Physics, matrix_peak, timed
+from benchmarks.limits import BareGymnasium, Physics, matrix_peak, timed
 from benchmarks.outer import FlopMeter, parts
 from benchmarks.results import Limit, Numbers, Result, peak_memory
 from metarl.core.params import tree_map
@@ -83,6 +83,40 @@ def sampler(config: RLExperiment, settings: Settings) -> Numbers:
         speed = Limit("sampler, env steps/s", per_second(collect))
         numbers.add(*speed, limit)
         numbers.add("evaluation, env steps/s", per_second(evaluate), speed)
+    return numbers
+
+
+def workers(config: RLExperiment, settings: Settings) -> Numbers:
+    """Environments in worker processes, without and with the policy, against the same ones bare."""
+    numbers, learner, family = Numbers(), make_rl_learner(config), make_family(config.env)
+    tasks = family.sample_tasks(np.random.default_rng(0), config.tasks)
+    phi = of_every_task(learner.meta, config.tasks)
+    batch = family.environments(config.tasks, config.trajectories, config.workers)
+    size = (family.horizon, *batch.shape)
+    actions = np.random.default_rng(0).integers(2, size=size).astype(float)  # pushes of a cart
+
+    def step() -> int:
+        taken = 0
+        batch.reset(tasks, [np.random.default_rng(task) for task in range(config.tasks)])
+        for action in actions:
+            taken += int(batch.alive.sum())
+            batch.step(action)
+        return taken
+
+    def collect() -> int:
+        sampler = learner.adaptation.sampler
+        return int(sampler.collect(phi, tasks, config.trajectories, STREAM).mask.sum())
+
+    step()
+    collect()
+    add_memory(numbers)
+    bare = BareGymnasium(config)
+    for _ in range(settings.repeats):
+        limit = Limit("bare gymnasium, env steps/s", bare())
+        numbers.add(*limit)
+        numbers.add("environments, env steps/s", per_second(step), limit)
+        numbers.add("sampler, env steps/s", per_second(collect), limit)
+    batch.close()
     return numbers
 
 
@@ -173,6 +207,7 @@ def supervised(config: SupervisedExperiment, settings: Settings) -> Numbers:
 SUITES: dict[str, Callable[[Any, Settings], Numbers]] = {
     "physics": physics,
     "sampler": sampler,
+    "workers": workers,
     "update": update,
     "iteration": iteration,
     "budget": budget,

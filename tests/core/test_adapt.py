@@ -8,6 +8,7 @@ from metarl.core.adapt import Rates, adapt
 from metarl.core.algorithms import (
     ALGORITHMS,
     RATE_PREFIX,
+    PerElement,
     adapted_names,
     inner_rates,
     split_rates,
@@ -137,7 +138,7 @@ def test_gradient_of_learned_rates_equals_finite_differences(inner_steps: int) -
 
     def objective(vector: Tensor) -> Tensor:
         params, learned = split_rates(unflatten(vector, meta))
-        rates = inner_rates(list(theta), [0.2, 0.1, 0.1][:inner_steps], learned, initial=0.2)
+        rates = inner_rates(list(theta), [0.2, 0.1, 0.1][:inner_steps], learned, 0.2, PerElement())
         return judge(loss, params, rates, support, query)
 
     vector = flatten(meta).requires_grad_()
@@ -152,8 +153,8 @@ def test_learned_rates_start_as_maml_and_later_steps_keep_their_ratio() -> None:
     meta = with_rates(ALGORITHMS["meta-sgd"], theta, list(theta), rate=0.2)
     params, learned = split_rates(meta)
     alphas = [0.2, 0.1]
-    sgd = adapt(loss, params, inner_rates(list(theta), alphas, learned, 0.2), support)
-    maml = adapt(loss, theta, inner_rates(list(theta), alphas, {}, 0.2), support)
+    sgd = adapt(loss, params, inner_rates(list(theta), alphas, learned, 0.2, PerElement()), support)
+    maml = adapt(loss, theta, inner_rates(list(theta), alphas, {}, 0.2, None), support)
     for name in theta:
         torch.testing.assert_close(sgd[name], maml[name])
     assert all(name.startswith(RATE_PREFIX) for name in set(meta) - set(theta))
@@ -178,7 +179,7 @@ def test_anil_leaves_the_body_bit_identical() -> None:
     loss, theta, support, _ = small_problem(2)
     names = adapted_names(ALGORITHMS["anil"], list(theta), head=("2.",))
     assert names == ("2.weight", "2.bias")
-    phi = adapt(loss, theta, inner_rates(names, [0.1, 0.1], {}, 0.1), support)
+    phi = adapt(loss, theta, inner_rates(names, [0.1, 0.1], {}, 0.1, None), support)
     assert torch.equal(phi["0.weight"], theta["0.weight"])
     assert torch.equal(phi["0.bias"], theta["0.bias"])
     assert not torch.equal(phi["2.weight"], theta["2.weight"])
@@ -189,7 +190,7 @@ def test_boil_leaves_the_head_bit_identical() -> None:
     loss, theta, support, _ = small_problem(2)
     names = adapted_names(ALGORITHMS["boil"], list(theta), head=("2.",))
     assert names == ("0.weight", "0.bias")
-    phi = adapt(loss, theta, inner_rates(names, [0.1, 0.1], {}, 0.1), support)
+    phi = adapt(loss, theta, inner_rates(names, [0.1, 0.1], {}, 0.1, None), support)
     assert torch.equal(phi["2.weight"], theta["2.weight"])
     assert not torch.equal(phi["0.weight"], theta["0.weight"])
     with pytest.raises(ValueError, match="all parameters are of the head"):

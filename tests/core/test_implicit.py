@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.core.adapt import Rates, adapt
 from metarl.core.gradients import exact
-from metarl.core.implicit import Proximal, implicit_adapt, pulled_loss, residual, solve
+from metarl.core.implicit import ProximalTerm, implicit_adapt, pulled_loss, residual, solve
 from metarl.core.params import Params, flatten, unflatten
 from metarl.core.task_map import TaskMap
 
@@ -36,7 +36,7 @@ def problem(tasks: int = 3) -> tuple[Tensor, Any]:
     return torch.randn(10, generator=generator).double(), (examples(), examples())
 
 
-def outer(proximal: Proximal, steps: int, meta: Params, task: Any) -> Tensor:
+def outer(proximal: ProximalTerm, steps: int, meta: Params, task: Any) -> Tensor:
     """Query loss of the implicit phi."""
     support, query = task
     theta = unflatten(meta["meta"], LIKE)
@@ -61,11 +61,11 @@ def test_at_a_stationary_phi_the_meta_gradient_is_that_through_all_inner_steps(
     theta, data = problem()
     task_map = TaskMap(chunk_size)
     expected = task_map.mean_and_grad(partial(unrolled, strength), {"meta": theta}, data)
-    proximal = Proximal(strength, cg_iterations=12)
+    proximal = ProximalTerm(strength, cg_iterations=12)
     found = task_map.mean_and_grad(partial(outer, proximal, STEPS), {"meta": theta}, data)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=0)
     torch.testing.assert_close(found[1]["meta"], expected[1]["meta"], rtol=1e-6, atol=1e-9)
-    first_order = partial(outer, Proximal(strength, cg_iterations=0), STEPS)
+    first_order = partial(outer, ProximalTerm(strength, cg_iterations=0), STEPS)
     rough = task_map.mean_and_grad(first_order, {"meta": theta}, data)[1]["meta"]
     assert not torch.allclose(rough, expected[1]["meta"], rtol=1e-2)
 
@@ -76,7 +76,7 @@ def test_a_phi_is_stationary_after_many_inner_steps():
     found = []
     for steps in (1, 10, STEPS):
         rates: list[Rates] = [dict.fromkeys(LIKE, RATE)] * steps
-        phi = implicit_adapt(loss_of, params, rates, [support] * steps, Proximal(2.0))
+        phi = implicit_adapt(loss_of, params, rates, [support] * steps, ProximalTerm(2.0))
         found.append(float(residual(loss_of, params, phi, support, 2.0)))
     assert 1 > found[0] > found[1] > found[2]
     assert found[2] < 1e-10
@@ -98,15 +98,15 @@ def test_memory_does_not_grow_with_the_number_of_inner_steps():
     theta, data = problem(1)
     task = tuple((x[0], y[0]) for x, y in data)
     meta = {"meta": theta.requires_grad_()}
-    few, many = (nodes(outer(Proximal(), steps, meta, task)) for steps in (1, STEPS))
+    few, many = (nodes(outer(ProximalTerm(), steps, meta, task)) for steps in (1, STEPS))
     assert few == many < 100 < nodes(unrolled(2.0, meta, task))
 
 
 def test_an_implicit_derivative_has_none_of_its_own():
     theta, data = problem(1)
     theta.requires_grad_()
-    value = outer(Proximal(), 2, {"meta": theta}, tuple((x[0], y[0]) for x, y in data))
-    with pytest.raises(NotImplementedError, match="has none of its own"):
+    value = outer(ProximalTerm(), 2, {"meta": theta}, tuple((x[0], y[0]) for x, y in data))
+    with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
         torch.autograd.grad(value, theta, create_graph=True)
 
 
@@ -129,7 +129,7 @@ def test_products_have_the_hessian_at_phi():
     rates: list[Rates] = [dict.fromkeys(LIKE, RATE)]
     theta.requires_grad_()
     phi = flatten(
-        implicit_adapt(loss_of, unflatten(theta, LIKE), rates, [support], Proximal(0.5, 12))
+        implicit_adapt(loss_of, unflatten(theta, LIKE), rates, [support], ProximalTerm(0.5, 12))
     )
     w = torch.ones_like(phi)
     (found,) = torch.autograd.grad(phi, theta, w)

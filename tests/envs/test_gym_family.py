@@ -172,6 +172,17 @@ def test_episodes_end_by_the_environment_or_by_the_horizon():
     assert not batch.alive.any()
 
 
+def test_a_shorter_time_limit_of_the_environment_ends_its_episodes():
+    class Short(FAMILIES["pendulum"]):  # type: ignore[misc]
+        def make(self) -> Any:
+            return gymnasium.make(self.env_id, max_episode_steps=3)
+
+    batch = Short(horizon=5).environments(1, 1)
+    batch.reset(np.ones((1, 3)), rngs(1))
+    truncated = [bool(batch.step(np.zeros((1, 1, 1))).truncated[0, 0]) for _ in range(3)]
+    assert truncated == [False, False, True]
+
+
 def test_observations_are_flat_unless_the_family_keeps_them():
     class Kept(Counting):
         flatten = False

@@ -67,6 +67,27 @@ def test_a_task_of_the_wrong_shape_is_refused(task):
         make().reset(options={"task": task})
 
 
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"goal_x": 1.0}, "goal_y is missing"),
+        ({"goal_x": 1.0, "goal_y": 2.0, "goal_z": 3.0}, "there is no field 'goal_z'"),
+        ({"goal_x": 1.0, "goal_y": np.nan}, "goal_y is nan"),
+        ({"goal_x": "far", "goal_y": 2.0}, "got "),
+    ],
+)
+def test_a_task_by_name_that_does_not_fit_names_its_field(task, said):
+    with pytest.raises(
+        ValueError, match=rf"AntGoal is 2 finite numbers \(goal_x, goal_y\).*{said}"
+    ):
+        make("AntGoal", task=task)
+
+
+def test_a_task_by_name_is_that_task():
+    _, info = make("AntGoal", task={"goal_y": 2.0, "goal_x": 1.0}).reset()
+    assert info["task"].tolist() == [1.0, 2.0]
+
+
 def test_a_number_is_no_task_of_two_columns():
     with pytest.raises(ValueError, match="goal_x, goal_y"):
         make("AntGoal", task=1.0)

@@ -119,7 +119,7 @@ def test_switching_the_outer_step_drops_the_settings_of_the_other(mine: Path):
 def test_an_outer_step_has_a_loss_of_its_own(mine: Path):
     """ProMP, from outside: epochs of Adam on a clipped surrogate and the KL on support data."""
     run = ["--env.horizon", "20", "--iterations", "3", "--trajectories", "5", *SMALL]
-    step = ["--outer.name", "mine:Proximal", "--outer.learning_rate", "0.003"]
+    step = ["--outer.name", "mine:RepeatedAdam", "--outer.learning_rate", "0.003"]
     assert train([*run, *step, "--name", "promp"]) == 0
     rows = read_metrics(Path("runs/promp/metrics.jsonl"))
     assert all(abs(row["outer/first"]) < 1e-5 for row in rows), "ratios and KL before the update"

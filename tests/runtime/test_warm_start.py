@@ -72,25 +72,45 @@ def test_train_in_python_goes_on_where_it_is_asked_to(runs, tmp_path):
         metarl.train("smoke", settings)
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "meta-sgd"])
-def test_a_warm_start_takes_the_parameters_and_nothing_else(toy, runs, algorithm):
-    assert train(toy("first", "--iterations", "3", "--inner.algorithm", algorithm)) == 0
+def test_a_warm_start_takes_the_parameters_and_nothing_else(toy, runs):
+    assert train(toy("first", "--iterations", "3")) == 0
     warm = ("--init", str(runs / "first"))
     assert train(toy("second", "--iterations", "0", *warm)) == 0
     found, source = state_of(runs / "second"), state_of(runs / "first")
-    theta = {name: p for name, p in source["meta"].items() if not name.startswith("rate:")}
-    assert found["meta"].keys() == theta.keys()
-    assert all(torch.equal(found["meta"][name], p) for name, p in theta.items())
+    assert found["meta"].keys() == source["meta"].keys()
+    assert all(torch.equal(found["meta"][name], p) for name, p in source["meta"].items())
     assert found["env_steps"] == 0
 
 
-def test_the_average_of_a_warm_start_begins_with_its_parameters(toy_supervised, runs):
-    average = ("--outer.average_decay", "0.9", "--iterations", "2")
-    assert train(toy_supervised("first", *average)) == 0
-    warm = ("--init", str(runs / "first"), "--iterations", "0", *average[:2])
-    assert train(toy_supervised("second", *warm)) == 0
-    found = state_of(runs / "second")
+def test_a_warm_start_takes_learned_rates_where_both_runs_learn_them(toy, runs, capsys):
+    learned = ("--inner.algorithm", "meta-sgd")
+    assert train(toy("first", "--iterations", "1", *learned)) == 0
+    source = state_of(runs / "first")["meta"]
+    warm = ("--init", str(runs / "first"), "--iterations", "0")
+    assert train(toy("both", *learned, *warm)) == 0
+    found = state_of(runs / "both")["meta"]
+    assert found.keys() == source.keys()
+    assert all(torch.equal(found[name], p) for name, p in source.items())
+    capsys.readouterr()
+    assert train(toy("neither", *warm)) == 0
+    assert "are not used: inner.algorithm maml learns none" in capsys.readouterr().err
+    found = state_of(runs / "neither")["meta"]
+    assert not any(name.startswith("rate:") for name in found)
+    assert all(torch.equal(found[name], source[name]) for name in found)
+    warm = ("--init", str(runs / "neither"), "--iterations", "0")
+    assert train(toy("new", *learned, "--inner.rate", "0.25", *warm)) == 0
+    found = state_of(runs / "new")["meta"]
+    assert all((p == 0.25).all() for name, p in found.items() if name.startswith("rate:"))
+
+
+def test_a_warm_start_takes_the_average_that_evaluations_use(toy_supervised, runs):
+    average = ("--outer.average_decay", "0.9")
+    assert train(toy_supervised("first", *average, "--iterations", "2")) == 0
+    warm = ("--init", str(runs / "first"), "--iterations", "0")
+    assert train(toy_supervised("second", *average, *warm)) == 0
+    found, source = state_of(runs / "second"), state_of(runs / "first")
     theta = torch.cat([p.flatten() for p in found["meta"].values()])
+    assert torch.equal(theta, source["outer"]["average"])
     assert torch.equal(found["outer"]["average"], theta)
     assert found["outer"]["step"] == 0
 
@@ -114,9 +134,16 @@ def test_a_warm_start_that_does_not_fit_is_refused(toy, runs, refused):
     assert train(toy("source", "--iterations", "1")) == 0
     wide = ("--init", str(runs / "source"), "--policy.hidden_sizes", "[7]")
     message = refused(train, *toy("run", *wide))
-    assert "init: body.0.weight of" in message
-    assert "not [7, 2]" in message
+    assert "do not fit this run: body.0.weight has shape [4, 2]" in message
+    assert "not [7, 2]; policy.hidden_sizes is [4], not [7]" in message
     deep = ("--init", str(runs / "source"), "--policy.hidden_sizes", "[4, 4]")
-    assert "has no parameter body" in refused(train, *toy("run", *deep))
+    message = refused(train, *toy("run", *deep))
+    assert "it has no body" in message
+    assert "policy.hidden_sizes is [4], not [4, 4]" in message
     assert "there is no run folder nowhere" in refused(train, *toy("run", "--init", "nowhere"))
     assert not (runs / "run").exists()
+
+
+def test_going_on_in_python_needs_a_name():
+    with pytest.raises(metarl.UserError, match="resume=True needs a name"):
+        metarl.train("smoke", resume=True)

@@ -260,7 +260,7 @@ def test_runs_of_the_other_kind_are_refused(refused):
     assert kinds in refused(report, "policy", "model", "--output", "both.html")
     for run, options in {
         "policy": ("--queries 3", "--tests [5-shot]", "--data.noise 1", "--data_folder ."),
-        "model": ("--trajectories 3", "--mean_actions true", "--env.horizon 5"),
+        "model": ("--workers 2", "--trajectories 3", "--mean_actions true", "--env.horizon 5"),
     }.items():
         for option in options:
             said = refused(evaluate, run, *option.split())

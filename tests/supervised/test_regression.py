@@ -121,6 +121,18 @@ class Single(Planes):
 
 
 @dataclass(frozen=True)
+class Complex(Planes):
+    def targets(self, tasks, inputs):
+        return super().targets(tasks, inputs) + 1j
+
+
+@dataclass(frozen=True)
+class Ragged(Planes):
+    def targets(self, tasks, inputs):
+        return [[0.0], [0.0, 1.0]]
+
+
+@dataclass(frozen=True)
 class Failing(Planes):
     def targets(self, tasks, inputs):
         raise KeyError("slope")
@@ -134,6 +146,11 @@ class Failing(Planes):
         (Flat, "targets should return [n, examples, outputs], here [1320, 5, 2], got [1320, 5]"),
         (Infinite, "Infinite.targets gave numbers that are not finite"),
         (Single, "Single.sample_inputs should return [n, examples, *input_shape], here [1320, 5, "),
+        (Complex, "Complex.targets should return real numbers, got complex"),
+        (
+            Ragged,
+            "Ragged.targets should return [n, examples, outputs], here [1320, 5, 2], got a list",
+        ),
         (Failing, "Failing: KeyError: 'slope'"),
     ],
 )

@@ -23,7 +23,7 @@ class PPO(Adam):
 
     Args:
         epochs: gradient steps on the trajectories of an iteration.
-        clip: ratios count no further than 1 - clip and 1 + clip.
+        clip: probability ratios are clipped to [1 - clip, 1 + clip].
     """
 
     epochs: Annotated[int, Ge(1)] = 5
@@ -35,7 +35,7 @@ class PPO(Adam):
     def step(
         self, objective: Objective, theta: Tensor, state: AdamState
     ) -> tuple[Tensor, AdamState, Stats]:
-        """``epochs`` updates on the same data; the statistics are of the theta before and after."""
+        """Take ``epochs`` gradient steps on the same data."""
         assert objective.gradient_of is not None
         norms = []
         for _ in range(self.epochs):
@@ -51,9 +51,9 @@ class PPO(Adam):
                 "loss_before": 0.0,  # ratios are 1, and advantages have the mean 0
                 "loss_after": loss,
                 "kl": kl,
-                # As the last epoch saw them, before its update.
+                # At the theta that the last epoch began with.
                 "clipped": values[1],
-                "inner_kl": values[2],
+                "support_kl": values[2],
             },
         )
 
@@ -62,7 +62,7 @@ class PPO(Adam):
         return super().factor(done // self.epochs)
 
     def loss(self, task: AdaptedTask) -> Tensor:
-        """Return one task's loss, the share of its env steps that are clipped, and its inner KL.
+        """Return one task's loss, the share of clipped env steps, and the support KL, [3].
 
         loss = -mean min(r A, clip(r, 1 - clip, 1 + clip) A), r = pi_phi(a|s) / pi_sampling(a|s)
         """
@@ -71,24 +71,25 @@ class PPO(Adam):
         low, high = 1 - self.clip, 1 + self.clip
         gain = torch.minimum(ratio * query.advantages, ratio.clamp(low, high) * query.advantages)
         outside = ((ratio < low) | (ratio > high)).to(gain)
-        inner_kl = self.inner_kl(task)
+        support_kl = self.support_kl(task)
         return torch.stack(
             [
-                self.penalty * inner_kl - masked_mean(gain, query.mask),
+                self.penalty * support_kl - masked_mean(gain, query.mask),
                 masked_mean(outside, query.mask),
-                inner_kl,
+                support_kl,
             ]
         )
 
     @property
     def penalty(self) -> float:
-        """Factor on the inner KL in the loss."""
+        """Factor on the support KL in the loss."""
         return 0.0
 
-    def inner_kl(self, task: AdaptedTask) -> Tensor:
-        """Return the KL of theta's policy from the one that sampled the support data, a scalar.
+    def support_kl(self, task: AdaptedTask) -> Tensor:
+        """Return the mean KL(pi_sampling || pi_theta) on the first support data, a scalar.
 
-        That is the first support data, which theta's own policy sampled; 0 without inner steps.
+        The policy of theta before the first epoch sampled them. Without inner steps there are no
+        support data, and the KL is 0.
         """
         if not task.support:
             return task.query.mask.new_zeros(())
@@ -99,11 +100,11 @@ class PPO(Adam):
 class ProMP(PPO):
     """Proximal meta-policy search (Rothfuss et al. 2019, algorithm 1).
 
-    PPO's loss with a penalty on the KL of theta's own policy from the one that sampled the support
-    data, as ratios on the query data say nothing of it. Made for ``inner.loss`` lvc.
+    The loss is PPO's plus a penalty on the support KL: clipped ratios on the query data do not
+    keep theta's own policy near the one that sampled the support data. Use ``inner.loss`` lvc.
 
     Args:
-        kl_penalty: factor on that KL, eta of the paper.
+        kl_penalty: factor on the support KL, eta of the paper.
     """
 
     kl_penalty: Annotated[float, Ge(0)] = 5e-4

@@ -11,7 +11,7 @@ from metarl.experiment.schema import RLExperiment
 from metarl.experiment.settings import parse
 from metarl.rl.learner import MetaRLLearner, PolicyInnerConfig
 from metarl.rl.objective import AdaptedTask
-from metarl.rl.proximal import PPO, ProMP
+from metarl.rl.ppo import PPO, ProMP
 from metarl.rl.sampler import Stream
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
@@ -101,7 +101,7 @@ def test_the_loss_is_the_papers() -> None:
         mask=mask,
     )
     step = ProMP(clip=0.1, kl_penalty=0.7)
-    loss, clipped, inner_kl = step.loss(AdaptedTask(policy, of, of, [batch], batch)).tolist()
+    loss, clipped, support_kl = step.loss(AdaptedTask(policy, of, of, [batch], batch)).tolist()
     ratio = np.exp((policy(of, observations).log_prob(actions) - batch.log_probs).detach().numpy())
     a, valid = advantages.numpy(), mask.numpy() == 1
     gain = np.minimum(ratio * a, np.clip(ratio, 0.9, 1.1) * a)[valid].mean()
@@ -112,7 +112,7 @@ def test_the_loss_is_the_papers() -> None:
         )
     )
     kl = float(kl.sum(-1).detach()[valid].mean())
-    assert inner_kl == pytest.approx(kl)
+    assert support_kl == pytest.approx(kl)
     assert loss == pytest.approx(0.7 * kl - gain)
     outside = ((ratio < 0.9) | (ratio > 1.1))[valid].mean()
     assert clipped == pytest.approx(outside)
@@ -142,7 +142,7 @@ def test_without_inner_steps_it_is_ppo() -> None:
         s.step(objective, theta, s.init(theta)) for s in (plain, promp)
     )
     assert torch.equal(one, other)
-    assert float(stats["inner_kl"]) == 0
+    assert float(stats["support_kl"]) == 0
 
 
 def test_proximal_steps_are_for_policies() -> None:
