@@ -65,13 +65,15 @@ def _optimum(view: RunView) -> str:
 
 
 def elsewhere(view: RunView) -> str:
-    """Return the constants that differ from training; nothing if all are as trained."""
+    """Return the constants and data that differ from training; nothing if all are as trained."""
     trained = view.config[view.evaluation.problem]
     changed = [
         f"{key} {value} instead of {trained.get(key)}"
         for key, value in view.evaluation.protocol.problem.items()
         if trained.get(key) != value
     ]
+    if view.evaluation.other_data:
+        changed.append(f"data of {view.evaluation.other_data}")
     return f"; NOT as trained: {', '.join(changed)}" if changed else ""
 
 
