@@ -16,6 +16,11 @@ def described(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message: libraries add pages to theirs."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def under_torchrun() -> bool:
     """Return whether torchrun's environment variables say that it started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
