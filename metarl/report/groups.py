@@ -20,7 +20,7 @@ Runs = list[RunView]
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % interval's half-width."""
+    """A mean and its 95 % interval's half-width, NaN for a single sample."""
 
     mean: float
     ci95: float

@@ -22,7 +22,10 @@ FIELDS = 20  # largest number of a task's columns there
 
 
 def score(view: RunView, row: Row | Difference | Interval) -> str:
-    """A row's mean and interval, ``-11.68 ± 0.52``; a dash for no finite value."""
+    """A row's mean and interval, ``-11.68 ± 0.52``; a dash for no finite value.
+
+    One sample has no interval: ``-11.68 ± –``.
+    """
     mean = number(view, row.mean)
     return mean if mean == "–" else f"{mean} ± {number(view, row.ci95)}"
 

@@ -19,7 +19,7 @@ class Row:
     Args:
         inner_steps: adaptation steps.
         mean: mean over tasks.
-        ci95: half-width of its 95 % interval, Student's t over tasks.
+        ci95: half-width of its 95 % interval, Student's t over tasks; None for fewer than two.
         median: median over tasks.
         diverged: number of tasks (of policies: episodes) whose scores are not finite.
         length: mean length of an episode, env steps; policies only.
