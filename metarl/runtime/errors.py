@@ -8,7 +8,8 @@ class UserError(Exception):
     """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # whatever was quoted in it
+        line = " ".join(message.splitlines())  # whatever was quoted in it
+        super().__init__(line.encode(errors="backslashreplace").decode())
 
 
 def described(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from metarl.runtime.checkpoint import CheckpointFolder
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import read_json, write_atomically
 from metarl.runtime.launch import launch_id
+from metarl.runtime.paths import path_of
 from metarl.runtime.record import (
     DataRecord,
     EvaluationRecord,
@@ -132,6 +133,7 @@ class RunFolder:
         Raises:
             UserError: there is no run in ``path``.
         """
+        path = path_of("the run folder", path)
         if not path.is_dir():
             raise UserError(f"there is no run folder {path}")
         run = cls(path)
