@@ -48,7 +48,8 @@ def usable_chunk_size(
     if not alone:
         warn(f"tasks are taken one at a time, which is slower: {reason}")
         return 1
-    if not fault(replace(task, inner=task.inner.of_first_order()), 1):
+    algorithm = replace(task.inner.algorithm, first_order=True, implicit=False)
+    if not fault(replace(task, inner=replace(task.inner, algorithm=algorithm)), 1):
         raise ValueError(
             f"it has no second derivative ({alone}), which {task.inner.config.algorithm} takes; "
             "first-order MAML does not: --inner.algorithm fomaml"

@@ -69,9 +69,10 @@ def test_what_vmap_cannot_do_is_done_one_task_at_a_time(monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_what_has_no_second_derivative_is_told_of_first_order_maml(monkeypatch, capsys):
+@pytest.mark.parametrize("algorithm", ["maml", "meta-sgd", "imaml"])
+def test_what_has_no_second_derivative_is_told_of_first_order_maml(monkeypatch, capsys, algorithm):
     with pytest.raises(UserError, match="mine:net: it has no second derivative") as error:
-        learner(monkeypatch, Attention)
+        learner(monkeypatch, Attention, algorithm)
     assert str(error.value).endswith("first-order MAML does not: --inner.algorithm fomaml")
     assert learner(monkeypatch, Attention, "fomaml").iterate(0)["loss/after"] > 0
     assert capsys.readouterr().err == ""
