@@ -39,15 +39,16 @@ def require_same_data(run: RunFolder, learner: Learner) -> None:
     """
     own, now = run.load_data(), data_of(learner)
     for split in {**own, **now} if own else ():
-        one, other = own.get(split), now.get(split)
-        if one == other:
-            continue
-        if one is None or other is None or one.classes != other.classes:
-            raise UserError(
-                f"{run.path} was begun with other data: its {split} split had "
-                f"{_counted(own, split)}, not {_counted(now, split)}; start a new run instead"
-            )
-        warn(f"the {split} examples of {run.path} are not those that it was begun with")
+        one, other = (data[split].classes if split in data else {} for data in (own, now))
+        for name in {**one, **other}:
+            before, today = one.get(name, 0), other.get(name, 0)
+            if before != today:
+                raise UserError(
+                    f"{run.path} was begun with other data: class {name} of its {split} split had "
+                    f"{before} examples, not {today}; start a new run instead"
+                )
+        if own.get(split) != now.get(split):
+            warn(f"the {split} examples of {run.path} are not those that it was begun with")
 
 
 def warn_of_trained_classes(run: RunFolder, learner: Learner) -> None:
@@ -70,9 +71,3 @@ def warn_of_changed_code(run: RunFolder, config: Experiment) -> None:
     now = plugins.code_of(plain(config))
     if changed := [name for name, digest in now.items() if began.get(name, digest) != digest]:
         warn(f"{run.path} was begun with other code of {', '.join(changed)}")
-
-
-def _counted(data: DataRecord, split: str) -> str:
-    """``20 classes and 400 examples`` of a split."""
-    counts = data[split].classes.values() if split in data else ()
-    return f"{len(counts)} classes and {sum(counts)} examples"

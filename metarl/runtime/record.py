@@ -220,7 +220,10 @@ def data_from_json(data: str | bytes) -> DataRecord:
     Raises:
         ValueError: the data are not such a record.
     """
-    return _DATA_ADAPTER.validate_json(data, strict=True)
+    record = _DATA_ADAPTER.validate_json(data, strict=True)
+    if not {"train", "test"} <= record.keys():
+        raise ValueError("there should be a train and a test split")
+    return record
 
 
 def as_plain(value: Any) -> Any:

@@ -68,6 +68,12 @@ def test_a_run_knows_its_classes_and_a_hash_of_their_examples(here: Path):
     assert "other_data" not in saved
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"train": 1}', b"\xff", b"[" * 9999])
+def test_a_damaged_record_is_as_none(damage: bytes, tmp_path: Path):
+    (tmp_path / "data.json").write_bytes(damage)
+    assert RunFolder(tmp_path).load_data() == {}
+
+
 @pytest.mark.parametrize("change", ["inputs", "labels", "names", "kind"])
 def test_the_hash_is_of_all_that_tasks_are_drawn_from(change: str):
     inputs, labels = torch.zeros(4, 3, dtype=torch.uint8), torch.tensor([0, 0, 1, 1])
@@ -131,8 +137,8 @@ def test_a_resumed_run_keeps_its_data(here: Path, capsys, tmp_path: Path):
     ]
     assert train(["--resume", "run", "--iterations", "2", "--data_folder", "other"]) == 2
     assert (
-        "run was begun with other data: its train split had 3 classes and 6 examples, not "
-        "2 classes and 4 examples; start a new run instead" in capsys.readouterr().err
+        "run was begun with other data: class a of its train split had 2 examples, not 0; "
+        "start a new run instead" in capsys.readouterr().err
     )
 
 
