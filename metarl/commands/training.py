@@ -224,7 +224,7 @@ def _described(error: Exception, run: RunFolder) -> str:
         print(text, file=sys.stderr)
         kept = "the traceback is above"
     place = traceback.extract_tb(error.__traceback__)[-1]
-    advice = f"; --resume {run.path} goes on from the last checkpoint"
+    said = f"{described(error)} ({place.filename}, line {place.lineno}); {kept}"
     if run.checkpoints().is_empty():  # to go on would be to begin again
-        advice = ""
-    return f"{described(error)} ({place.filename}, line {place.lineno}); {kept}{advice}"
+        return said
+    return f"{said}; --resume {run.path} goes on from the last checkpoint"

@@ -39,15 +39,8 @@ ROWS = 200  # of metrics.jsonl, about
 DIGITS = 6  # of its numbers
 LIMIT = 1_500_000  # bytes of a kept run, which is made to go into a repository
 OWN = {
-    *(
-        "config.yaml",
-        "run.json",
-        "data.json",
-        "metrics.jsonl",
-        "evaluation.json",
-        "tasks",
-        "checkpoints",
-    ),
+    *("config.yaml", "run.json", "data.json", "metrics.jsonl", "evaluation.json"),
+    *("tasks", "checkpoints"),
     *("episodes.npz", "report.html", "report_files", "comparison.html", "comparison_files"),
     *("error.txt", "wandb", "tensorboard"),
 }

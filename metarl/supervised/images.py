@@ -108,13 +108,13 @@ class ImageFolder(LabelledSet):
     validation images. Images are as viewers show them, resized by Lanczos to squares.
 
     Args:
-        class_folders: which folders of a split are classes: the first below it, or the deepest, as
-            in ALPHABET/CHARACTER/1.png; null: the first, and each has its images in one folder.
+        class_folders: which folders of a split are classes: the first below it, with all that is in
+            their own folders, or the deepest, as CHARACTER in ALPHABET/CHARACTER/1.png.
         size: height and width in pixels.
         channels: 3 for colour, 1 for grey.
     """
 
-    class_folders: Literal["first", "deepest"] | None = None
+    class_folders: Literal["first", "deepest"] = "first"
     size: Annotated[int, Gt(0), Le(1024)] = 84
     channels: Literal[1, 3] = 3
 
@@ -170,9 +170,7 @@ def _listed(names: Sequence[object]) -> str:
     return f"{len(names)} class{plural} ({', '.join([*map(str, names[:NAMED]), *more])})"
 
 
-def find_rows(
-    folder: Path, class_folders: Literal["first", "deepest"] | None = None
-) -> dict[str, list[Row]]:
+def find_rows(folder: Path, class_folders: Literal["first", "deepest"]) -> dict[str, list[Row]]:
     """The images of every split of a set in ``folder``, in sorted order.
 
     Args:
@@ -224,27 +222,29 @@ def _named(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def _class_folders(
-    folder: Path, class_folders: Literal["first", "deepest"] | None
+    folder: Path, class_folders: Literal["first", "deepest"]
 ) -> tuple[list[Row], list[Path]]:
     """The images of a split, and the other files in its folder; hidden ones count for nothing."""
     with reading(folder):
         entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     rows, others = [], [path for path in entries if not path.is_dir()]
+    mixed = []
     for entry in filter(Path.is_dir, entries):
         files = [path for path in sorted(entry.rglob("*")) if not path.name.startswith(".")]
         images = [file for file in files if file.suffix.lower() in SUFFIXES]
         others += [file for file in files if file.suffix.lower() not in SUFFIXES and file.is_file()]
         if not images:
             raise UserError(f"{entry} holds no images; they should end in {', '.join(SUFFIXES)}")
-        homes = list(dict.fromkeys(file.parent for file in images))
-        if len(homes) > 1 and class_folders is None:
-            raise UserError(
-                f"{entry} has images in {homes[0]} and in {homes[1]}: --data.class_folders should "
-                f"be first ({entry.name} is a class) or deepest (every folder of images is one)"
-            )
+        if class_folders == "first" and len({file.parent for file in images}) > 1:
+            mixed.append(entry.name)
         for file in images:
             home = file.parent if class_folders == "deepest" else entry
             rows.append(Row(file, home.relative_to(folder).as_posix()))
+    if mixed:
+        warn(
+            f"in {folder}, the images of {_listed(mixed)} are in several folders; "
+            "with --data.class_folders deepest each of these is a class"
+        )
     return rows, others
 
 
