@@ -12,8 +12,7 @@ from metarl.report.view import RunView, by_test
 from metarl.runtime.files import require_writable
 
 OTHER_SETTINGS = (
-    "not kept, because these settings or data are not those of the run's own evaluation; "
-    "see --output"
+    "not kept, because these settings or data differ from the run's own evaluation; see --output"
 )
 
 
