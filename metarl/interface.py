@@ -32,6 +32,7 @@ from metarl.rl.rollout import make_batch
 from metarl.rl.sampler import Stream
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.paths import path_of
 from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.seeding import Purpose
 from metarl.runtime.sinks import read_metrics
@@ -212,7 +213,7 @@ class Run:
         Raises:
             UserError: the path has another ending, or cannot be written.
         """
-        return evaluations.export_to(self._trained, Path(path))
+        return evaluations.export_to(self._trained, path_of("path", path))
 
     def adapt(
         self,

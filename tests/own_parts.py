@@ -379,3 +379,9 @@ def noisy(observation_space, action_space):
         return Gaussian(mean + noise.to(mean), torch.zeros_like(mean))
 
     return Linear(observation_space, action_space, give)
+
+
+def batch_normed(observation_space, action_space):
+    policy = Linear(observation_space, action_space, lambda mean: Gaussian(mean, mean * 0))
+    policy.head = nn.Sequential(policy.head, nn.BatchNorm1d(2))
+    return policy

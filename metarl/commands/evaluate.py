@@ -12,7 +12,7 @@ from metarl.report.view import RunView, by_test
 from metarl.runtime.files import require_writable
 
 OTHER_SETTINGS = (
-    "not kept, because these settings differ from the run's own evaluation; see --output"
+    "not kept, because these settings or data differ from the run's own evaluation; see --output"
 )
 
 
@@ -53,9 +53,9 @@ def _print_comparison(views: Sequence[RunView]) -> None:
     for test, seen in by_test(views).items():
         title = "\n".join(filter(None, [f"side by side{test and f', {test}'}", note]))
         tables.print_whole(tables.terminal_table(title, *comparison.scores(seen, views)))
-        if len(seen) < 2:
+        if (found := comparison.differences(seen, views)) is None:
             continue
-        how, header, rows = comparison.differences(seen, views)
+        how, header, rows = found
         title = (
             f"{header[0]}, {how}\n(a model that does not adapt is the same after every inner step)"
         )

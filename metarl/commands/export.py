@@ -8,6 +8,7 @@ from metarl.commands.command import Arguments, command
 from metarl.experiment import evaluations
 from metarl.experiment.settings import read_config
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.paths import PathText
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class ExportOptions:
         checkpoint: last, best, or a number of iterations.
     """
 
-    output: str = "policy.pt"
+    output: PathText = "policy.pt"
     checkpoint: str = "last"
 
 

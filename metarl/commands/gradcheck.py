@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Gt
@@ -10,6 +9,7 @@ from annotated_types import Ge, Gt
 from metarl.commands import model_check
 from metarl.commands.command import Arguments, command
 from metarl.report import tables
+from metarl.runtime.paths import path_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ FILE = Arguments("FILE", f"Python file that defines {DEFINES}")
 def gradcheck(paths: Sequence[str], options: GradcheckOptions) -> int:
     """Compare the meta-gradient of your own model and loss with finite differences, in float64."""
     found = model_check.check_file(
-        Path(paths[0]), options.rate, options.inner_steps, options.entries
+        path_of("FILE", paths[0]), options.rate, options.inner_steps, options.entries
     )
     header = ["parameter", "entry", "gradient", "finite difference", "error", ""]
     rows = [

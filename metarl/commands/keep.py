@@ -9,6 +9,7 @@ from metarl.experiment.evaluations import open_runs
 from metarl.experiment.kept_runs import keep_run, newest_checkpoint
 from metarl.experiment.settings import read_config
 from metarl.runtime.errors import UserError
+from metarl.runtime.paths import PathText
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class KeepOptions:
         name: folder of the kept run; null: the run's name.
     """
 
-    folder: str = "results"
-    name: str | None = None
+    folder: PathText = "results"
+    name: PathText | None = None
 
 
 @command(RUNS, KeepOptions)

@@ -43,7 +43,10 @@ def check_file(path: Path, rate: float, inner_steps: int, entries: int) -> list[
         module, loss = found["module"], found["loss"]
         if not isinstance(module, nn.Module):
             raise UserError(f"module in {path} should be a torch.nn.Module, got {type(module)}")
-        predict = Functional(module.double())
+        try:
+            predict = Functional(module.double())
+        except ValueError as error:
+            raise UserError(f"module in {path}: {error}") from error
         support, query = (tree_map(_to_double, found[name]) for name in ("support", "query"))
 
         def task_loss(params: Params, batch: Any) -> Tensor:

@@ -15,6 +15,7 @@ from metarl.experiment.settings import read_config
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import require_writable
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.paths import PathText
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ReportOptions:
     """
 
     videos: Annotated[int, Interval(ge=0, le=3)] = 3
-    output: str | None = None
+    output: PathText | None = None
 
 
 @command(RUNS, ReportOptions)

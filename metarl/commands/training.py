@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
-from metarl.experiment import build, evaluations, plugins, registries
+from metarl.experiment import build, evaluations, plugins, provenance, registries
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
 from metarl.report import tables
 from metarl.runtime.errors import UserError, described
@@ -93,7 +93,7 @@ class Training:
         if self._processes.leads and not go_on:
             build.warn_of_equal_tasks(self._config)
         # Everything that can be refused has been; only now is something written.
-        self._processes.by_leader(lambda: None if go_on else self._create())
+        self._processes.by_leader(self._require_same if go_on else self._create)
         trainer = self._trainer()
         if go_on or self._processes.size > 1:  # of several, the first one knows
             trainer.resume()
@@ -110,9 +110,20 @@ class Training:
         self._end(evaluation)
         return 0 if trainer.saved else 1
 
+    def _require_same(self) -> None:
+        """Raise UserError where the run was begun with other data; warn of other code."""
+        provenance.warn_of_changed_code(self._folder, self._config)
+        provenance.require_same_data(self._folder, self._learner)
+
     def _create(self) -> None:
-        own = plugins.folders(), plugins.packages()
-        RunFolder.create(self._folder.path, to_yaml(self._config), *own)
+        RunFolder.create(
+            self._folder.path,
+            to_yaml(self._config),
+            plugins.folders(),
+            plugins.packages(),
+            plugins.code_of(plain(self._config)),
+            provenance.data_of(self._learner),
+        )
         self._keep_task_file()
 
     def _keep_task_file(self) -> None:
@@ -171,7 +182,7 @@ class Training:
     def _illustrate(self, iteration: int, evaluation: Evaluation) -> Media:
         """Keep an evaluation and, if that is asked for, draw the report."""
         self._reported = None
-        view = evaluations.keep_in(self._folder, self._config, iteration, evaluation)
+        view = evaluations.keep_in(self._trained(iteration), evaluation)
         if not self._config.logging.report:
             return Media(tables=tables.tracker_tables(view))
         from metarl.report.page import write_report  # slow to import, and writes font caches
@@ -179,6 +190,9 @@ class Training:
         media = write_report([view], self._folder.report_file, self._config.logging.videos)
         self._reported = iteration
         return media
+
+    def _trained(self, iteration: int) -> evaluations.Trained:
+        return evaluations.Trained(self._folder, self._config, iteration, self._learner)
 
     def _end(self, evaluation: Evaluation | None) -> None:
         """Say how it went."""
@@ -190,7 +204,7 @@ class Training:
             )
             return
         try:
-            view = evaluations.keep_in(run, self._config, iterations, evaluation)
+            view = evaluations.keep_in(self._trained(iterations), evaluation)
         except UserError as error:  # the disk is full, say: the run itself is done
             raise Fault(f"{error}; metarl evaluate {run.path} evaluates it again") from error
         tables.print_scores(view)
@@ -210,7 +224,7 @@ def _described(error: Exception, run: RunFolder) -> str:
         print(text, file=sys.stderr)
         kept = "the traceback is above"
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"{described(error)} ({place.filename}, line {place.lineno}); {kept}; "
-        f"--resume {run.path} goes on from the last checkpoint"
-    )
+    said = f"{described(error)} ({place.filename}, line {place.lineno}); {kept}"
+    if run.checkpoints().is_empty():  # to go on would be to begin again
+        return said
+    return f"{said}; --resume {run.path} goes on from the last checkpoint"

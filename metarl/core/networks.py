@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -41,3 +42,29 @@ def initialise(module: nn.Module, seed: int) -> None:
         if isinstance(weight := getattr(layer, "weight", None), nn.Parameter) and weight.dim() > 1:
             nn.init.xavier_uniform_(weight, generator=generator)
             nn.init.zeros_(layer.get_parameter("bias"))
+
+
+def make_stateless(module: nn.Module) -> bool:
+    """Make batch norm use the statistics of the batch; True if there was anything to change.
+
+    Raises:
+        ValueError: the module has other state, or is random: every call would be another function.
+    """
+    changed = False
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats:
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            changed = True
+        elif isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+            raise ValueError(f"layer {name} is random ({layer}), which adaptation cannot have")
+        elif getattr(layer, "track_running_stats", False):
+            raise ValueError(
+                f"layer {name} has running statistics ({type(layer).__name__}), which all tasks "
+                "would share; use batch norm without them"
+            )
+    if buffers := [name for name, _ in module.named_buffers()]:
+        raise ValueError(
+            f"it has buffers ({', '.join(buffers)}), which are no parameters; make them constants"
+        )
+    return changed

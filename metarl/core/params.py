@@ -8,6 +8,8 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from metarl.core.networks import make_stateless
+
 Params: TypeAlias = dict[str, Tensor]
 
 Tree = TypeVar("Tree")
@@ -16,14 +18,26 @@ Tree = TypeVar("Tree")
 class Functional:
     """A module as a pure function ``f(params, *args)``, safe to call from several threads.
 
+    Parameters with ``requires_grad=False`` are constants. Batch norm uses the statistics of the
+    batch at hand; ``has_changed`` says whether it did not before. The module itself stays as it is.
+
     ``torch.func.functional_call`` swaps the tensors of the module for the time of the call, so two
     threads must never share one: each gets a skeleton of its own.
+
+    Raises:
+        ValueError: every parameter is frozen, or the module has state or is random.
     """
 
     def __init__(self, module: nn.Module):
-        self._module = module
-        named = [len(list(module.named_parameters(remove_duplicate=r))) for r in (True, False)]
-        self._tied = named[0] < named[1]  # finding out at every call costs more than a small layer
+        self._module = copy.deepcopy(module)
+        self.has_changed = make_stateless(self._module)
+        if not parameters_of(module):
+            raise ValueError("none of its parameters has requires_grad: there is nothing to train")
+        named = self._module.named_parameters()
+        self._frozen = {n: p.detach() for n, p in named if not p.requires_grad}
+        self._on_device: dict[torch.device, Params] = {}
+        count = [len(list(module.named_parameters(remove_duplicate=r))) for r in (True, False)]
+        self._tied = count[0] < count[1]  # finding out at every call costs more than a small layer
         self._skeletons = threading.local()
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any) -> Any:
@@ -31,8 +45,19 @@ class Functional:
         if skeleton is None:
             skeleton = self._skeletons.module = copy.deepcopy(self._module)
         return torch.func.functional_call(
-            skeleton, dict(params), args, tie_weights=self._tied, strict=True
+            skeleton,
+            {**self._frozen_on(params), **params} if self._frozen else dict(params),
+            args,
+            tie_weights=self._tied,
+            strict=True,
         )
+
+    def _frozen_on(self, params: Mapping[str, Tensor]) -> Params:
+        """The frozen parameters on the device of others; moved once."""
+        device = next(iter(params.values())).device
+        if device not in self._on_device:
+            self._on_device[device] = {n: p.to(device) for n, p in self._frozen.items()}
+        return self._on_device[device]
 
     def with_parameters(self, params: Mapping[str, Tensor]) -> nn.Module:
         """Return a module of its own that has these parameters, on their device."""
@@ -42,8 +67,8 @@ class Functional:
 
 
 def parameters_of(module: nn.Module) -> Params:
-    """Detached copies of a module's parameters, by name."""
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
+    """Detached copies of a module's parameters by name, without those that are frozen."""
+    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
 
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:

@@ -52,11 +52,11 @@ from metarl.supervised.models import (
     MODELS,
     make_model,
     require_outputs,
-    require_stateless,
     sees_batches,
 )
 from metarl.supervised.objective import Predictor, TaskObjective
 from metarl.supervised.regression import RegressionFamily
+from metarl.supervised.trial import usable_chunk_size
 from metarl_envs import Family
 
 Settings = TypeVar("Settings", bound=Experiment)
@@ -176,14 +176,19 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
     family = make_family(config.env)
-    module = make_policy(config, family)
-    policy = Functional(module)
+    module, name = make_policy(config, family), config.policy["name"]
+    policy = functional("policy.name", name, module)
+    if policy.has_changed:
+        raise UserError(
+            f"policy.name {name}: with batch norm an action depends on other observations; "
+            "use layer norm"
+        )
     theta = parameters_of(module)
     loss = partial(inner_loss(config.inner), policy)
     try:
         inner = InnerLoop.of(config.inner, loss, list(theta), head=("head.", "log_std"))
     except ValueError as error:
-        raise UserError(f"policy.name {config.policy['name']}: {error}") from error
+        raise UserError(f"policy.name {name}: {error}") from error
     baseline = BASELINE.make(config.baseline)
     numbers = math.prod(observation_space(config, family).shape)
     state = baseline.init(numbers, config.seed)
@@ -267,6 +272,18 @@ def make_module(
     return module
 
 
+def functional(where: str, name: str, module: nn.Module) -> Functional:
+    """A network as a function of its parameters.
+
+    Raises:
+        UserError: it cannot be one; see ``Functional``.
+    """
+    try:
+        return Functional(module)
+    except ValueError as error:
+        raise UserError(f"{where} {name}: {error}") from error
+
+
 def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     """The policy that the config names, for the spaces of a family.
 
@@ -316,14 +333,14 @@ def make_supervised_learner(
     if outer.of_policies:
         raise UserError(f"outer.name {config.outer['name']} is for policies; use adam or trpo")
     shape = shape_of_inputs(config, source)
-    outputs = source.outputs if isinstance(source, RegressionFamily) else 1
-    module, changed = _make_module(config, shape, ways or outputs)
-    theta = parameters_of(module)
+    outputs = ways or (source.outputs if isinstance(source, RegressionFamily) else 1)
+    model, theta = _make_model(config, shape, outputs)
+    name = config.model.name
     predictor = Predictor(
-        model=Functional(module),
+        model=model,
         criterion=CLASSIFICATION if ways else REGRESSION,
         ways=ways,
-        sees_batches=sees_batches(module, shape),
+        sees_batches=sees_batches(partial(model, theta), shape),
         observe_task=config.observe_task,
         device=config.device,
     )
@@ -332,16 +349,20 @@ def make_supervised_learner(
     try:
         proximal = ProximalTerm(config.inner.proximal, config.inner.cg_iterations)
         inner = InnerLoop.of(config.inner, loss, list(theta), ("head.",), proximal)
+        task = TaskObjective(predictor, inner, _initial(config, inner, theta))
+        chunk_size = config.chunk_size or config.tasks
+        if name not in MODELS:
+            chunk_size = usable_chunk_size(task, chunk_size, outer.needs_kl, shape, outputs)
     except ValueError as error:
-        raise UserError(f"model.name {config.model.name}: {error}") from error
-    if changed:
-        warn(f"{config.model.name}: batch norm now uses the statistics of the batch at hand")
+        raise UserError(f"model.name {name}: {error}") from error
+    if model.has_changed:
+        warn(f"{name}: batch norm now uses the statistics of the batch at hand")
     return SupervisedLearner(
         config,
         source,
-        TaskObjective(predictor, inner, _initial(config, inner, theta)),
+        task,
         outer,
-        TaskMap(config.chunk_size or config.tasks, threads, compiles(config), processes),
+        TaskMap(chunk_size, threads, compiles(config), processes),
         config.evaluation,
         config.seed,
     )
@@ -374,20 +395,23 @@ def compiles(config: Experiment) -> bool:
     return bool(config.compile) and not compiler_fault()
 
 
-def _make_module(
+def _make_model(
     config: SupervisedExperiment, shape: tuple[int, ...], outputs: int
-) -> tuple[nn.Module, bool]:
-    """The network for inputs [S, *shape], our own or a user's; whether the latter was changed."""
+) -> tuple[Functional, Params]:
+    """The network for inputs [S, *shape], our own or a user's, and its initial parameters."""
     name, inner = config.model.name, config.inner
     seed = torch_seed(config.seed, Purpose.PARAMETERS)
     wider = wider_shape(shape, inner)
     try:
         if name in MODELS:
-            return with_context(make_model(config.model, wider, outputs, seed), inner), False
-        make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
-        module = with_context(make_module("model.name", name, seed, make, wider, outputs), inner)
-        changed = require_stateless(module)
-        require_outputs(module, shape, outputs)
+            module = make_model(config.model, wider, outputs, seed)
+        else:
+            make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
+            module = make_module("model.name", name, seed, make, wider, outputs)
+        module = with_context(module, inner)
+        model, own = functional("model.name", name, module), parameters_of(module)
+        if name not in MODELS:
+            require_outputs(partial(model, own), shape, outputs)
     except ValueError as error:
         raise UserError(f"model.name {name}: {error}") from error
-    return module, changed
+    return model, own

@@ -17,6 +17,7 @@ from pydantic.errors import PydanticUserError
 from metarl.experiment.reading import LONGEST_LINE, Word, one_line
 from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError
+from metarl.runtime.paths import PathText
 
 REQUIRED = inspect.Parameter.empty
 
@@ -140,14 +141,17 @@ def checked(annotation: Any, value: Any, where: str) -> Any:
     """
     if get_origin(annotation) is dict and isinstance(value, dict):
         return value
+    reasons: list[ValueError] = []  # of types that say what is wrong
     for candidate in (value.value, str(value)) if isinstance(value, Word) else (value,):
         try:
             # As JSON: a list is a tuple there, and neither text nor true is a number.
             return _adapter(annotation).validate_json(json.dumps(candidate), strict=True)
-        except ValidationError:
-            continue
+        except ValidationError as error:
+            reasons += [e["ctx"]["error"] for e in error.errors() if e["type"] == "value_error"]
         except PydanticUserError:  # a type that pydantic does not know
             return candidate
+    if reasons:
+        raise UserError(f"{where} {reasons[-1]}")
     name = type_name(annotation)
     example = ", as [1, 2]" if name.startswith("a list") and not _is_list(value) else ""
     raise UserError(f"{where} should be {name}{example}, got {shown(value)}")
@@ -160,6 +164,8 @@ def _is_list(value: Any) -> bool:
 def type_name(annotation: Any) -> str:
     """Return a type in words: ``an integer >= 1 or null``."""
     kind, parts = get_origin(annotation), get_args(annotation)
+    if annotation == PathText:
+        return "a path"
     if kind is Annotated:
         name, bounds = type_name(parts[0]), []
         for mark in (mark for each in parts[1:] for mark in _flat(each)):

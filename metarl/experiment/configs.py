@@ -9,6 +9,7 @@ from metarl.experiment.reading import Layer, read_mapping
 from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError
 from metarl.runtime.history import renamed
+from metarl.runtime.paths import path_of
 
 
 def config_files() -> dict[str, Path]:
@@ -50,7 +51,7 @@ def read_layers(name: str, above: Sequence[str] = ()) -> list[dict[str, Any]]:
 def _beside(path: Path, base: str) -> str:
     """Return the path of a base that is in the same folder as the config, or its name."""
     beside = path.parent / base
-    return str(beside) if _is_file(beside) else base
+    return str(beside) if path_of("base", beside).is_file() else base
 
 
 def find_config(name: str) -> Path:
@@ -74,13 +75,14 @@ def find_file(name: str, folder: str, suffix: str, what: str) -> Path:
     Raises:
         UserError: there is none.
     """
+    name = str(path_of(what, name))
     package = Path(metarl.__file__).parent
     folders = [root / "configs" / folder for root in (package.parent, package)]
     # A file that happens to lie in the current folder does not hide one of the named folder.
     local = [Path(name)] if folder else [Path(name), Path(f"{name}{suffix}")]
     named = [place / word for place in folders for word in (name, f"{name}{suffix}")]
     for path in [*local, *named]:
-        if _is_file(path):
+        if path.is_file():
             return path
     available = sorted(
         str(path.relative_to(place).with_suffix(""))
@@ -90,10 +92,3 @@ def find_file(name: str, folder: str, suffix: str, what: str) -> Path:
     there_are = f"; there are {', '.join(available)}"
     nearest = did_you_mean(name, available) or there_are
     raise UserError(f"there is no {what} {name[:200]}{nearest}")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # its name is too long, say
-        return False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.core.algorithms import split_rates
-from metarl.experiment import build, registries
+from metarl.experiment import build, provenance, registries
 from metarl.experiment.schema import (
     Experiment,
     RLExperiment,
@@ -17,7 +17,7 @@ from metarl.experiment.schema import (
     plain,
 )
 from metarl.experiment.settings import read_config
-from metarl.report.view import Recorded, RunView, by_test
+from metarl.report.view import Recorded, RunView, by_test, have_same_data
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.rl.learner import MetaRLLearner
 from metarl.runtime.errors import UserError
@@ -66,6 +66,8 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     """
     config = replace(config, compile=False, init=None)  # the checkpoint has the parameters
     learner = build.make_learner(config)
+    provenance.warn_of_changed_code(run, config)
+    provenance.warn_of_trained_classes(run, learner)
     checkpoint, state = run.checkpoints().load(which)
     load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
     return Trained(run, config, checkpoint.iteration, learner)
@@ -111,7 +113,9 @@ def by_tasks(
 
 
 def is_own(trained: Trained) -> bool:
-    """Return whether an evaluation is of the run's own settings and newest checkpoint."""
+    """Return whether an evaluation is of the run's own settings, data and newest checkpoint."""
+    if provenance.other_data(trained.run, trained.config, trained.learner):
+        return False
     newest = trained.run.checkpoints().all()[0].iteration
     own = evaluation_settings(read_config(trained.run))
     return trained.iteration == newest and evaluation_settings(trained.config) == own
@@ -119,9 +123,8 @@ def is_own(trained: Trained) -> bool:
 
 def evaluated(trained: Trained, keep: bool) -> RunView:
     """Evaluate a model, and keep the result in the run's folder if asked to."""
-    run, config, iteration, learner = trained
-    evaluation = learner.evaluate(iteration)
-    return (keep_in if keep else view_of)(run, config, iteration, evaluation)
+    evaluation = trained.learner.evaluate(trained.iteration)
+    return (keep_in if keep else view_of)(trained, evaluation)
 
 
 def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView:
@@ -184,17 +187,17 @@ def _read_episodes(data: bytes | None) -> Recorded | None:
         return None
 
 
-def keep_in(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
+def keep_in(trained: Trained, evaluation: Evaluation) -> RunView:
     """Write an evaluation to the run's folder; returns what reports see of it."""
-    record, episodes = _record(config, iteration, evaluation)
-    run.save_evaluation(record, episodes)
-    return _view(run, read_config(run), record, evaluation.episodes)
+    record, episodes = _record(trained, evaluation)
+    trained.run.save_evaluation(record, episodes)
+    return _view(trained.run, read_config(trained.run), record, evaluation.episodes)
 
 
-def view_of(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
+def view_of(trained: Trained, evaluation: Evaluation) -> RunView:
     """Return a report's view of an evaluation."""
-    record, _ = _record(config, iteration, evaluation)
-    return _view(run, read_config(run), record, evaluation.episodes)
+    record, _ = _record(trained, evaluation)
+    return _view(trained.run, read_config(trained.run), record, evaluation.episodes)
 
 
 def write(output: Path, views: Sequence[RunView]) -> None:
@@ -213,6 +216,7 @@ def write(output: Path, views: Sequence[RunView]) -> None:
                 ]
                 for test, (first, *others) in by_test(views).items()
                 for other in others
+                if have_same_data(first, other)
             },
         }
     try:
@@ -231,6 +235,7 @@ def _view(run: RunFolder, config: Experiment, record: EvaluationRecord, episodes
         evaluation=record,
         episodes=episodes,
         family=registries.make_family(record.protocol.problem) if is_rl else None,
+        data=run.load_data(),
     )
 
 
@@ -246,14 +251,13 @@ def _published(config: Experiment) -> Published:
     return replace(published, source=source, scores=scores, per_task=returns.tolist())
 
 
-def _record(
-    config: Experiment, iteration: int, evaluation: Evaluation
-) -> tuple[EvaluationRecord, bytes]:
+def _record(trained: Trained, evaluation: Evaluation) -> tuple[EvaluationRecord, bytes]:
     """Return the record of an evaluation, and the file of its episodes.
 
     The same for the same checkpoint and settings, byte for byte.
     """
-    episodes = to_npz(evaluation.episodes)
+    run, config, iteration, learner = trained
+    episodes, data = to_npz(evaluation.episodes), provenance.data_of(learner)
     record = EvaluationRecord(
         **vars(evaluation.record()),
         others=[other.record() for other in evaluation.others],
@@ -265,5 +269,7 @@ def _record(
         published=_published(config),
         task_file=config.evaluation.task_file if isinstance(config, RLExperiment) else None,
         episodes_sha256=hashlib.sha256(episodes).hexdigest(),
+        data_sha256=data["test"].sha256 if data else None,
+        other_data=provenance.other_data(run, config, learner),
     )
     return EvaluationRecord.from_json(record.to_json()), episodes  # as whoever reads it has it

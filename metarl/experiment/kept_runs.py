@@ -3,6 +3,7 @@
 results/<name>/
     config.yaml      every setting
     run.json         versions, git commit, command line
+    data.json        classes and hashes of labelled examples, if there are any
     metrics.jsonl    a few hundred iterations, first and last and evaluated ones among them
     evaluation.json  scores on held-out tasks, without the recorded episodes
     tasks/           the file of held-out tasks, if there is one
@@ -38,7 +39,8 @@ ROWS = 200  # of metrics.jsonl, about
 DIGITS = 6  # of its numbers
 LIMIT = 1_500_000  # bytes of a kept run, which is made to go into a repository
 OWN = {
-    *("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "tasks", "checkpoints"),
+    *("config.yaml", "run.json", "data.json", "metrics.jsonl", "evaluation.json"),
+    *("tasks", "checkpoints"),
     *("episodes.npz", "report.html", "report_files", "comparison.html", "comparison_files"),
     *("error.txt", "wandb", "tensorboard"),
 }
@@ -87,6 +89,8 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
 def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint) -> None:
     (new / "config.yaml").write_text(to_yaml(config))
     (new / "run.json").write_text(json.dumps(_portable_info(run), indent=2) + "\n")
+    if run.data_file.is_file():
+        shutil.copyfile(run.data_file, new / "data.json")
     rows = _thin(read_metrics(run.metrics_file))
     (new / "metrics.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
     if saved := run.load_evaluation():

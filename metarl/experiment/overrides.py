@@ -11,6 +11,7 @@ from metarl.experiment import build, evaluations, registries
 from metarl.experiment.schema import Experiment, kind_of, plain, revised
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.runtime.errors import UserError
+from metarl.runtime.paths import PathText
 from metarl.runtime.record import as_plain
 
 
@@ -42,7 +43,7 @@ class EvaluateOptions:
 
     checkpoint: str = "last"
     tasks: Annotated[int, Gt(0)] | None = None
-    task_file: str | None = None
+    task_file: PathText | None = None
     inner_steps: Annotated[int, Ge(0)] | None = None
     inner_rates: list[Annotated[float, Gt(0)]] | None = None
     candidate_rates: list[Annotated[float, Gt(0)]] | None = None
@@ -53,11 +54,11 @@ class EvaluateOptions:
     tests: list[str] | None = None
     queries: Annotated[int, Gt(0)] | None = None
     data: dict[str, Any] = field(default_factory=dict)
-    data_folder: str | None = None
+    data_folder: PathText | None = None
     threads: Annotated[int, Ge(0)] = 0
     workers: Annotated[int, Ge(0)] | None = None
     device: Literal["cpu", "cuda"] | None = None
-    output: str | None = None
+    output: PathText | None = None
 
 
 SHARED = ("tasks", "task_file", "seed", "trajectories", "mean_actions", "tests", "queries")

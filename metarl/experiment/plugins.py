@@ -1,5 +1,6 @@
 """Names become objects: a row of a registry, or ``package.module:Name`` of the user's own."""
 
+import hashlib
 import importlib
 import inspect
 import os
@@ -19,6 +20,8 @@ _folders: list[str] = []
 """Where modules of the user's own may also be: folders that runs were started in."""
 _packages: dict[str, None] = {}
 """Top-level packages of the user's own parts, in the order of their first use."""
+_files: dict[str, Path] = {}
+"""Source files of the user's own parts by name."""
 
 
 def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> Any:
@@ -43,6 +46,8 @@ def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> An
     found = _imported(where, name)
     if fault := check(found):
         raise UserError(f"{where} {name}: it {fault}, got {_described(found)}")
+    if file := _source_file(name, found):
+        _files[name] = file
     return found
 
 
@@ -74,6 +79,17 @@ def folders() -> list[str]:
 def packages() -> list[str]:
     """Return the top-level packages that parts of the user's own came from."""
     return [*_packages]
+
+
+def code_of(settings: Any) -> dict[str, str]:
+    """Return the SHA-256 of the source file of every part of the user's own that settings name."""
+    if isinstance(settings, Mapping):
+        return code_of([*settings.values()])
+    if isinstance(settings, list):
+        return {name: digest for each in settings for name, digest in code_of(each).items()}
+    if not isinstance(settings, str) or settings not in _files:
+        return {}
+    return {settings: hashlib.sha256(_files[settings].read_bytes()).hexdigest()}
 
 
 def name_of(found: Any) -> str:
@@ -168,6 +184,13 @@ def _imported(where: str, name: str) -> Any:
                 f"{where} {name}: {module} has no {part}{did_you_mean(part, names)}"
             ) from None
     return found
+
+
+def _source_file(name: str, found: Any) -> Path | None:
+    """The file that defines ``found``, which the module in its name may have from elsewhere."""
+    modules = (getattr(found, "__module__", None), name.partition(":")[0])
+    files = (getattr(sys.modules.get(str(module)), "__file__", None) for module in modules)
+    return next((Path(file) for file in files if file and os.path.isfile(file)), None)
 
 
 def _placed(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from metarl.rl.learner import LearnerConfig
 from metarl.runtime.checkpoint import CheckpointConfig
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import fixed
+from metarl.runtime.paths import PathText
 from metarl.runtime.scores import EvaluationConfig
 from metarl.runtime.sinks import LoggingConfig
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
@@ -61,9 +62,9 @@ class Experiment:
     timeout: Annotated[float, Gt(0)] = 300.0
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-    init: str | None = None
-    folder: str = "runs"
-    name: str | None = None
+    init: PathText | None = None
+    folder: PathText = "runs"
+    name: PathText | None = None
 
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -114,7 +115,7 @@ class SupervisedExperiment(Experiment, SupervisedConfig):
     observe_task: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     evaluation: SupervisedEvaluationConfig = field(default_factory=SupervisedEvaluationConfig)
-    data_folder: str | None = None
+    data_folder: PathText | None = None
 
     task_source: ClassVar = "data"
 

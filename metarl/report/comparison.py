@@ -16,7 +16,7 @@ from metarl.report.tables import (
     published_of,
     score,
 )
-from metarl.report.view import RunView
+from metarl.report.view import RunView, have_same_data
 from metarl.runtime.scores import paired_differences
 
 
@@ -49,9 +49,18 @@ def scores(
 
 
 def over_what(views: Sequence[RunView]) -> str:
-    """Say what the intervals of a comparison are over; nothing if each is over tasks."""
+    """Say what the intervals of a comparison are over, and which runs are of other data.
+
+    Nothing if each is over tasks, and all are of the same data.
+    """
     has_seeds = any(len(runs) > 1 for runs in groups(views).values())
-    return "rows of several seeds: means and 95 % intervals over seeds" if has_seeds else ""
+    others = [view.name for view in views if not have_same_data(views[0], view)]
+    notes = ["rows of several seeds: means and 95 % intervals over seeds"] * has_seeds
+    if others:
+        notes += [
+            f"on other data than {views[0].name}, so without differences: {', '.join(others)}"
+        ]
+    return "; ".join(notes)
 
 
 def what_differs(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]] | None:
@@ -69,11 +78,15 @@ def what_differs(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]] 
 
 def differences(
     views: Sequence[RunView], among: Sequence[RunView] = ()
-) -> tuple[str, list[str], list[list[str]]]:
+) -> tuple[str, list[str], list[list[str]]] | None:
     """How scores are paired, header, and rows of scores minus the first ones.
 
-    Groups of the same seeds are paired by seed; otherwise runs are paired by task.
+    Groups of the same seeds are paired by seed; otherwise runs are paired by task. Runs that were
+    evaluated on other data than the first one have no tasks in common; None if all are.
     """
+    views = [view for view in views if have_same_data(views[0], view)]
+    if len(views) < 2:
+        return None
     grouped = groups(views, among)
     if have_same_seeds([*grouped.values()]):
         (name, seeds), *rest = grouped.items()

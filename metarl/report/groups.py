@@ -14,12 +14,13 @@ from metarl.runtime.scores import half_width, paired_differences
 MOST = 3  # settings in a group's name, if fewer tell the groups apart
 NAMED = 3  # runs in a group's name
 MISSING = "–"
+DIGITS = 8  # of a hash
 
 Runs = list[RunView]
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % interval's half-width."""
+    """A mean and its 95 % interval's half-width, NaN for a single sample."""
 
     mean: float
     ci95: float
@@ -42,12 +43,13 @@ def groups(views: Sequence[RunView], among: Sequence[RunView] = ()) -> dict[str,
 
 
 def experiment(view: RunView) -> dict[str, Any]:
-    """Return the settings that make a run's scores what they are, but for its seed."""
+    """Return the settings and data that make a run's scores what they are, but for its seed."""
     evaluation = view.config.get("evaluation", {})
     return {
         **{key: value for key, value in fixed(view.config).items() if key != "seed"},
         "iterations": view.config.get("iterations"),
         "evaluation": {key: evaluation.get(key) for key in ("inner_rates", "candidate_rates")},
+        **{f"{split} data": record.sha256[:DIGITS] for split, record in view.data.items()},
     }
 
 

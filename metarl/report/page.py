@@ -124,9 +124,9 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
         over_what=comparison.over_what(views),
         scores={test: comparison.scores(seen, views) for test, seen in tests.items()},
         differences={
-            test: comparison.differences(seen, views)
+            test: found
             for test, seen in tests.items()
-            if len(seen) > 1
+            if (found := comparison.differences(seen, views))
         },
         pictures=pictures,
         wide=WIDE,

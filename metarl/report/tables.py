@@ -22,7 +22,10 @@ FIELDS = 20  # largest number of a task's columns there
 
 
 def score(view: RunView, row: Row | Difference | Interval) -> str:
-    """A row's mean and interval, ``-11.68 ± 0.52``; a dash for no finite value."""
+    """A row's mean and interval, ``-11.68 ± 0.52``; a dash for no finite value.
+
+    One sample has no interval: ``-11.68 ± –``.
+    """
     mean = number(view, row.mean)
     return mean if mean == "–" else f"{mean} ± {number(view, row.ci95)}"
 
@@ -65,13 +68,15 @@ def _optimum(view: RunView) -> str:
 
 
 def elsewhere(view: RunView) -> str:
-    """Return the constants that differ from training; nothing if all are as trained."""
+    """Return the constants and data that differ from training; nothing if all are as trained."""
     trained = view.config[view.evaluation.problem]
     changed = [
         f"{key} {value} instead of {trained.get(key)}"
         for key, value in view.evaluation.protocol.problem.items()
         if trained.get(key) != value
     ]
+    if view.evaluation.other_data:
+        changed.append(f"data of {view.evaluation.other_data}")
     return f"; NOT as trained: {', '.join(changed)}" if changed else ""
 
 

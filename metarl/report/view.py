@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.runtime.errors import UserError
-from metarl.runtime.record import EvaluationRecord, as_plain
+from metarl.runtime.record import DataRecord, EvaluationRecord, as_plain
 from metarl.runtime.trainer import first_difference
 from metarl.supervised.evaluate import RecordedExamples
 
@@ -53,6 +53,7 @@ class RunView:
         evaluation: what ``evaluation.json`` says.
         episodes: recorded episodes of that evaluation; None if they are lost.
         family: its task family; None for a supervised run.
+        data: the labelled examples that it was trained on.
     """
 
     name: str
@@ -62,6 +63,7 @@ class RunView:
     evaluation: EvaluationRecord
     episodes: Recorded | None
     family: Family | None
+    data: DataRecord = field(default_factory=dict)
 
     @property
     def name_without_seed(self) -> str:
@@ -133,6 +135,12 @@ def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
         for name, seen in view.tests().items():
             found.setdefault(name, []).append(seen)
     return found
+
+
+def have_same_data(one: RunView, other: RunView) -> bool:
+    """Return whether two runs were evaluated on the same examples, as far as is known."""
+    hashes = {view.evaluation.data_sha256 for view in (one, other)}
+    return len(hashes - {None}) < 2
 
 
 def require_comparable(views: Sequence[RunView]) -> None:

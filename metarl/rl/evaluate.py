@@ -18,6 +18,7 @@ from metarl.rl.adaptation import Adaptation
 from metarl.rl.diagnostics import Sampled
 from metarl.rl.rollout import Trajectories
 from metarl.rl.sampler import Stream, Watch
+from metarl.runtime.paths import PathText
 from metarl.runtime.record import Row, TaskScoresRecord
 from metarl.runtime.scores import Evaluation, EvaluationConfig, paired_differences
 from metarl.runtime.seeding import Purpose, generator
@@ -40,7 +41,7 @@ class PolicyEvaluationConfig(EvaluationConfig):
         mean_actions: score episodes of the policy's mean actions; adaptation still samples.
     """
 
-    task_file: str | None = None
+    task_file: PathText | None = None
     trajectories: Annotated[int, Gt(0)] | None = None
     mean_actions: bool = False
 

@@ -8,12 +8,18 @@ class UserError(Exception):
     """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # whatever was quoted in it
+        line = " ".join(message.splitlines())  # whatever was quoted in it
+        super().__init__(line.encode(errors="backslashreplace").decode())
 
 
 def described(error: BaseException) -> str:
     """An exception of whatever kind as one line: its type and its message."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message: libraries add pages to theirs."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def under_torchrun() -> bool:

@@ -2,7 +2,8 @@
 
 runs/<name>/
     config.yaml      every setting, resolved
-    run.json         versions, git commits, command line, wandb run id
+    run.json         versions, git commits, hashes of code of the user's own, command line
+    data.json        classes and hashes of the labelled examples that it is trained on, if any
     metrics.jsonl    one line per iteration
     checkpoints/     the newest few and the best
     evaluation.json  scores after every inner step on held-out tasks
@@ -23,13 +24,20 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from metarl.runtime.checkpoint import CheckpointFolder
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import read_json, write_atomically
 from metarl.runtime.launch import launch_id
-from metarl.runtime.record import EvaluationRecord
+from metarl.runtime.paths import path_of
+from metarl.runtime.record import (
+    DataRecord,
+    EvaluationRecord,
+    data_from_json,
+    data_to_json,
+)
 from metarl.runtime.sinks import read_metrics
 
 FREE = (
@@ -59,6 +67,7 @@ class RunFolder:
         self.evaluation_file = path / "evaluation.json"
         self.episodes_file = path / "episodes.npz"
         self.report_file = path / "report.html"
+        self.data_file = path / "data.json"
 
     @classmethod
     def create(
@@ -67,6 +76,8 @@ class RunFolder:
         config_yaml: str,
         modules: Sequence[str] = (),
         packages: Sequence[str] = (),
+        code: Mapping[str, str] = MappingProxyType({}),
+        data: DataRecord = MappingProxyType({}),
     ) -> "RunFolder":
         """Make the folder of a new run.
 
@@ -75,6 +86,8 @@ class RunFolder:
             config_yaml: all settings.
             modules: folders of modules of the user's own, besides the current one.
             packages: top-level packages that the user's own parts come from.
+            code: hash of the source of each of these parts by its name.
+            data: the labelled examples that it is trained on.
 
         Raises:
             UserError: it already holds a run, or cannot be written.
@@ -96,6 +109,7 @@ class RunFolder:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": _versions(packages),
+            "code": dict(code),
             "git_commit": _own_commit(),
             "directory_git_commit": git_commit(Path.cwd()),
             "tracking_id": _tracking_id(),
@@ -104,6 +118,8 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / "run.json", json.dumps(info, indent=2).encode())
+            if data:
+                write_atomically(run.data_file, data_to_json(data).encode())
             # Last: it is what makes the folder a run.
             write_atomically(run.config_file, config_yaml.encode())
         except OSError as error:
@@ -117,6 +133,7 @@ class RunFolder:
         Raises:
             UserError: there is no run in ``path``.
         """
+        path = path_of("the run folder", path)
         if not path.is_dir():
             raise UserError(f"there is no run folder {path}")
         run = cls(path)
@@ -196,6 +213,18 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return info if isinstance(info, dict) else {}
+
+    def load_data(self) -> DataRecord:
+        """The examples that the run is trained on; empty if that is not known."""
+        try:
+            return data_from_json(self.data_file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+
+    def code(self) -> Mapping[str, str]:
+        """Hashes of the source of the user's own parts by name; empty if they are not known."""
+        code = self.info().get("code")
+        return code if isinstance(code, dict) else {}
 
     def update_config(self, config_yaml: str) -> None:
         """Write the settings that a resumed run goes on with."""

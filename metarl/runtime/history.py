@@ -131,6 +131,7 @@ CHANGES: tuple[Change, ...] = (
     Added("inner.first_order_iterations", 0, kind="data"),
     Added("inner.proximal", 2.0, kind="data"),
     Added("inner.cg_iterations", 5, kind="data"),
+    Added("data.class_folders", "first", where=("data.source", ["image-folder"])),
 )
 
 

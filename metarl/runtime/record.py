@@ -19,7 +19,7 @@ class Row:
     Args:
         inner_steps: adaptation steps.
         mean: mean over tasks.
-        ci95: half-width of its 95 % interval, Student's t over tasks.
+        ci95: half-width of its 95 % interval, Student's t over tasks; None for fewer than two.
         median: median over tasks.
         diverged: number of tasks (of policies: episodes) whose scores are not finite.
         length: mean length of an episode, env steps; policies only.
@@ -141,6 +141,8 @@ class EvaluationRecord(TaskScoresRecord):
         published: a published row of the same setting.
         task_file: the file of held-out tasks, if there is one.
         episodes_sha256: hash of the file of recorded episodes.
+        data_sha256: hash of the held-out examples, where they are labelled.
+        other_data: name of the data, where they are not those of the run.
     """
 
     others: list[TaskScoresRecord]
@@ -152,6 +154,8 @@ class EvaluationRecord(TaskScoresRecord):
     published: Published = field(default_factory=lambda: Published("", "", []))
     task_file: str | None = None
     episodes_sha256: str
+    data_sha256: str | None = None
+    other_data: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,6 +188,42 @@ class EvaluationRecord(TaskScoresRecord):
 
 
 _ADAPTER = TypeAdapter(EvaluationRecord)
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """The labelled examples of a split.
+
+    Args:
+        classes: number of examples by class.
+        sha256: hash of the examples and their classes, in order.
+    """
+
+    classes: dict[str, int]
+    sha256: str
+
+
+DataRecord = Mapping[str, SplitRecord]
+"""The labelled examples of a run by split; empty where there are none, or nothing is known."""
+
+_DATA_ADAPTER = TypeAdapter(dict[str, SplitRecord])
+
+
+def data_to_json(data: DataRecord) -> str:
+    """Return the record of a run's examples as JSON."""
+    return to_json(as_plain(data))
+
+
+def data_from_json(data: str | bytes) -> DataRecord:
+    """The inverse of ``data_to_json``.
+
+    Raises:
+        ValueError: the data are not such a record.
+    """
+    record = _DATA_ADAPTER.validate_json(data, strict=True)
+    if not {"train", "test"} <= record.keys():
+        raise ValueError("there should be a train and a test split")
+    return record
 
 
 def as_plain(value: Any) -> Any:

@@ -207,7 +207,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over ``tasks`` tasks of a difference of scores, and its 95 % interval's half-width."""
+    """Mean over ``tasks`` tasks of a difference of scores, and its 95 % interval's half-width.
+
+    NaN stands for the mean of no tasks, and for the interval of one.
+    """
 
     inner_steps: int
     mean: float
@@ -254,8 +257,8 @@ def t_quantile(samples: int) -> float:
 
 
 def half_width(samples: Array) -> float:
-    """Half-width of the 95 % confidence interval of the mean, Student's t; 0 for one sample."""
+    """Half-width of the 95 % confidence interval of the mean, Student's t; NaN for one sample."""
     n = len(samples)
     if n < 2:
-        return 0.0
+        return float("nan")
     return float(t_quantile(n) * np.std(samples, ddof=1) / np.sqrt(n))

@@ -4,6 +4,7 @@ A sink that fails says so once and is left out from then on; it never stops trai
 """
 
 import json
+import math
 import sys
 import time
 from collections import deque
@@ -203,7 +204,7 @@ class ConsoleSink:
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         text = "  ".join(
-            f"{label} {format(metrics[name], spec)}"
+            f"{label} {format(metrics[name], spec) if math.isfinite(metrics[name]) else '–'}"
             for name, (label, spec) in self._columns.items()
             if name in metrics
         )

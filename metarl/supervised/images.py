@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from annotated_types import Gt, Le
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from metarl.runtime.errors import UserError
+from metarl.runtime.errors import UserError, warn
 from metarl.supervised.labelled import SPLITS, LabelledSet, require_disjoint
 
 NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -27,6 +27,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What is decoded, whatever a file is called; for some others Pillow starts another program."""
 
 MOST_PIXELS = 2**24  # 4096x4096; a small file can stand for an image as large as memory
+
+NAMED = 3  # classes in a message
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 
@@ -59,11 +61,31 @@ def decode(file: Path | BinaryIO, channels: int, size: int) -> NDArray[np.uint8]
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MOST_PIXELS:  # before they are decoded
             raise ValueError(f"it has {image.width}x{image.height} pixels, more than {MOST_PIXELS}")
-        if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
-            raise ValueError(f"pixels should have 8 bits per channel, these are {image.mode}")
-        converted = image.convert("L" if channels == 1 else "RGB")
+        converted = as_shown(image).convert("L" if channels == 1 else "RGB")
     resized = np.asarray(converted.resize((size, size), Image.Resampling.LANCZOS))
     return resized.reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """Return an image as a viewer shows it: upright, on white where it is transparent, 8 bits deep.
+
+    Raises:
+        ValueError: its numbers have no largest one that a viewer would show as white.
+    """
+    is_16_bit = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+    if image.mode.startswith(("I", "F")) and not is_16_bit:
+        raise ValueError(
+            f"pixels should have 8 bits per channel, or 16 bits of grey; these are {image.mode}"
+        )
+    ImageOps.exif_transpose(image, in_place=True)
+    if is_16_bit:  # Pillow would cut them off at 255
+        wide = np.asarray(image).astype(np.int64)
+        shown = np.where(wide == image.info.get("transparency"), 255, (wide + 128) // 257)
+        return Image.fromarray(shown.astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA"))
+    return image
 
 
 class Row(NamedTuple):
@@ -83,25 +105,34 @@ class ImageFolder(LabelledSet):
     - one CSV of any other name with the columns ``filename`` (or ``file``), ``label``, ``split``.
 
     File names in a CSV are relative to ``images/`` or to the folder itself. There may be no
-    validation images. Images are resized by Lanczos to squares.
+    validation images. Images are as viewers show them, resized by Lanczos to squares.
 
     Args:
+        class_folders: which folders of a split are classes: the first below it, with all that is in
+            their own folders, or the deepest, as CHARACTER in ALPHABET/CHARACTER/1.png.
         size: height and width in pixels.
         channels: 3 for colour, 1 for grey.
     """
 
+    class_folders: Literal["first", "deepest"] = "first"
     size: Annotated[int, Gt(0), Le(1024)] = 84
     channels: Literal[1, 3] = 3
 
     def load(self, folder: Path | None) -> dict[str, LabelledImages]:
         if folder is None:
             raise UserError("a set of images in a folder needs --data_folder")
-        splits = find_rows(folder)
+        splits = find_rows(folder, self.class_folders)
         require_disjoint({split: {row.label for row in rows} for split, rows in splits.items()})
         file, times = Counter(r.file for rows in splits.values() for r in rows).most_common(1)[0]
         if times > 1:  # it would be adapted on and judged on, or in two classes
             raise UserError(f"{file} is listed {times} times in {folder}")
-        return {split: self._read(rows) for split, rows in splits.items()}
+        images = {split: self._read(rows) for split, rows in splits.items()}
+        if dull := [name for split in images.values() for name in dull_classes(split)]:
+            warn(
+                f"in {folder}, images of {_listed(dull)} are of one colour or all the same; "
+                "is this what they should look like?"
+            )
+        return images
 
     def _read(self, rows: Sequence[Row]) -> LabelledImages:
         classes = tuple(sorted({row.label for row in rows}))
@@ -120,8 +151,31 @@ class ImageFolder(LabelledSet):
         return LabelledImages(torch.from_numpy(pixels), labels, classes)
 
 
-def find_rows(folder: Path) -> dict[str, list[Row]]:
+def dull_classes(images: LabelledImages) -> list[str]:
+    """Return the classes that have an image of one colour, or whose images are all the same."""
+    dull = []
+    for i, name in enumerate(images.classes):
+        pixels = images.pixels[images.labels == i]
+        is_plain = (pixels == pixels[..., :1, :1]).flatten(1).all(1)
+        is_same = len(pixels) > 1 and bool((pixels == pixels[0]).all())
+        if is_plain.any() or is_same:
+            dull.append(name)
+    return dull
+
+
+def _listed(names: Sequence[object]) -> str:
+    """``4 classes (a, b, c, ...)``."""
+    more = ["..."] * (len(names) > NAMED)
+    plural = "es" * (len(names) > 1)
+    return f"{len(names)} class{plural} ({', '.join([*map(str, names[:NAMED]), *more])})"
+
+
+def find_rows(folder: Path, class_folders: Literal["first", "deepest"]) -> dict[str, list[Row]]:
     """The images of every split of a set in ``folder``, in sorted order.
+
+    Args:
+        folder: where the set is.
+        class_folders: see ``ImageFolder``.
 
     Raises:
         UserError: there are no training or no test images, or a file is named that is not there.
@@ -130,7 +184,13 @@ def find_rows(folder: Path) -> dict[str, list[Row]]:
         raise UserError(f"there is no folder {folder}")
     tables = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
     if any((folder / split).is_dir() for split in ("train", "test")):
-        splits = {split: _class_folders(path) for split, path in _named(folder, "").items()}
+        found = {s: _class_folders(p, class_folders) for s, p in _named(folder, "").items()}
+        splits = {split: rows for split, (rows, _) in found.items()}
+        if others := [path for _, others in found.values() for path in others]:
+            warn(
+                f"{len(others)} files in {folder} are left out, as they are not images in a "
+                f"folder of their class: {others[0]}{', ...' * (len(others) > 1)}"
+            )
     elif any((folder / f"{split}.csv").is_file() for split in ("train", "test")):
         splits = {
             split: [_row(path, line, row) for line, row in _table(path)]
@@ -161,22 +221,31 @@ def _named(folder: Path, suffix: str) -> dict[str, Path]:
     return found
 
 
-def _class_folders(folder: Path) -> list[Row]:
-    rows = []
+def _class_folders(
+    folder: Path, class_folders: Literal["first", "deepest"]
+) -> tuple[list[Row], list[Path]]:
+    """The images of a split, and the other files in its folder; hidden ones count for nothing."""
     with reading(folder):
-        entries = sorted(folder.iterdir())
-    for entry in entries:
-        if not entry.is_dir() or entry.name.startswith("."):
-            continue
-        files = [
-            file
-            for file in entry.rglob("*")
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        ]
-        if not files:
+        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    rows, others = [], [path for path in entries if not path.is_dir()]
+    mixed = []
+    for entry in filter(Path.is_dir, entries):
+        files = [path for path in sorted(entry.rglob("*")) if not path.name.startswith(".")]
+        images = [file for file in files if file.suffix.lower() in SUFFIXES]
+        others += [file for file in files if file.suffix.lower() not in SUFFIXES and file.is_file()]
+        if not images:
             raise UserError(f"{entry} holds no images; they should end in {', '.join(SUFFIXES)}")
-        rows += [Row(file, entry.name) for file in files]
-    return rows
+        if class_folders == "first" and len({file.parent for file in images}) > 1:
+            mixed.append(entry.name)
+        for file in images:
+            home = file.parent if class_folders == "deepest" else entry
+            rows.append(Row(file, home.relative_to(folder).as_posix()))
+    if mixed:
+        warn(
+            f"in {folder}, the images of {_listed(mixed)} are in several folders; "
+            "with --data.class_folders deepest each of these is a class"
+        )
+    return rows, others
 
 
 def _table(path: Path) -> list[tuple[int, dict[str, str]]]:

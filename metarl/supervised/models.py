@@ -1,6 +1,6 @@
 """Networks of supervised meta-learning. Every one has its last layer in ``head`` (see ANIL)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Gt, MinLen
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from metarl.core.networks import hidden_layers, initialise
-from metarl.core.params import Functional, Params, parameters_of
+from metarl.runtime.errors import first_line
 
 
 @dataclass(frozen=True)
@@ -177,60 +176,36 @@ def make_model(
     return model
 
 
-def require_stateless(model: nn.Module) -> bool:
-    """Make batch norm use the statistics of the batch; True if there was anything to change.
-
-    Raises:
-        ValueError: the model has other state, or is random: every call would be another function.
-    """
-    changed = False
-    for name, layer in model.named_modules():
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats:
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-            changed = True
-        elif isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
-            raise ValueError(f"layer {name} is random ({layer}), which adaptation cannot have")
-        elif getattr(layer, "track_running_stats", False):
-            raise ValueError(
-                f"layer {name} has running statistics ({type(layer).__name__}), which all tasks "
-                "would share; use batch norm without them"
-            )
-    if buffers := [name for name, _ in model.named_buffers()]:
-        raise ValueError(
-            f"it has buffers ({', '.join(buffers)}), which are no parameters; make them constants"
-        )
-    return changed
-
-
-def sees_batches(model: nn.Module, input_shape: Sequence[int]) -> bool:
+def sees_batches(model: Callable[[Tensor], Tensor], input_shape: Sequence[int]) -> bool:
     """Return whether the output for one input depends on the others, as with batch norm."""
-    x = torch.rand(4, *input_shape, generator=torch.Generator().manual_seed(0))
+    x = _inputs(4, input_shape)
     with torch.no_grad():
         first, other = model(x)[0], model(torch.cat([x[:1], 1 - x[1:]]))[0]
     return not torch.equal(first, other)
 
 
-def require_outputs(model: nn.Module, input_shape: Sequence[int], outputs: int) -> None:
-    """Raise ValueError unless the model maps [S, *input_shape] to [S, outputs], differentiably."""
+def require_outputs(
+    model: Callable[[Tensor], Tensor], input_shape: Sequence[int], outputs: int
+) -> None:
+    """Raise ValueError unless the model maps [S, *input_shape] to [S, outputs], always the same."""
     samples = 3
-    forward = Functional(model)
-    x = torch.zeros(2, samples, *input_shape)
-
-    def loss(params: Params, x: Tensor) -> Tensor:
-        total: Tensor = forward(params, x).sum()
-        return total
-
+    x = _inputs(samples, input_shape)
     try:
-        result = model(x[0])
-        if isinstance(result, Tensor) and result.shape == (samples, outputs):
-            per_task = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
-            per_task(parameters_of(model), x)
+        with torch.no_grad():
+            found, again = model(x), model(x)
     except Exception as error:  # whatever a user's module does
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"the model fails on inputs {[*input_shape]}: {reason}") from error
-    shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(
+            f"the model fails on inputs {[*input_shape]}: {first_line(error)}"
+        ) from error
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if shape != (samples, outputs):
         raise ValueError(
             f"the model gives {shape} for {samples} inputs, not ({samples}, {outputs})"
         )
+    if not torch.equal(found.nan_to_num(), again.nan_to_num()):
+        raise ValueError("the model gives other outputs for the same inputs: it is random")
+
+
+def _inputs(samples: int, input_shape: Sequence[int]) -> Tensor:
+    """Numbers from 0 to 1, [samples, *input_shape], the same at every call."""
+    return torch.rand(samples, *input_shape, generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,7 @@ OTHERWISE = (
 
 LARGEST_DRAWING = 2**20  # bytes; the official ones have a few hundred
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 """To be raised when decoded images are other than before."""
 
 

@@ -117,7 +117,7 @@ BAD_FILES = {
     "evaluation: {published: []}": "evaluation.published should be a mapping, got []",
     "tasks: null": "tasks should be an integer >= 1, got null",
     "env: {family: point-navigation, horizon: null}": "env.horizon should be an integer, got null",
-    "name: [a]": 'name should be text or null, got ["a"]',
+    "name: [a]": 'name should be a path or null, got ["a"]',
     "resume: runs/a": "resume is not a setting for a file",
     "- tasks": "bad.yaml should hold settings",
     "tasks": "bad.yaml should hold settings",

@@ -227,7 +227,7 @@ def test_half_width_covers_the_mean_in_95_of_100_cases():
 
 
 def test_one_sample_and_equal_samples_have_no_width():
-    assert half_width(np.array([3.0])) == 0.0
+    assert np.isnan(half_width(np.array([3.0])))
     assert half_width(np.full(4, 3.0)) == 0.0
 
 

@@ -44,9 +44,27 @@ def test_a_loss_that_loses_a_gradient_is_found(tmp_path: Path, capsys):
     assert "DIFFERS" in capsys.readouterr().out
 
 
+def test_a_module_is_checked_as_it_is_trained(tmp_path: Path, capsys):
+    """Batch norm by the batch at hand; frozen parameters are constants."""
+    changed = snippet("def loss(predict, batch)").replace(
+        "torch.nn.Tanh(),", "torch.nn.BatchNorm1d(8), torch.nn.Tanh(),"
+    )
+    (tmp_path / "mine.py").write_text(f"{changed}\nmodule[0].requires_grad_(False)\n")
+    assert gradcheck([str(tmp_path / "mine.py"), "--rate", "0.1"]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^ *([\d.]+\w+)", out, re.MULTILINE) == [
+        *("1.weight", "1.bias", "3.weight", "3.bias")
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
+        (
+            "import torch; module = torch.nn.Linear(1, 1).requires_grad_(False)\n"
+            "loss = support = query = 3",
+            "module in .*: none of its parameters has requires_grad",
+        ),
         ("", "should define module, a torch.nn.Module; loss, a function"),
         ("module = loss = support = query = 3", "module in .* should be a torch.nn.Module"),
         ("1 / 0", "mine.py fails: ZeroDivisionError: division by zero"),

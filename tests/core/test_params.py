@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from metarl.core.adapt import adapt
 from metarl.core.params import (
     Functional,
     flatten,
@@ -60,6 +61,38 @@ def test_functional_is_safe_on_threads() -> None:
         for _ in range(5):
             results = list(pool.map(lambda p: forward(p, x), scaled))
             assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+def test_frozen_parameters_are_constants() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    module[0].requires_grad_(False)
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    forward, theta, x = Functional(module), parameters_of(module), torch.randn(2, 4, 3)
+    assert list(theta) == ["2.weight", "2.bias"]
+    torch.testing.assert_close(forward(theta, x), module(x))
+    phi = adapt(
+        lambda p, x: forward(p, x).square().mean(), theta, [dict.fromkeys(theta, 0.1)], [x[0]]
+    )
+    adapted = forward.with_parameters(phi).state_dict()
+    moved = [name for name, p in adapted.items() if not torch.equal(p, before[name])]
+    assert moved == ["2.weight", "2.bias"]
+    per_task = torch.func.vmap(lambda x: forward(phi, x))(x)
+    torch.testing.assert_close(per_task, forward(phi, x))
+
+
+def test_a_module_without_anything_to_train_is_refused() -> None:
+    for module in (nn.Linear(2, 2).requires_grad_(False), nn.Tanh()):
+        with pytest.raises(ValueError, match="none of its parameters has requires_grad"):
+            Functional(module)
+
+
+def test_batch_norm_uses_the_batch_and_the_module_stays_as_it_is() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    forward, x = Functional(module), torch.randn(6, 3)
+    assert forward.has_changed
+    found = forward(parameters_of(module), x)
+    torch.testing.assert_close(found.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    assert module[1].num_batches_tracked == 0
 
 
 def test_parameters_of_are_copies() -> None:

@@ -157,6 +157,7 @@ BAD = {
     "--policy.name mine:not_a_policy": "it should make a torch.nn.Module, got int",
     "--policy.name mine:raises": "policy.name mine:raises: RuntimeError: out of ideas",
     "--policy.name mine:not_a_distribution": "should return a Distribution",
+    "--policy.name mine:batch_normed": "with batch norm an action depends on other observations",
     "--policy.name mine:squashed": "Squashed.log_prob does not fit Squashed.sample",
     "--inner.loss mine:Diary.close": "should be a function of (policy, params, batch)",
     "--inner.loss reinforced": "inner.loss 'reinforced' is unknown (did you mean reinforce?)",

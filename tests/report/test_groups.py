@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from scipy import stats
 from metarl.commands.main import evaluate, report, train
 from metarl.experiment.evaluations import newest
 from metarl.experiment.settings import read_config
-from metarl.report import comparison
+from metarl.report import comparison, tables
 from metarl.report.curves import adaptation_curves, training_curves
 from metarl.report.groups import differences_by_seed, groups, intervals
 from metarl.report.view import RunView
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Published, Row
+from metarl.runtime.scores import Evaluation
 
 
 def view(name: str, seed: int = 0, scores: Any = ((-2.0, -4.0), (-1.0, -1.0)), **own: Any):
@@ -140,6 +142,25 @@ def test_a_row_of_seeds_has_the_interval_over_them():
     assert comparison.over_what(runs[:1]) == ""
     nothing = view("x-seed3", 3, [(np.nan, np.nan), (0, 0)])
     assert intervals([*runs, nothing])[0] == intervals(runs)[0]
+
+
+def test_one_sample_has_no_interval_anywhere():
+    """Of the first row one task is left; tables show a dash, JSON null, figures no bar."""
+    scores, tasks = np.array([[-2.0, np.nan], [-1.0, -3.0]]), np.array([[0.5], [1.0]])
+    found = Evaluation("return", tasks, ["x"], scores, np.array([1, 0]), [0.1]).record()
+    record = EvaluationRecord(**{**vars(view("a").evaluation), **vars(found)})
+    record = EvaluationRecord.from_json(record.to_json())
+    assert [row.ci95 is None for row in record.rows] == [True, False]
+    runs = [replace(view(name), evaluation=record) for name in ("a", "b")]
+    assert comparison.scores(runs)[1][0] == ["a", "-2.00 ± –", "-2.00 ± 12.71"]
+    assert comparison.differences(runs)[2] == [["b", "0.00 ± –", "0.00 ± 0.00"]]
+    assert [row[2] for row in tables.scores(runs[0])[1]] == ["-2.00 ± –", "-2.00 ± 12.71"]
+    assert tables.tracker_tables(runs[0])["returns"].rows[0][:3] == [0, -2.0, None]
+    (bars,) = adaptation_curves(runs[:1]).axes[0].containers
+    (segments,) = (lines.get_segments() for lines in bars.lines[2])
+    assert [len(segment) > 0 for segment in segments] == [False, True]
+    seeds = [view("x-seed0", 0), view("x-seed1", 1, [(np.nan, np.nan), (0, 0)])]
+    assert comparison.scores(seeds)[1][0][1] == "-3.00 ± –"
 
 
 def test_groups_of_the_same_seeds_are_paired_by_seed():

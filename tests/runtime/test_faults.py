@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from metarl.commands.main import train
+from metarl.commands.training import _described
 from metarl.core.params import Params
 from metarl.core.task_map import TaskMap
 from metarl.runtime.folder import RunFolder
@@ -209,6 +210,13 @@ def test_a_family_that_raises_ends_in_one_line_and_can_be_gone_on_with(befalls, 
     out, err = capsys.readouterr()
     assert err == ""
     assert "from iteration 4" in out
+
+
+def test_a_fault_before_the_first_checkpoint_is_no_reason_to_resume(tmp_path: Path):
+    with pytest.raises(KeyError) as caught:
+        raise KeyError("x")
+    said = _described(caught.value, RunFolder(tmp_path))
+    assert said.endswith(f"; the traceback is in {tmp_path / 'error.txt'}")
 
 
 def test_a_policy_that_breaks_the_simulation_is_counted_and_training_goes_on(toy, runs: Path):

@@ -161,11 +161,14 @@ def test_the_first_time_left_is_that_of_the_iteration_shown(monkeypatch, capsys)
     assert capsys.readouterr().out.endswith("left 0:00:09\n")
 
 
-def test_metrics_that_are_absent_are_left_out(capsys):
+def test_metrics_that_are_absent_are_left_out_and_what_is_not_a_number_is_a_dash(capsys):
     sink = ConsoleSink(total=2, start=0, columns={"a": ("A", ".1f"), "b": ("B", ".2f")})
     sink.log(0, {"b": 2.0})
+    sink.log(1, {"a": math.nan, "b": 2.0})
     sink.close()
-    assert re.fullmatch(r"1/2  B 2\.00  left 0:00:00\n", capsys.readouterr().out)
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"1/2  B 2\.00  left 0:00:00", first)
+    assert re.fullmatch(r"2/2  A –  B 2\.00  left 0:00:00", second)
 
 
 def test_on_a_terminal_there_is_a_progress_bar(toy, start, script, runs: Path):

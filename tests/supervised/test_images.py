@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from metarl.runtime.errors import UserError
 from metarl.supervised import download, omniglot
@@ -723,8 +724,99 @@ def test_an_unreadable_image_is_named(folders: Path):
     assert f"cannot read {path}: " in refusal(lambda: ImageFolder().load(folders))
     path.write_text("not one")
     assert refusal(lambda: ImageFolder().load(folders)) == f"cannot read {path}: not an image"
-    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(path, "PNG")
+    Image.fromarray(np.ones((9, 9), np.float32)).save(path, "TIFF")
     assert "8 bits per channel" in refusal(lambda: ImageFolder().load(folders))
+
+
+def in_mode(mode: str, **saved: Any) -> Image.Image:
+    """An image file: black on the left, and on the right transparent or a grey of its own."""
+    kinds: dict[str, Callable[[], Image.Image]] = {
+        "RGBA": lambda: Image.new("RGBA", (2, 2), (0, 0, 0, 0)),
+        "LA": lambda: Image.new("LA", (2, 2), (0, 0)),
+        "P": lambda: Image.new("P", (2, 2), 1),  # 0 is black, 1 is transparent
+        "L": lambda: Image.new("L", (2, 2), 7),
+        "I;16": lambda: Image.fromarray(np.full((2, 2), 2570, np.uint16)),
+    }
+    image = kinds[mode]()
+    if mode == "P":
+        image.putpalette([0, 0, 0, 90, 90, 90])
+    ink: Any = {"RGBA": (0, 0, 0, 255), "LA": (0, 255)}.get(mode, 0)
+    for y in range(2):
+        image.putpixel((0, y), ink)
+    file = io.BytesIO()
+    image.save(file, **{"format": "PNG", **saved})
+    return Image.open(file)
+
+
+@pytest.mark.parametrize(
+    ("image", "right"),
+    [
+        (in_mode("RGBA"), 255),
+        (in_mode("LA"), 255),
+        (in_mode("P", transparency=1), 255),
+        (in_mode("P", transparency=1, format="GIF"), 255),
+        (in_mode("L", transparency=7), 255),
+        (in_mode("P"), 90),
+        (in_mode("L"), 7),
+        (in_mode("I;16"), 10),
+        (in_mode("I;16", format="TIFF"), 10),
+        (in_mode("I;16", format="PPM"), 10),
+        (in_mode("I;16", transparency=2570), 255),
+    ],
+    ids=lambda each: f"{each.format}-{each.mode}" if isinstance(each, Image.Image) else str(each),
+)
+def test_an_image_is_as_a_viewer_shows_it(image: Image.Image, right: int):
+    for channels in (1, 3):
+        file = io.BytesIO(image.fp.getvalue())  # type: ignore[union-attr]
+        assert decode(file, channels, 2).tolist() == [[[0, right]] * 2] * channels
+
+
+def test_an_image_is_upright():
+    file = io.BytesIO()
+    image = Image.new("L", (2, 1))
+    image.putpixel((1, 0), 200)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # upside down
+    image.save(file, "PNG", exif=exif)
+    assert decode(file, 1, 2)[0, 0].tolist() == [200, 0]
+
+
+def test_classes_that_show_nothing_and_files_left_out_are_said(folders: Path, capsys):
+    for name in ("ape", "bee"):
+        image = photo(name)
+        for file in ("1.png", "2.JPG"):
+            if name == "ape" or file == "1.png":  # all of bee are the same
+                image.putpixel((0, int(file[0])), (0, 0, 0))
+            image.save(folders / "train" / name / file, "PNG")
+    (folders / "train" / "stray.png").touch()
+    ImageFolder(size=60).load(folders)
+    left, dull = capsys.readouterr().err.splitlines()
+    assert f"5 files in {folders} are left out, as they are not images in a folder of their" in left
+    assert (
+        f"in {folders}, images of 3 classes (bee, cat, dog) are of one colour or all the same"
+        in dull
+    )
+
+
+def test_folders_in_folders_are_classes_as_the_setting_says(folders: Path, capsys):
+    expected = ImageFolder(size=10).load(folders)
+    for name in ("old", "new"):
+        (folders / "train" / "ape" / name).mkdir()
+    (folders / "train" / "ape" / "1.png").rename(folders / "train" / "ape" / "old" / "1.png")
+    (folders / "train" / "ape" / "2.JPG").rename(folders / "train" / "ape" / "new" / "2.JPG")
+    said = (
+        f"in {folders}/train, the images of 1 class (ape) are in several folders; with "
+        "--data.class_folders deepest each of these is a class"
+    )
+    assert said not in capsys.readouterr().err
+    first = ImageFolder(size=10).load(folders)
+    assert said in capsys.readouterr().err
+    assert first["train"].classes == expected["train"].classes
+    assert len(first["train"].labels) == len(expected["train"].labels)
+    deepest = ImageFolder(size=10, class_folders="deepest").load(folders)
+    assert deepest["train"].classes == ("ape/new", "ape/old", "bee")
+    assert deepest["test"].classes == ("dog",)
+    assert said not in capsys.readouterr().err
 
 
 # Glyphs

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from metarl.core.networks import make_stateless
 from metarl.core.params import Functional, parameters_of
 from metarl.supervised.models import (
     MODELS,
@@ -14,7 +15,6 @@ from metarl.supervised.models import (
     ModelConfig,
     make_model,
     require_outputs,
-    require_stateless,
     sees_batches,
 )
 
@@ -91,8 +91,8 @@ def test_images_that_are_too_small_are_refused():
 
 def test_batch_norm_of_a_users_module_is_made_stateless():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3))
-    assert require_stateless(model)
-    assert not require_stateless(model)
+    assert make_stateless(model)
+    assert not make_stateless(model)
     assert sees_batches(model, (1, 8, 8))
     x = torch.randn(4, 1, 8, 8)
     trained, evaluated = model(x), model.eval()(x)
@@ -117,7 +117,7 @@ def _with_buffer() -> nn.Module:
 )
 def test_other_state_is_refused(layer: nn.Module, message: str):
     with pytest.raises(ValueError, match=message):
-        require_stateless(nn.Sequential(layer))
+        make_stateless(nn.Sequential(layer))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_other_state_is_refused(layer: nn.Module, message: str):
         (nn.Linear(4, 2), r"the model gives \(3, 2\) for 3 inputs, not \(3, 5\)"),
         (nn.Linear(3, 5), r"the model fails on inputs \[4\]"),
         (nn.LSTM(4, 5), "the model gives tuple for 3 inputs"),
-        (nn.Sequential(nn.Linear(4, 5), nn.RReLU()), r"the model fails on inputs \[4\]: vmap"),
+        (nn.Sequential(nn.Linear(4, 5), nn.RReLU()), "other outputs for the same inputs"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(model: nn.Module, message: str):
