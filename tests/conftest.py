@@ -54,8 +54,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The cache of decoded images is the tests' own, and one for all: decoding takes seconds."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    """The cache of decoded images is the tests' own, and one for all workers: decoding is slow."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_CACHE_HOME"] = str(shared / "cache")
     return os.environ["XDG_CACHE_HOME"]
 
 
