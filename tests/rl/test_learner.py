@@ -638,7 +638,7 @@ def test_loop_vmap_and_threads_agree() -> None:
         {"chunk_size": 4, "threads": 2},
     ):
         outer = {"name": "trpo", "curvature_fraction": 0.1}
-        learner = toy_learner("ant-direction", horizon=60, outer=outer, **settings)
+        learner = toy_learner("hopper-params", horizon=60, outer=outer, **settings)
         state = learner.state_dict()
         metrics = learner.iterate(0)
         results.append((flatten(learner.meta), metrics["outer/kl"]))
