@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from metarl.core.compile import compiler_fault
+from metarl.report.curves import adaptation_curves
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 from metarl_envs import FAMILIES
@@ -203,6 +204,14 @@ def wait_for_rows() -> Callable[[subprocess.Popen | BaseProcess, Path, int], Non
 def script() -> Callable[[str], str]:
     """``script(name)``: path of ``scripts/<name>.py``."""
     return lambda name: str(ROOT / "scripts" / f"{name}.py")
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have one figure, for tests of what else they say: drawing all takes seconds."""
+    monkeypatch.setattr(
+        "metarl.report.page.figures", lambda views: {"adaptation": adaptation_curves(views)}
+    )
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ def commands_of(name: str, options: list[str], folder: Path) -> list[list[str]]:
     return [line.rstrip("\0").split("\0") for line in lines]
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_runs_at_toy_size(name: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
