@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -481,7 +482,10 @@ def test_equal_figures_give_equal_files_in_every_process(folder, views):
     names = ("fomaml", "norm")
     found = subprocess.run(
         [sys.executable, "-c", program, *(str(folder / name) for name in names)],
-        env={"PYTHONHASHSEED": "3", "HOME": str(folder), "PYTHONPATH": str(ROOT)},
+        env={
+            **{"PYTHONHASHSEED": "3", "HOME": str(folder), "PYTHONPATH": str(ROOT)},
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),  # where the fonts are listed already
+        },
         capture_output=True,
         text=True,
         check=True,
