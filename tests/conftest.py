@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from metarl.core.compile import compiler_fault
+from metarl.report.curves import adaptation_curves
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 from metarl_envs import FAMILIES
@@ -54,8 +55,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The cache of decoded images is the tests' own, and one for all: decoding takes seconds."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    """The cache of decoded images is the tests' own, and one for all workers: decoding is slow."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_CACHE_HOME"] = str(shared / "cache")
     return os.environ["XDG_CACHE_HOME"]
 
 
@@ -181,11 +184,67 @@ def fork(_forks: Any) -> Iterator[Callable[..., BaseProcess]]:
         process.join()
 
 
+COMMAND = """
+import os, sys
+for number, name in ((1, "stdout"), (2, "stderr")):
+    os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY), number)
+os.chdir(folder)
+sys.exit(command(arguments))
+"""
+
+
+class Command:
+    """A command in a process of its own, used as a ``subprocess.Popen``."""
+
+    def __init__(self, process: BaseProcess, folder: Path):
+        self.process = process
+        self.stdout, self.stderr = ((folder / name).open() for name in ("stdout", "stderr"))
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def communicate(self) -> tuple[str, str]:
+        said = self.stdout.read(), self.stderr.read()
+        self.process.join()
+        return said
+
+
+@pytest.fixture
+def start_command(fork: Callable[..., BaseProcess], tmp_path: Path) -> Callable[..., Command]:
+    """``start_command(train, *arguments)`` in a new folder, without a wait for imports."""
+
+    def run(command: Callable[[list[str]], int], *arguments: str) -> Command:
+        folder = tmp_path / "process"
+        folder.mkdir()
+        for name in ("stdout", "stderr"):
+            os.mkfifo(folder / name)
+        values = {"folder": str(folder), "command": command, "arguments": [*arguments]}
+        return Command(fork(exec, COMMAND, values), folder)
+
+    return run
+
+
 @pytest.fixture(scope="session")
-def wait_for_rows() -> Callable[[subprocess.Popen | BaseProcess, Path, int], None]:
+def wait_for_rows() -> Callable[[subprocess.Popen | BaseProcess | Command, Path, int], None]:
     """``wait_for_rows(process, run, rows)``: until a running training has written so many."""
 
-    def wait(process: subprocess.Popen | BaseProcess, run: Path, rows: int) -> None:
+    def wait(process: subprocess.Popen | BaseProcess | Command, run: Path, rows: int) -> None:
         file = run / "metrics.jsonl"
         while not file.exists() or file.read_bytes().count(b"\n") < rows:
             if isinstance(process, BaseProcess):
@@ -201,6 +260,14 @@ def wait_for_rows() -> Callable[[subprocess.Popen | BaseProcess, Path, int], Non
 def script() -> Callable[[str], str]:
     """``script(name)``: path of ``scripts/<name>.py``."""
     return lambda name: str(ROOT / "scripts" / f"{name}.py")
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have one figure, for tests of what else they say: drawing all takes seconds."""
+    monkeypatch.setattr(
+        "metarl.report.page.figures", lambda views: {"adaptation": adaptation_curves(views)}
+    )
 
 
 @pytest.fixture

@@ -135,14 +135,15 @@ def test_the_package_alone_imports_nothing(tmp_path: Path):
     assert not found & (SELDOM_USED | {"torch", "numpy", "gymnasium", "mujoco"})
 
 
-@pytest.mark.parametrize("settings", ["toy_settings", "toy_supervised_settings"])
 def test_training_imports_trackers_videos_and_figures_only_where_it_uses_them(
-    settings: str, tmp_path: Path, request: pytest.FixtureRequest
+    toy_settings: list[str], toy_supervised_settings: list[str], tmp_path: Path
 ):
-    words = [*request.getfixturevalue(settings), "--iterations", "1", "--name", "run"]
-    code = f"from metarl.commands.main import train\nassert train({words!r}) == 0"
+    runs = {"policy": toy_settings, "model": toy_supervised_settings}
+    words = [[*settings, "--iterations", "1", "--name", name] for name, settings in runs.items()]
+    code = f"from metarl.commands.main import train\nassert [*map(train, {words!r})] == [0, 0]"
     assert not imported_by(code, tmp_path) & SELDOM_USED
-    assert (tmp_path / "runs" / "run" / "evaluation.json").is_file()
+    for name in runs:
+        assert (tmp_path / "runs" / name / "evaluation.json").is_file()
 
 
 def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch):

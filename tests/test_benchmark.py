@@ -20,15 +20,9 @@ from benchmarks.cases import Settings, experiment
 from benchmarks.compare import compared, judged, summary, table_of
 from benchmarks.results import Limit, Number, Numbers, Result, read_results
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 TOY = Settings(
     eager=True, repeats=2, seconds=0.01, threads=1, tasks=2, trajectories=3, horizon=4, width=5
 )
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 # --- suites
@@ -344,7 +338,9 @@ def test_tables_in_markdown_have_every_cell() -> None:
 # --- the whole command
 
 
-def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(tmp_path: Path) -> None:
+def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     toy = ("--tasks", "2", "--trajectories", "2", "--horizon", "5", "--width", "4")
     toy = (*toy, "--threads", "1", "--repeats", "1", "--cases", "half-cheetah-velocity", "--eager")
@@ -354,17 +350,17 @@ def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(tmp_pa
     old.write_text(json.dumps({"results": [result | {"numbers": numbers}]}))
     page = tmp_path / "page.md"
     files = ("--compare", str(old), "--json", str(new), "--markdown", str(page))
-    done = run("physics", "size", *toy, "--vary", "tasks=2", *files)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    assert benchmark.main(["physics", "size", *toy, "--vary", "tasks=2", *files]) == 0
+    shown = capfd.readouterr().out
+    report = json.loads(shown.splitlines()[-1])
     assert report == json.loads(new.read_text())
     assert [(r["suite"], r["settings"]) for r in report["results"]] == [
         ("physics", settings),
         ("size", settings),
     ]
-    assert "peak memory, MB" in done.stdout
-    assert "size: half-cheetah-velocity, tasks" in done.stdout
-    assert "1 numbers compared, 0 worse beyond noise" in done.stdout
+    assert "peak memory, MB" in shown
+    assert "size: half-cheetah-velocity, tasks" in shown
+    assert "1 numbers compared, 0 worse beyond noise" in shown
     assert read_results(new)[0].numbers["environments, env steps/s"].values[0] > 0
     titles = [line for line in page.read_text().splitlines() if line.startswith("**")]
     assert titles == [
@@ -424,10 +420,26 @@ def test_the_model_of_more_processes_by_hand() -> None:
     assert report["pays up to"] == 8
 
 
-def test_a_small_model_is_measured_and_shown() -> None:
+def test_scaling_is_a_script_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def process(command: list[Any], check: bool) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(run=process))
+    assert benchmark.main(["scaling", "--tasks", "20"]) == 3
+    assert started == [[sys.executable, Path(scaling.__file__), "--tasks", "20"]]
+
+
+def test_a_small_model_is_measured_and_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     small = ("--family", "point-navigation", "--measured-tasks", "8", "--trajectories", "2")
-    result = run("scaling", *small, "--repeats", "1", "--tasks", "20")
-    assert result.returncode == 0, result.stderr
-    assert re.search(r"2 processes: predicted \S+ s, measured \S+ s \([+-]\d+%\)", result.stdout)
-    assert "20 tasks an iteration" in result.stdout
-    assert re.search(r"peak memory of a process: \d{3,} MB", result.stdout)
+    words = ["scaling.py", *small, "--repeats", "1", "--tasks", "20"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert scaling.main() == 0
+    shown = capfd.readouterr().out
+    assert re.search(r"2 processes: predicted \S+ s, measured \S+ s \([+-]\d+%\)", shown)
+    assert "20 tasks an iteration" in shown
+    assert re.search(r"peak memory of a process: \d{3,} MB", shown)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import metarl
+from metarl.commands.main import evaluate
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples"
@@ -57,18 +58,18 @@ def test_an_example_loads_adapts_and_acts(folder, capsys):
     assert (folder / "policy.pt").is_file()
 
 
-def test_the_run_of_a_script_is_found_from_another_folder(tmp_path):
+def test_the_run_of_a_script_is_found_from_another_folder(tmp_path, start_command):
     """The script's class is named by its file, whose folder the run remembers."""
-    code, elsewhere = tmp_path / "code", tmp_path / "elsewhere"
+    code = tmp_path / "code"
     code.mkdir()
-    elsewhere.mkdir()
     text = (FOLDER / "cartpole.py").read_text()
     (code / "my_pole.py").write_text(text.replace("main()", f"main(**{TOY!r}, name='toy')"))
     script = [sys.executable, str(code / "my_pole.py")]
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
-    command = [sys.executable, "-m", "metarl", "evaluate", str(tmp_path / "runs" / "toy")]
-    result = subprocess.run(command, cwd=elsewhere, check=True, capture_output=True, text=True)
-    assert "2 held-out tasks" in result.stdout
+    process = start_command(evaluate, str(tmp_path / "runs" / "toy"))
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "2 held-out tasks" in out
     config = (tmp_path / "runs" / "toy" / "config.yaml").read_text()
     assert "family: my_pole:PoleLength" in config
 

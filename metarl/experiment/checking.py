@@ -192,6 +192,7 @@ def shown(value: Any) -> str:
     return one_line(ValueError(text))[:LONGEST_LINE]
 
 
+@cache
 def _meanings(schema: Callable[..., Any]) -> dict[str, str]:
     """Return the descriptions under ``Args`` of its docstrings; a subclass's win."""
     found = {}

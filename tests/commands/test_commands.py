@@ -269,6 +269,7 @@ def test_runs_that_differ_in_the_task_family_are_not_compared(
     assert said in refused(report, "run", "other", "--output", "both.html")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_runs_of_different_tasks_have_a_page_for_each_task(finished: Path, toy, capsys):
     for name, settings in {
         "other": ("--env.action_scale", "0.5"),

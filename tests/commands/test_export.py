@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 import metarl
@@ -12,48 +11,53 @@ from metarl.commands.main import export, train
 
 READ = """
 import sys, torch
-program = torch.export.load("policy.pt2").module()
-outputs = program(torch.load("inputs.pt", weights_only=True))
-torch.save(outputs, "outputs.pt")
+for folder in sys.argv[1:]:
+    program = torch.export.load(f"{folder}/policy.pt2").module()
+    outputs = program(torch.load(f"{folder}/inputs.pt", weights_only=True))
+    torch.save(outputs, f"{folder}/outputs.pt")
 assert not any(name.partition(".")[0] in ("metarl", "metarl_envs") for name in sys.modules)
 """
+"""A process without metarl."""
+
+POLICIES = {
+    "gaussian": (),
+    "rates": ("--inner.algorithm", "meta-sgd", "--observe_task", "true"),
+    "categorical": ("--env.family", "bandit", "--policy.name", "categorical-mlp"),
+}
 
 
-def outputs_of_program(folder: Path, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What another process without metarl makes of them."""
-    torch.save(inputs, folder / "inputs.pt")
-    subprocess.run([sys.executable, "-I", "-c", READ], cwd=folder, check=True)
-    return torch.load(folder / "outputs.pt", weights_only=True)
+def test_exported_policies_act_alike(toy, runs, workplace):
+    exported = {}
+    for name, settings in POLICIES.items():
+        assert train(toy(name, *settings, "--iterations", "2")) == 0
+        assert export([str(runs / name), "--output", f"{name}/policy.pt"]) == 0
+        run = exported[name] = metarl.load(runs / name)
+        torch.save(torch.randn(7, *run.policy().observation_shape), f"{name}/inputs.pt")
+        weights = torch.load(f"{name}/policy.pt", weights_only=True)
+        module = run.policy().module
+        assert weights.keys() == module.state_dict().keys()
+        assert all(torch.equal(weights[n], p) for n, p in module.state_dict().items())
+        assert all(torch.equal(p, weights[n]) for n, p in run.module.state_dict().items())
+        assert Path(name, "policy.rates.pt").exists() == (name == "rates")
+    rates, run = torch.load("rates/policy.rates.pt", weights_only=True), exported["rates"]
+    assert rates.keys() == dict(run.policy().module.named_parameters()).keys()
+    assert all(torch.equal(rates[name], rate) for name, rate in run.rates.items())
+
+    subprocess.run([sys.executable, "-I", "-c", READ, *POLICIES], cwd=workplace, check=True)
+    for name, run in exported.items():
+        inputs, found = (
+            torch.load(f"{name}/{of}.pt", weights_only=True) for of in ("inputs", "outputs")
+        )
+        expected = run.policy().module(inputs)
+        torch.testing.assert_close(found["action"], expected.mode())
+        for part, value in expected._asdict().items():
+            torch.testing.assert_close(found[part], value)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        (),
-        ("--inner.algorithm", "meta-sgd", "--observe_task", "true"),
-        ("--env.family", "bandit", "--policy.name", "categorical-mlp"),
-    ],
-)
-def test_an_exported_policy_acts_alike(toy, runs, workplace, settings):
-    assert train(toy("run", *settings, "--iterations", "2")) == 0
-    run = metarl.load(runs / "run")
+def test_a_policy_is_exported_under_its_own_name(toy, runs, workplace):
+    assert train(toy("run", "--iterations", "1")) == 0
     assert export([str(runs / "run")]) == 0
-    policy = run.policy()
-    weights = torch.load("policy.pt", weights_only=True)
-    assert weights.keys() == policy.module.state_dict().keys()
-    assert all(torch.equal(weights[n], p) for n, p in policy.module.state_dict().items())
-    assert all(torch.equal(p, weights[n]) for n, p in run.module.state_dict().items())
-    inputs = torch.randn(7, *policy.observation_shape)
-    found, expected = outputs_of_program(workplace, inputs), policy.module(inputs)
-    torch.testing.assert_close(found["action"], expected.mode())
-    for name, value in expected._asdict().items():
-        torch.testing.assert_close(found[name], value)
-    if "meta-sgd" in settings:
-        rates = torch.load("policy.rates.pt", weights_only=True)
-        assert rates.keys() == dict(policy.module.named_parameters()).keys()
-        assert all(torch.equal(rates[name], rate) for name, rate in run.rates.items())
-    else:
-        assert not Path("policy.rates.pt").exists()
+    assert {path.name for path in workplace.iterdir()} == {"policy.pt", "policy.pt2"}
 
 
 def test_an_exported_model_is_the_averaged_one(toy_supervised, runs, workplace, capsys):

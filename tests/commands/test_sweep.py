@@ -145,9 +145,11 @@ def test_a_sweep_goes_on_after_a_failed_run(toy, runs: Path, capfd):
     assert RunFolder.open(runs / "s-seed1").load_evaluation() is not None
 
 
-def test_a_signal_stops_the_run_and_the_sweep_goes_on_later(toy, runs: Path, start, wait_for_rows):
+def test_a_signal_stops_the_run_and_the_sweep_goes_on_later(
+    toy, runs: Path, start_command, wait_for_rows
+):
     long = [*toy("s"), "--iterations", "1000000", "--grid", "seed=[0,1]"]
-    process = start("-m", "metarl", "sweep", *long)
+    process = start_command(sweep, *long)
     wait_for_rows(process, runs / "s-seed0", 2)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
@@ -160,9 +162,9 @@ def test_a_signal_stops_the_run_and_the_sweep_goes_on_later(toy, runs: Path, sta
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
-def test_a_killed_sweep_leaves_no_run_behind(toy, runs: Path, start, wait_for_rows):
+def test_a_killed_sweep_leaves_no_run_behind(toy, runs: Path, start_command, wait_for_rows):
     long = [*toy("s"), "--iterations", "1000000", "--grid", "seed=[0]"]
-    process = start("-m", "metarl", "sweep", *long)
+    process = start_command(sweep, *long)
     wait_for_rows(process, runs / "s-seed0", 1)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()

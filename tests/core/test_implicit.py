@@ -53,8 +53,7 @@ def unrolled(strength: float, meta: Params, task: Any) -> Tensor:
     return loss_of(adapt(loss, theta, rates, [support] * STEPS, exact), query)
 
 
-@pytest.mark.parametrize("strength", [0.1, 2.0])
-@pytest.mark.parametrize("chunk_size", [1, 3])
+@pytest.mark.parametrize(("strength", "chunk_size"), [(0.1, 1), (2.0, 3)])
 def test_at_a_stationary_phi_the_meta_gradient_is_that_through_all_inner_steps(
     strength: float, chunk_size: int
 ):

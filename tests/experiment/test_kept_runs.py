@@ -14,12 +14,19 @@ from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 
 
+@pytest.fixture(scope="module")
+def trained(toy_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two iterations."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert train([*toy_settings, "--folder", str(folder), "--name", "run"]) == 0
+    return folder / "run"
+
+
 @pytest.fixture
-def finished(toy, runs: Path, tmp_path: Path, monkeypatch) -> Path:
-    """A finished run of two iterations, in ``runs/``; results go to ``results/`` beside it."""
+def finished(trained: Path, runs: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A copy of that run, in ``runs/``; results go to ``results/`` beside it."""
     monkeypatch.chdir(tmp_path)
-    assert train(toy("run")) == 0
-    return runs / "run"
+    return shutil.copytree(trained, runs / "run")
 
 
 def files_of(path: Path) -> set[str]:
@@ -41,6 +48,7 @@ def test_what_is_kept_is_small_and_whole(finished: Path, tmp_path: Path, capsys)
     assert len(read_metrics(kept / "metrics.jsonl")) == 2
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_kept_run_evaluates_to_its_digits_and_reports(finished: Path, tmp_path: Path):
     keep([str(finished)])
     kept, again = tmp_path / "results" / "run", tmp_path / "again.json"
@@ -167,13 +175,11 @@ def test_too_large_a_run_is_refused(finished: Path, monkeypatch, capsys):
     assert not list(Path("results").iterdir())
 
 
-def test_a_run_that_is_not_finished_may_be_kept(toy, runs: Path, tmp_path: Path, monkeypatch):
+def test_a_run_that_is_not_finished_may_be_kept(finished: Path):
     """As a training that goes on later: stopped cleanly, not evaluated yet."""
-    monkeypatch.chdir(tmp_path)
-    train(toy("run"))
-    config = (runs / "run" / "config.yaml").read_text()
-    (runs / "run" / "config.yaml").write_text(config.replace("\niterations: 2", "\niterations: 9"))
-    (runs / "run" / "evaluation.json").unlink()
+    config = (finished / "config.yaml").read_text()
+    (finished / "config.yaml").write_text(config.replace("\niterations: 2", "\niterations: 9"))
+    (finished / "evaluation.json").unlink()
     assert keep(["runs/run"]) == 0
     assert train(["--resume", "results/run", "--iterations", "3"]) == 0
 
@@ -202,12 +208,16 @@ def test_the_command_line_of_a_kept_run_names_no_folder_of_the_machine(finished:
     assert kept == ["metarl", "train", "--config=x.yaml", "--folder", "r"]
 
 
-def test_a_kept_run_names_no_folder_of_the_machine_it_was_kept_on(finished: Path, tmp_path: Path):
+def test_a_kept_run_names_no_folder_of_the_machine_it_was_kept_on(
+    finished: Path, trained: Path, tmp_path: Path
+):
     assert keep([str(finished), "--folder", str(tmp_path / "kept")]) == 0
     folder = tmp_path / "kept" / "run"
     assert read_config(RunFolder(folder)).folder == "kept"
     for name in ("config.yaml", "run.json"):
-        assert str(tmp_path) not in (folder / name).read_text()
+        text = (folder / name).read_text()
+        assert str(tmp_path) not in text
+        assert str(trained.parent) not in text
     assert evaluate([str(folder)]) == 0
 
 
@@ -231,6 +241,7 @@ def test_a_name_is_of_one_folder(finished: Path, name: str, capsys):
     assert "should be one folder's name" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_report_without_videos_takes_the_kept_evaluation(finished: Path):
     keep([str(finished)])
     file = Path("results/run/evaluation.json")
@@ -242,6 +253,7 @@ def test_a_report_without_videos_takes_the_kept_evaluation(finished: Path):
     assert json.loads(file.read_text()) == evaluation
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_file_of_held_out_tasks_goes_with_the_run(toy, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("goals.csv").write_text("goal_x,goal_y\n0.1,0.2\n0.3,-0.1\n")

@@ -99,6 +99,7 @@ def test_an_old_run_goes_on_as_its_own_version_would(old: Path):
     )
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_old_and_new_runs_stand_side_by_side(tmp_path: Path, capsys):
     runs = [shutil.copytree(OLD / name, tmp_path / name) for name in ("meta-sgd", "pretrained")]
     page = tmp_path / "page.html"

@@ -1,8 +1,6 @@
 """Parts of a user's own: found by name, checked, recorded in the run, found again."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from metarl_envs import BatchedEnv
 
 PARTS = Path(__file__).parents[1] / "own_parts.py"
 SMALL = [
-    *("--logging.wandb", "disabled", "--compile", "false", "--threads", "1"),
+    *("--logging.wandb", "disabled", "--logging.report", "false"),
+    *("--compile", "false", "--threads", "1"),
     *("--tasks", "3", "--evaluation.tasks", "2", "--evaluation.inner_steps", "1"),
 ]
 POLICY = [
@@ -65,7 +64,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [POLICY, MODEL, FUNCTIONS, CLASSES],
     ids=["policy", "model", "functions", "classes"],
 )
-def test_parts_of_ones_own_train_evaluate_report_and_resume(mine: Path, parts: list[str], capsys):
+def test_parts_of_ones_own_train_resume_and_are_found_again_from_another_folder(
+    mine: Path, tmp_path_factory, monkeypatch, capsys, parts: list[str]
+):
     whole, half = ["--iterations", "4", "--name", "whole"], ["--iterations", "2", "--name", "half"]
     assert train([*parts, *whole]) == 0
     assert train([*parts, *half]) == 0
@@ -77,29 +78,23 @@ def test_parts_of_ones_own_train_evaluate_report_and_resume(mine: Path, parts: l
     states = [learner.state_dict() for learner in learners]
     assert np.array_equal(*(flatten(state["meta"]) for state in states))
     assert np.array_equal(*(state["outer"]["mean"] for state in states)), "the momentum goes on"
-    assert evaluate(["runs/whole"]) == 0
-    assert report(["runs/whole", "--videos", "1"]) == 0
+
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    for command, *options in ((evaluate,), (report, "--videos", "1")):
+        sys.modules.pop("mine")  # as in a new process
+        sys.path.remove(str(mine))
+        monkeypatch.setattr("metarl.experiment.plugins._folders", [])
+        assert command([str(mine / "runs/whole"), *options]) == 0
     err = capsys.readouterr().err
     assert "drawing pictures failed" not in err
 
 
-def test_a_run_finds_its_parts_again_from_another_folder(mine: Path, tmp_path_factory):
+def test_a_run_records_its_parts_with_their_settings(mine: Path):
     assert train([*POLICY, "--iterations", "1", "--name", "one"]) == 0
     recorded = yaml.safe_load(Path("runs/one/config.yaml").read_text())
     assert recorded["env"]["mass_range"] == [0.5, 2.0]
     assert recorded["outer"] == {"name": "mine:HeavyBall", "rate": 0.02}
     assert (mine / "runs/one/diary.txt").read_text().startswith("0 ")
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    for command in ("evaluate", "report"):
-        result = subprocess.run(
-            [sys.executable, "-m", "metarl", command, str(mine / "runs/one")],
-            cwd=elsewhere,
-            env=os.environ | {"MUJOCO_GL": "disabled"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
 
 
 def test_switching_the_outer_step_drops_the_settings_of_the_other(mine: Path):

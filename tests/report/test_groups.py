@@ -193,6 +193,7 @@ def swept(runs: Path, toy_settings: list[str], monkeypatch: pytest.MonkeyPatch) 
     return sorted(map(str, runs.iterdir()))
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_default_names_make_curves_and_rows_of_settings(swept: list[str], capsys):
     folders = [RunFolder.open(Path(run)) for run in swept]
     assert all(re.search(r"smoke-seed\d-20260101-\d+$", run) for run in swept)
@@ -223,6 +224,7 @@ def test_default_names_make_curves_and_rows_of_settings(swept: list[str], capsys
     assert "minus inner.rate 0.1, paired by seed and task" in out
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_report_of_one_run_compares_nothing(swept: list[str], capsys):
     assert report([swept[0], "--videos", "0"]) == 0
     page = (Path(swept[0]) / "report.html").read_text()

@@ -118,6 +118,7 @@ def test_a_page_needs_nothing_but_itself_and_escapes_what_it_prints(workplace: P
     assert not re.search(r"url\((?!#)", (workplace / "page.html").read_text())
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_several_runs_are_compared_on_the_same_tasks(workplace: Path):
     assert report(["one", "two"]) == 0
     assert not (workplace / "one/report.html").exists()
@@ -132,6 +133,7 @@ def test_several_runs_are_compared_on_the_same_tasks(workplace: Path):
     assert len([tag for tag, _ in page.tags if tag == "video"]) == 2
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_runs_with_protocols_of_their_own_are_compared_by_the_first_ones(
     workplace: Path, capsys, toy_settings
 ):
@@ -213,6 +215,7 @@ def test_a_foreign_envs_in_the_working_directory_is_left_alone(workplace: Path, 
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_smaller_report_leaves_nothing_of_a_larger_one(reported: Path, tmp_path: Path):
     run = shutil.copytree(reported, tmp_path / "one")
     files = run / "report_files"

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -481,7 +482,10 @@ def test_equal_figures_give_equal_files_in_every_process(folder, views):
     names = ("fomaml", "norm")
     found = subprocess.run(
         [sys.executable, "-c", program, *(str(folder / name) for name in names)],
-        env={"PYTHONHASHSEED": "3", "HOME": str(folder), "PYTHONPATH": str(ROOT)},
+        env={
+            **{"PYTHONHASHSEED": "3", "HOME": str(folder), "PYTHONPATH": str(ROOT)},
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),  # where the fonts are listed already
+        },
         capture_output=True,
         text=True,
         check=True,
@@ -525,6 +529,7 @@ def test_the_page_has_the_scores_of_every_test(folder, tmp_path):
     }
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_page_of_several_runs_compares_them_in_every_test(folder, tmp_path):
     page = tmp_path / "page.html"
     names = ("maml-seed0", "fomaml", "oracle")
@@ -542,6 +547,7 @@ def test_the_page_of_several_runs_compares_them_in_every_test(folder, tmp_path):
     assert not [path for path in (tmp_path / "page_files").iterdir() if path.is_dir()]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_page_of_a_classifier_is_of_its_accuracy(folder, tmp_path):
     page = tmp_path / "page.html"
     assert report([str(folder / "norm"), "--output", str(page)]) == 0
@@ -553,6 +559,7 @@ def test_the_page_of_a_classifier_is_of_its_accuracy(folder, tmp_path):
     assert "accuracy of\nevery held-out task" in text
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_runs_with_tests_of_their_own_are_compared_where_both_were_tested(folder, tmp_path):
     page = tmp_path / "page.html"
     runs = [str(folder / name) for name in ("norm", "glyphs")]
@@ -562,6 +569,7 @@ def test_runs_with_tests_of_their_own_are_compared_where_both_were_tested(folder
     assert "norm: 5 held-out tasks, 3-way 1-shot, transductive, 2" in text
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_long_evaluation_lists_its_first_tasks(folder, tmp_path):
     arguments = [*RUNS["oracle"], "--evaluation.tasks", "130", "--evaluation.tests", "[10-shot]"]
     place = ["--folder", str(tmp_path), "--name", "long"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -629,26 +629,24 @@ def test_inner_hessian_is_of_the_curvature_products_alone(algorithm: str) -> Non
     assert (difference == 0) == (algorithm in ("fomaml", "anil"))
 
 
-ARRANGEMENTS = [
-    {"chunk_size": 1, "threads": 2},
-    {"chunk_size": 2, "threads": 1},
-    {"chunk_size": 4, "threads": 2},
-]
-
-
-@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
-def test_loop_vmap_and_threads_agree(arrangement: dict[str, Any]) -> None:
+def test_loop_vmap_and_threads_agree() -> None:
     results = []
-    for settings in ({"threads": 1}, arrangement):
+    for settings in (
+        {"threads": 1},
+        {"chunk_size": 1, "threads": 2},
+        {"chunk_size": 2, "threads": 1},
+        {"chunk_size": 4, "threads": 2},
+    ):
         outer = {"name": "trpo", "curvature_fraction": 0.1}
-        learner = toy_learner("ant-direction", horizon=60, outer=outer, **settings)
+        learner = toy_learner("hopper-params", horizon=60, outer=outer, **settings)
         state = learner.state_dict()
         metrics = learner.iterate(0)
         results.append((flatten(learner.meta), metrics["outer/kl"]))
         learner.load_state_dict(state)
         learner.iterate(0)
         assert torch.equal(flatten(learner.meta), results[-1][0])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.needs_compiler

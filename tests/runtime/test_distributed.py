@@ -26,6 +26,15 @@ CHEETAH = (
     *("--env.family", "half-cheetah-velocity", "--threads", "1"),
     *("--tasks", "5", "--evaluation.tasks", "4"),
 )
+OUTER = (
+    *("--outer.name", "promp", "--exploration", "0.5", "--inner.loss", "loaded-dice"),
+    *("--baseline.name", "critic", "--tasks", "5", "--evaluation.tasks", "4"),
+    *("--iterations", "3"),
+)
+POLE = (
+    *("--env.family", "cartpole", "--env.horizon", "40", "--policy.name", "categorical-mlp"),
+    *("--tasks", "5", "--evaluation.tasks", "4", "--iterations", "3"),
+)
 SINUSOID = (
     *("--iterations", "5", "--tasks", "7", "--evaluation.tasks", "5", "--logging.every", "1"),
     *("--compile", str(not compiler_fault()).lower()),
@@ -81,25 +90,38 @@ class Three(NamedTuple):
     taken: dict[Path, bytes]  # its files before
 
 
+def promp(toy_settings: list[str]) -> list[str]:
+    """Settings of a run without those of the trust region."""
+    at = toy_settings.index("--outer.cg_iterations")
+    return [*toy_settings[:at], *toy_settings[at + 2 :], *OUTER]
+
+
 def files(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def three(
-    tmp_path_factory: pytest.TempPathFactory, starting_in, toy_supervised_settings: list[str]
+    tmp_path_factory: pytest.TempPathFactory,
+    starting_in,
+    toy_settings: list[str],
+    toy_supervised_settings: list[str],
 ) -> Three:
     folder = tmp_path_factory.mktemp("three")
     (folder / "three.py").write_text(THREE)
-    several, taken = (
-        [*toy_supervised_settings, *SINUSOID, "--folder", str(folder), "--name", name]
-        for name in ("several", "taken")
-    )
-    assert train([*taken, "--iterations", "1"]) == 0
+    model = [*toy_supervised_settings, *SINUSOID]
+    trained = {
+        "model": model,
+        "promp": promp(toy_settings),
+        "pole": [*toy_settings, *POLE],
+        "taken": model,
+    }
+    commands = [[*c, "--folder", str(folder), "--name", name] for name, c in trained.items()]
+    assert train([*commands[-1], "--iterations", "1"]) == 0
     before = files(folder / "taken")
     with starting_in(folder) as start:
-        commands = (json.dumps(several), json.dumps(taken))
-        process = start(*TORCHRUN, "3", "three.py", str(folder), *commands, OMP_NUM_THREADS="1")
+        words = (str(folder), *map(json.dumps, commands))
+        process = start(*TORCHRUN, "3", "three.py", *words, OMP_NUM_THREADS="1")
         _, err = process.communicate()
     return Three(folder, process.returncode, err, before)
 
@@ -115,17 +137,38 @@ def test_processes_hear_of_each_other(three: Three):
 
 def test_three_processes_train_a_model_as_one_does(three: Three, settled, toy_supervised, runs):
     assert train(toy_supervised("one", *SINUSOID)) == 0
-    found, expected = settled(three.folder / "several"), settled(runs / "one")
+    found, expected = settled(three.folder / "model"), settled(runs / "one")
     assert len(found) == 5, three.err
     for row, wanted in zip(found, expected, strict=True):
         assert row == pytest.approx(wanted, rel=1e-5)
     scores = [
         json.loads((run / "evaluation.json").read_text())
-        for run in (three.folder / "several", runs / "one")
+        for run in (three.folder / "model", runs / "one")
     ]
     assert scores[0]["tasks"] == scores[1]["tasks"]
     for row, wanted in zip(*(s["rows"] for s in scores), strict=True):
         assert row == pytest.approx(wanted, rel=1e-5)
+
+
+def test_three_processes_train_as_one_with_promp_dice_exploration_and_a_critic(
+    three: Three, toy_settings: list[str], assert_same_outcome, runs: Path
+):
+    def arguments(name: str) -> list[str]:
+        return [*promp(toy_settings), "--folder", str(runs), "--name", name]
+
+    assert train(arguments("whole")) == 0
+    assert_same_outcome(three.folder / "promp", runs / "whole")  # bit for bit
+    assert train([*arguments("parts"), "--iterations", "2"]) == 0
+    assert train(["--resume", str(runs / "parts"), "--iterations", "3"]) == 0
+    assert_same_outcome(runs / "parts", runs / "whole")
+
+
+def test_three_processes_train_as_one_where_episodes_end_early(
+    three: Three, toy, assert_same_outcome, runs: Path
+):
+    """Tasks of one process may have more env steps than those of the others."""
+    assert train(toy("whole", *POLE)) == 0
+    assert_same_outcome(three.folder / "pole", runs / "whole")
 
 
 def test_what_one_process_refuses_is_said_once_for_all(three: Three):
@@ -232,47 +275,6 @@ def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
     assert train(toy("whole", *arguments, "--iterations", str(rows(run)))) == 0
     assert_same_outcome(run, runs / "whole")  # bit for bit: sums are in float64
     assert (run / "episodes.npz").read_bytes() == (runs / "whole/episodes.npz").read_bytes()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="as above")
-def test_two_processes_train_as_one_with_promp_dice_exploration_and_a_critic(
-    toy, start, script, assert_same_outcome, runs: Path
-):
-    many = [
-        *("--outer.name", "promp", "--exploration", "0.5", "--inner.loss", "loaded-dice"),
-        *("--baseline.name", "critic", "--tasks", "5", "--evaluation.tasks", "4"),
-        *("--iterations", "3"),
-    ]
-
-    def arguments(name: str, *others: str) -> list[str]:
-        words = toy(name, *many, *others)
-        at = words.index("--outer.cg_iterations")  # of the trust region
-        return words[:at] + words[at + 2 :]
-
-    process = start(*TORCHRUN, "2", script("train"), *arguments("run"), OMP_NUM_THREADS="1")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    assert train(arguments("whole")) == 0
-    assert_same_outcome(runs / "run", runs / "whole")
-    assert train(arguments("parts", "--iterations", "2")) == 0
-    assert train(["--resume", str(runs / "parts"), "--iterations", "3"]) == 0
-    assert_same_outcome(runs / "parts", runs / "whole")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="as above")
-def test_two_processes_train_as_one_where_episodes_end_early(
-    toy, start, script, assert_same_outcome, runs: Path
-):
-    """Tasks of one process may have more env steps than those of the other."""
-    pole = [
-        *("--env.family", "cartpole", "--env.horizon", "40", "--policy.name", "categorical-mlp"),
-        *("--tasks", "5", "--evaluation.tasks", "4", "--iterations", "3"),
-    ]
-    process = start(*TORCHRUN, "2", script("train"), *toy("run", *pole), OMP_NUM_THREADS="1")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    assert train(toy("whole", *pole)) == 0
-    assert_same_outcome(runs / "run", runs / "whole")
 
 
 # --- two machines

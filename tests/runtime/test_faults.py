@@ -159,10 +159,10 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(
     )
 
 
-def test_a_tracker_that_dies_is_left_behind(toy, start, script, wait_for_rows, runs: Path):
+def test_a_tracker_that_dies_is_left_behind(toy, start_command, wait_for_rows, runs: Path):
     pytest.importorskip("wandb")
     arguments = toy("run", *POINT, "--iterations", ENDLESS, "--logging.wandb", "offline")
-    process = start(script("train"), *arguments)
+    process = start_command(train, *arguments)
     wait_for_rows(process, runs / "run", 3)
     services = [
         int(entry.name)

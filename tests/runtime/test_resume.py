@@ -164,10 +164,10 @@ def test_a_run_with_a_damaged_checkpoint_is_repeated_from_the_one_before(
 
 
 def test_a_signal_finishes_the_iteration_saves_and_exits_with_success(
-    assert_same_outcome, toy, start, script, wait_for_rows, runs: Path, capsys
+    assert_same_outcome, toy, start_command, wait_for_rows, runs: Path, capsys
 ):
     arguments = (*POINT, "--checkpoint.every", "1000")
-    process = start(script("train"), *toy("stopped", *arguments, "--iterations", ENDLESS))
+    process = start_command(train, *toy("stopped", *arguments, "--iterations", ENDLESS))
     wait_for_rows(process, runs / "stopped", 2)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
@@ -186,11 +186,11 @@ def test_a_signal_finishes_the_iteration_saves_and_exits_with_success(
     assert_same_outcome(runs / "stopped", runs / "whole")
 
 
-def test_a_second_signal_stops_at_once(toy, start, script, runs: Path):
+def test_a_second_signal_stops_at_once(toy, start_command, runs: Path):
     # Iterations so long that the second signal comes within the one that the first finds.
     long = ("--env.horizon", "200", "--trajectories", "400", "--env.goal_tolerance", "0")
     arguments = toy("run", *long, "--checkpoint.every", "1000", "--iterations", ENDLESS)
-    process = start(script("train"), *arguments)
+    process = start_command(train, *arguments)
     assert process.stdout.readline() == f"run folder: {runs / 'run'}\n"
     assert process.stdout.readline().startswith(f"1/{ENDLESS}  before")
     time.sleep(0.05)  # the second iteration has begun
