@@ -14,7 +14,6 @@ from metarl.core.compile import compiler_fault
 from metarl.core.implicit import Proximal
 from metarl.core.inner_loop import InnerLoop
 from metarl.core.outer.schedule import ScheduledStep
-from metarl.core.outer.step import OuterStep
 from metarl.core.outer.trust_region import TrustRegion, suited_epsilon
 from metarl.core.params import Functional, Params, parameters_of
 from metarl.core.processes import ALONE, Processes
@@ -27,11 +26,10 @@ from metarl.experiment.registries import (
     FAMILY,
     OUTER,
     POLICY,
+    SOURCE,
     find_sink,
     inner_loss,
     make_family,
-    parse_source,
-    policy_settings,
 )
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment
 from metarl.experiment.sources import make_source
@@ -111,7 +109,7 @@ def resolve(config: Settings) -> Settings:
     for name in config.logging.sinks:
         find_sink(name)
     if isinstance(config, RLExperiment):
-        policy = policy_settings(config.policy)
+        policy = POLICY.resolved(config.policy)
         config = dataclasses.replace(
             config,
             env=FAMILY.resolved(config.env),
@@ -124,12 +122,8 @@ def resolve(config: Settings) -> Settings:
             evaluation = dataclasses.replace(config.evaluation, tasks=len(file.tasks))
             config = dataclasses.replace(config, evaluation=evaluation)
         return config
-    parts = [part for part in parse_source(config.data) if part is not None]
-    data = {"source": config.data["source"]}
-    for part in parts:
-        data |= dataclasses.asdict(part)
     outer = _resolved_outer(config, config.model.activation)
-    return dataclasses.replace(config, data=data, outer=outer)
+    return dataclasses.replace(config, data=SOURCE.resolved(config.data), outer=outer)
 
 
 def _resolved_outer(config: RLExperiment | SupervisedExperiment, activation: str) -> dict[str, Any]:
@@ -249,7 +243,7 @@ def observation_space(config: RLExperiment, family: Family) -> Any:
 
 
 def make_module(
-    where: str, name: str, seed: int, make: Callable[..., Any], *args: Any, **settings: Any
+    where: str, name: str, seed: int, make: Callable[..., Any], *args: Any
 ) -> nn.Module:
     """The network that ``make`` makes with PyTorch's generator seeded.
 
@@ -258,7 +252,7 @@ def make_module(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = call(where, name, make, *args, **settings)
+        module = call(where, name, make, *args)
     if not isinstance(module, nn.Module):
         made = type(module).__name__
         raise UserError(f"{where} {name}: it should make a torch.nn.Module, got {made}")
@@ -271,13 +265,11 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     Raises:
         UserError: it cannot be made, or does not give a sound distribution of actions.
     """
-    make, _ = POLICY.find(config.policy)
     name = config.policy["name"]
-    settings = {k: v for k, v in config.policy.items() if k != "name"}
     observations = observation_space(config, family)
     seed = torch_seed(config.seed, Purpose.PARAMETERS)
     spaces = beside_context(observations, config.inner), family.action_space
-    module = make_module("policy.name", name, seed, make, *spaces, **settings)
+    module = make_module("policy.name", name, seed, POLICY.make(config.policy), *spaces)
     module = with_context(module, config.inner)
     found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
@@ -305,7 +297,7 @@ def make_supervised_learner(
         raise UserError("inner.reduction class-sum is for classification, and there are no classes")
     if config.observe_task and ways:
         raise UserError("observe_task is for regression: to be told the classes is to be told all")
-    outer: OuterStep = OUTER.make(config.outer)
+    outer = OUTER.make(config.outer)
     if outer.needs_kl and config.inner.algorithm in ("reptile", "imaml"):
         raise UserError(
             f"inner.algorithm {config.inner.algorithm} has a first derivative only: "

@@ -24,10 +24,10 @@ from metarl.experiment.schema import (
     Experiment,
     RLExperiment,
     SupervisedExperiment,
-    revised,
+    plain,
     to_yaml,
 )
-from metarl.experiment.settings import read_config
+from metarl.experiment.settings import parse, read_config
 from metarl.runtime.checkpoint import Checkpoint
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import to_json
@@ -145,7 +145,7 @@ def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
 
 def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
     """The settings without folders of the machine, which mean nothing elsewhere."""
-    config = revised(config, folder=_without_folder(str(folder)), name=name)
+    config = parse([plain(config), {"folder": _without_folder(str(folder)), "name": name}])
     if isinstance(config, SupervisedExperiment):
         return replace(config, data_folder=None)
     assert isinstance(config, RLExperiment)

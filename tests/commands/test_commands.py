@@ -118,7 +118,7 @@ BAD_FILES = {
     "tasks: null": "tasks should be an integer >= 1, got null",
     "env: {family: point-navigation, horizon: null}": "env.horizon should be an integer, got null",
     "name: [a]": 'name should be text or null, got ["a"]',
-    "resume: runs/a": "resume is not a setting for a file",
+    "resume: runs/a": "bad.yaml: resume is not a setting",
     "- tasks": "bad.yaml should hold settings",
     "tasks": "bad.yaml should hold settings",
     "": "bad.yaml should hold settings",
@@ -175,8 +175,8 @@ def finished(workplace: Path, two_iterations: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--config half_cheetah_velocity", "the run to resume is of point-navigation, not half-"),
-        ("--env.family ant-goal --env.horizon 5", "the run to resume is of point-navigation"),
+        ("--config half_cheetah_velocity", "env.family is point-navigation, not half-cheetah-"),
+        ("--env.family ant-goal --env.horizon 5", "env.family is point-navigation, not ant-goal"),
         ("--seed 1", "a resumed run keeps its settings: seed is 0, not 1"),
         ("--env.horizon 6", "env.horizon is 5, not 6"),
         ("--outer.max_kl 0.5", "outer.max_kl is 0.01, not 0.5"),
@@ -210,7 +210,10 @@ def test_a_run_whose_settings_are_damaged_is_refused(finished: Path, refused):
         ("run --env.family ant-goal", "env.family cannot differ from the trained one"),
         ("run --env.goal_range [2,1]", "goal_range must be [low, high] with low < high"),
         ("run --candidate_rates []", "candidate_rates should have at least one entry"),
-        ("run --candidate_rates [1] --inner_rates [1]", "either inner_rates are given or one of"),
+        (
+            "run --candidate_rates [1] --inner_rates [1]",
+            "so evaluation.candidate_rates must be null",
+        ),
         ("run --candidate_rates [0]", "should be a list, each a number > 0 or null, got [0]"),
         ("run --taks 2", "did you mean tasks?"),
         ("run --tasks 0", "tasks should be an integer > 0 or null, got 0"),

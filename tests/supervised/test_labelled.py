@@ -171,7 +171,7 @@ class NotFinite(Blobs):
 
 @dataclass(frozen=True)
 class Named(Blobs):
-    ways: int = 5
+    source: str = "here"
 
 
 blobs = Blobs()
@@ -203,7 +203,7 @@ REFUSED = [
     ("Lacking", "it should define load, got Lacking"),
     ("Fails", "data.source mine_labelled:Fails: OSError: no disk"),
     ("NotFinite", "data.source mine_labelled:NotFinite: inputs of the test split are not finite"),
-    ("Named", "data.source mine_labelled:Named: call its field ways something else"),
+    ("Named", "data.source mine_labelled:Named: call its field source something else"),
     ("blobs", "it should be a class with task_fields, input_shape, draw"),
 ]
 
