@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
 
 def settings_of(schema: Callable[..., Any]) -> dict[str, Setting]:
-    """Return the settings of a class or function by name; those of a ``partial`` are the others."""
+    """Return the settings of a class or function by name; of a ``partial``, the open ones."""
     kind = schema.func if isinstance(schema, partial) else schema
     is_other_class = isinstance(kind, type) and not dataclasses.is_dataclass(kind)
     try:
@@ -139,8 +139,8 @@ def checked(annotation: Any, value: Any, where: str, known: Collection[str] = ()
         except PydanticUserError:  # a type that pydantic does not know
             return candidate
     name = type_name(annotation)
-    is_one = name.startswith("a list") and not isinstance(candidates[0], list)
-    raise UserError(f"{where} should be {name}{', as [1, 2]' * is_one}, got {shown(value)}")
+    is_single = name.startswith("a list") and not isinstance(candidates[0], list)
+    raise UserError(f"{where} should be {name}{', as [1, 2]' * is_single}, got {shown(value)}")
 
 
 def type_name(annotation: Any) -> str:

@@ -28,8 +28,8 @@ class Word(str):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers, no dates, no key twice, and no aliases: a few lines of them can stand for
-    gigabytes.
+    """YAML 1.2's numbers, no dates, no tags, no key twice, few levels, and no aliases: a few lines
+    of them can stand for gigabytes.
     """
 
     depth = 0

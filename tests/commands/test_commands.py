@@ -53,6 +53,8 @@ BAD_SETTINGS = [
     ),
     ("--policy 100", "policy should be a mapping, got 100"),
     ("--env 3", "env should be a mapping, got 3"),
+    ("--tasks. 3", 'tasks should be an integer >= 1, got {"": "3"}'),
+    (f"--tasks {'[' * 30}{']' * 30}", "tasks should be an integer >= 1, got [[["),
     ("--env.horizon x", "env.horizon should be an integer, got x"),
     ("--env.goal_range 1", "env.goal_range should be [a number, a number], got 1"),
     ("--env.goal_range [1]", "env.goal_range should be [a number, a number], got [1]"),
@@ -101,6 +103,12 @@ BAD_SETTINGS = [
 @pytest.mark.parametrize(("arguments", "said"), BAD_SETTINGS, ids=[b[0] for b in BAD_SETTINGS])
 def test_a_bad_setting_is_refused(refused, arguments: str, said: str):
     assert said in refused(train, "--config", "smoke", *arguments.split())
+
+
+def test_a_number_with_too_many_digits_is_refused(refused):
+    said = refused(train, "--seed", f"0x{'f' * 5000}")
+    assert "seed should be an integer >= 0, got 0xfff" in said
+    assert len(said) < 1200
 
 
 BAD_FILES = {
