@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.experiment import build, evaluations
+from metarl.experiment import evaluations
+from metarl.experiment.resolution import task_file_path
 from metarl.experiment.schema import (
     Experiment,
     RLExperiment,
@@ -72,7 +73,7 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
         folder.mkdir(parents=True, exist_ok=True)
         with _replacing(target) as new:
             _write(new, run, kept_config, checkpoint)
-            if path := build.task_file_path(config):
+            if path := task_file_path(config):
                 RunFolder(new).keep_task_file(path)
             size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
             if size > LIMIT:

@@ -73,6 +73,13 @@ def with_options(
     Raises:
         UserError: an option is not for this kind of run, or not allowed.
     """
+    group = GROUPS[config.task_source]
+    if group.key in (constants := getattr(options, group.where)):
+        raise UserError(f"{group.path} cannot differ from the trained one, only its constants can")
+    if constants and is_labelled(group.find(vars(config)[group.where])[0]):
+        raise UserError(
+            "data is no option for labelled examples: other splits would test classes of training"
+        )
     first = plain(configs[0].evaluation)
     first |= as_plain(evaluations.evaluation_settings(configs[0]))
     evaluation = {name: first[name] for name in SHARED if name in first}
@@ -94,13 +101,6 @@ def with_options(
             raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
     if len(configs) > 1 and config.evaluation.inner_steps == 0:
         evaluation["inner_steps"] = 0  # beside others, a model that does not adapt stays as it is
-    group = GROUPS[config.task_source]
-    if group.key in (changed := settings.get(group.where, {})):
-        raise UserError(f"{group.path} cannot differ from the trained one, only its constants can")
-    if changed and is_labelled(group.find(vars(config)[group.where])[0]):
-        raise UserError(
-            "data is no option for labelled examples: other splits would test classes of training"
-        )
     return parse([plain(config), settings])
 
 

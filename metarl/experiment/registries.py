@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -126,7 +126,8 @@ def _fault_of_source(found: Any) -> str:
         return subclass_of(LabelledSet)(found)
     if isinstance(found, type) and issubclass(found, RegressionFamily):
         return subclass_of(RegressionFamily, needs=["task_fields"])(found)
-    return class_with("task_fields", "input_shape", "draw", "variants", "require")(found)
+    fault = class_with("task_fields", "input_shape", "draw", "variants", "require")(found)
+    return fault or ("" if is_dataclass(found) else "should be a frozen dataclass")
 
 
 FAMILY = Group[Family]("env", "family", FAMILIES, subclass_of(Family, needs=["task_fields"]))

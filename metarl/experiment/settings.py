@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from metarl import __version__
-from metarl.experiment import build, plugins
+from metarl.experiment import plugins
 from metarl.experiment.checking import REQUIRED, Setting, leaves, make
 from metarl.experiment.configs import read_layers
 from metarl.experiment.reading import Word, at, merged, read_mapping, read_words
 from metarl.experiment.registries import GROUPS
+from metarl.experiment.resolution import resolve
 from metarl.experiment.schema import Experiment, fixed_settings, plain, schema_of, to_yaml
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
@@ -110,7 +111,7 @@ def parse(layers: Layers) -> Experiment:
     values = combined(schema, layers)
     try:
         config: Experiment = make(schema, values, known=known_settings(schema, values))
-        return build.resolve(config)
+        return resolve(config)
     except UserError as error:
         path = str(error).partition(" ")[0]
         found = [layer for layer in layers if at(layer, path, REQUIRED) is not REQUIRED]

@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from metarl.commands.main import evaluate, report, train
-from metarl.experiment.build import resolve
 from metarl.experiment.registries import SOURCES
+from metarl.experiment.resolution import resolve
 from metarl.experiment.schema import SCHEMAS, plain
 from metarl.experiment.settings import read_config
 from metarl.runtime.checkpoint import from_bytes

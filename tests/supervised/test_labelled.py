@@ -174,6 +174,13 @@ class Named(Blobs):
     source: str = "here"
 
 
+class Plain:
+    task_fields, input_shape, variants = ("slope",), (1,), ()
+
+    def draw(self, what): ...
+    def require(self, what): ...
+
+
 blobs = Blobs()
 """
 SMALL = [
@@ -205,6 +212,7 @@ REFUSED = [
     ("NotFinite", "data.source mine_labelled:NotFinite: inputs of the test split are not finite"),
     ("Named", "data.source mine_labelled:Named: call its field source something else"),
     ("blobs", "it should be a class with task_fields, input_shape, draw"),
+    ("Plain", "it should be a frozen dataclass, got Plain"),
 ]
 
 
