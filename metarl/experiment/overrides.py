@@ -80,8 +80,7 @@ def with_options(
         raise UserError(
             "data is no option for labelled examples: other splits would test classes of training"
         )
-    first = plain(configs[0].evaluation)
-    first |= as_plain(evaluations.evaluation_settings(configs[0]))
+    first = plain(configs[0].evaluation) | as_plain(evaluations.evaluation_settings(configs[0]))
     evaluation = {name: first[name] for name in SHARED if name in first}
     asked = {name: value for name, value in vars(options).items() if value not in (None, {})}
     asked = {name: value for name, value in asked.items() if name not in NOT_OF_CONFIGS}
