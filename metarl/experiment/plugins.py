@@ -59,6 +59,13 @@ def search_also(folder: Path) -> None:
         _folders.append(str(folder))
 
 
+def search_folders_of(info: Mapping[str, Any]) -> None:
+    """Find the modules of a run, whose run.json has ``info``, too."""
+    for folder in (info.get("directory"), *(info.get("modules") or [])):
+        if isinstance(folder, str):
+            search_also(Path(folder))
+
+
 def folders() -> list[str]:
     """Return where modules of the user's own may also be."""
     return [*_folders]

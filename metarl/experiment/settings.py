@@ -153,9 +153,7 @@ def read_config(run: RunFolder) -> Experiment:
         UserError: its config cannot be read.
     """
     info = run.info()
-    for folder in (info.get("directory"), *(info.get("modules") or [])):
-        if isinstance(folder, str):
-            plugins.search_also(Path(folder))
+    plugins.search_folders_of(info)
     settings = read_mapping(run.config_file)
     try:
         settings = upgraded(settings)
