@@ -97,6 +97,9 @@ def asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str |
     configs: list[str] = [word for name, word in options if name == "config"]
     runs = [word for name, word in options if name == "resume"]
     files = [layer for name in configs for layer in read_layers(name)]
+    for name in ("config", "resume"):
+        if any(name in values for values in files):
+            raise UserError(f"{name} is not a setting for a file; use --{name}")
     given = merged({}, (pair for pair in options if pair[0] not in ("config", "resume")))
     return [*files, given], configs, runs[-1] if runs else None
 

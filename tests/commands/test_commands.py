@@ -126,7 +126,7 @@ BAD_FILES = {
     "tasks: null": "tasks should be an integer >= 1, got null",
     "env: {family: point-navigation, horizon: null}": "env.horizon should be an integer, got null",
     "name: [a]": 'name should be text or null, got ["a"]',
-    "resume: runs/a": "bad.yaml: resume is not a setting",
+    "resume: runs/a": "resume is not a setting for a file",
     "- tasks": "bad.yaml should hold settings",
     "tasks": "bad.yaml should hold settings",
     "": "bad.yaml should hold settings",
