@@ -23,7 +23,7 @@ from metarl.core.processes import ALONE
 from metarl.experiment import build, evaluations, plugins, settings
 from metarl.experiment.checking import make
 from metarl.experiment.overrides import EvaluateOptions, with_options
-from metarl.experiment.reading import nested
+from metarl.experiment.reading import merged
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.adaptation import Adaptation, of_every_task
 from metarl.rl.episodes import Episode, as_trajectories
@@ -75,24 +75,24 @@ def train(
     layers: list[Mapping[str, Any]] = []
     for config in configs:
         if isinstance(config, Mapping):
-            layers.append(nested((key, _named(value)) for key, value in config.items()))
+            layers.append(merged({}, ((key, _named(value)) for key, value in config.items())))
         else:
             layers += settings.read_layers(str(config))
     experiment = settings.parse(layers)
     if resume and not experiment.name:
         raise UserError("resume=True needs a name: it goes on with the run of this name")
     experiment = settings.named(experiment)
-    begun = settings.begun(experiment) if resume else None
-    if begun is not None:
-        settings.require_same_run(begun, experiment)
-        if settings.is_done(begun, experiment):
-            return load(begun.path)
-    folder = begun or RunFolder(Path(experiment.folder) / str(experiment.name))
+    folder = RunFolder(experiment.path)
+    go_on = resume and folder.is_begun()
+    if go_on:
+        settings.require_same_run(folder, experiment)
+        if settings.is_done(folder, experiment):
+            return load(folder.path)
     with _own_threads():
-        learner = build.make_learner(beginning(experiment, begun))
+        learner = build.make_learner(beginning(experiment, folder if go_on else None))
         training = Training(experiment, folder, learner, ALONE, callbacks)
         try:
-            training.run(go_on=begun is not None)
+            training.run(go_on)
         except Fault as fault:
             raise fault.__cause__ or fault from None
     return load(folder.path)
@@ -162,7 +162,7 @@ class Run:
         Raises:
             UserError: an option is not allowed.
         """
-        values = nested((options or {}).items())
+        values = merged({}, options or {})
         chosen: EvaluateOptions = make(EvaluateOptions, {"checkpoint": self._checkpoint, **values})
         with _own_threads():
             config = with_options(self.config, chosen, [self.config])

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metarl.commands.main import train
-from metarl.experiment.build import make_learner, resolve
+from metarl.experiment.build import make_learner
 from metarl.experiment.evaluations import newest
+from metarl.experiment.resolution import resolve
 from metarl.experiment.schema import RLExperiment, fixed_settings
 from metarl.experiment.settings import read_config, read_settings
 from metarl.report.tables import scores_table

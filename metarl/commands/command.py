@@ -7,14 +7,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_origin
+from typing import Any
 
 import torch
 
 from metarl.commands.training import Fault
 from metarl.core.processes import Disconnected, StoppedElsewhere
 from metarl.experiment.checking import REQUIRED, Setting, leaves, make, shown, type_name
-from metarl.experiment.reading import nested, read_words
+from metarl.experiment.reading import merged, read_words
 from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError, leads
 from metarl.runtime.launch import launched
@@ -115,8 +115,9 @@ class Command:
             print(f"  {self.takes.name:36}  {self.takes.meaning}")
             print_settings(leaves(self.options))
             return 0
-        found, options = read_words(argv, self._short)
-        values = make(self.options, nested(options))
+        found, options = read_words(argv)
+        given = merged({}, ((self._short.get(name, name), word) for name, word in options))
+        values = make(self.options, given)
         self.takes.require(found)
         return self._function(found, values)
 
@@ -143,8 +144,7 @@ def print_settings(settings: Mapping[str, Setting], whole: bool = False) -> None
             print(f"{option}\n      {type_name(setting.annotation)}")
             print(textwrap.indent(textwrap.fill(setting.meaning, width - 6), " " * 6))
         else:
-            is_choice = get_origin(setting.annotation) is Literal
-            choices = f"{type_name(setting.annotation)}: " if is_choice else ""
+            choices = f"{type_name(setting.annotation)}: " if setting.choices else ""
             left = width - max(40, len(option) + 2)
             text = textwrap.shorten(choices + setting.meaning, left, placeholder=" ...")
             print(f"{option:38}  {text}")

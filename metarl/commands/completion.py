@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args, get_origin
 
 import shtab
 
@@ -10,7 +9,7 @@ from metarl.commands.command import Arguments, Command, NoOptions, command
 from metarl.experiment.checking import Setting, leaves
 from metarl.experiment.configs import config_files
 from metarl.experiment.schema import SCHEMAS
-from metarl.experiment.settings import default_groups, known_settings
+from metarl.experiment.settings import known_settings
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -46,8 +45,7 @@ def argument_parser(commands: Iterable[Command]) -> argparse.ArgumentParser:
 
 
 def _add(parser: argparse.ArgumentParser, path: str, setting: Setting) -> None:
-    is_choice = get_origin(setting.annotation) is Literal
-    choices = get_args(setting.annotation) if is_choice else None
+    choices = setting.choices or None
     parser.add_argument(f"--{path}", choices=choices, help=setting.meaning.replace("%", "%%"))
 
 
@@ -70,5 +68,5 @@ def _all_settings() -> dict[str, Setting]:
     return {
         path: setting
         for schema in SCHEMAS.values()
-        for path, setting in known_settings(schema, default_groups(schema)).items()
+        for path, setting in known_settings(schema, {}).items()
     }

@@ -1,12 +1,13 @@
 """``metarl train``."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from metarl.commands.command import HELP, command, print_settings
 from metarl.commands.training import Training, beginning, require_same_settings
 from metarl.experiment import build
-from metarl.experiment.settings import read_settings, settings_for_help
+from metarl.experiment.reading import read_words
+from metarl.experiment.schema import plain
+from metarl.experiment.settings import asked, known_settings, parse, read_settings
 from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
@@ -24,13 +25,15 @@ def train(argv: Sequence[str]) -> int:
         learner = processes.in_turn(
             lambda: build.make_learner(beginning(config, resumed), processes)
         )
-        run = resumed or RunFolder(Path(config.folder) / str(config.name))
+        run = resumed or RunFolder(config.path)
         return Training(config, run, learner, processes).run(go_on=resumed is not None)
 
 
 def _print_help(argv: Sequence[str]) -> int:
     """Print the settings, with those of the family, policy and outer step that ``argv`` names."""
-    topics, settings = settings_for_help(argv)
+    topics, options = read_words(argv)
+    config = parse(asked(options)[0])
+    settings = known_settings(type(config), plain(config))
     if topics:
         for topic in topics:
             about = {path: s for path, s in settings.items() if path.startswith(topic)}

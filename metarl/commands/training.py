@@ -12,6 +12,7 @@ import torch
 
 from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
 from metarl.experiment import build, evaluations, plugins, provenance, registries
+from metarl.experiment.resolution import task_file_path
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
 from metarl.report import tables
 from metarl.runtime.errors import UserError, described
@@ -127,7 +128,7 @@ class Training:
         self._keep_task_file()
 
     def _keep_task_file(self) -> None:
-        if path := build.task_file_path(self._config):
+        if path := task_file_path(self._config):
             try:
                 self._folder.keep_task_file(path)
             except OSError as error:

@@ -1,11 +1,9 @@
 """The one place where names in a config become objects."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,36 +11,27 @@ from torch import nn
 from metarl.core.compile import compiler_fault
 from metarl.core.implicit import ProximalTerm
 from metarl.core.inner_loop import InnerLoop
-from metarl.core.outer.schedule import ScheduledStep
-from metarl.core.outer.step import OuterStep
-from metarl.core.outer.trust_region import TrustRegion, suited_epsilon
 from metarl.core.params import Functional, Params, parameters_of
 from metarl.core.processes import ALONE, Processes
 from metarl.core.task_map import TaskMap, cores
-from metarl.experiment.configs import find_file
 from metarl.experiment.context import beside_context, wider_shape, with_context
 from metarl.experiment.plugins import call, find, function_of
 from metarl.experiment.registries import (
     BASELINE,
-    FAMILY,
     OUTER,
     POLICY,
-    find_sink,
     inner_loss,
     make_family,
-    parse_source,
-    policy_settings,
 )
+from metarl.experiment.resolution import held_out_tasks
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment
 from metarl.experiment.sources import make_source
-from metarl.experiment.suggestions import did_you_mean
 from metarl.experiment.warm_start import initial_parameters
 from metarl.rl.adaptation import Adaptation
 from metarl.rl.distributions import require_distribution
 from metarl.rl.evaluate import PolicyEvaluator
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.sampler import Sampler
-from metarl.rl.task_file import TaskFile, read_task_file
 from metarl.runtime.errors import UserError, described, warn
 from metarl.runtime.seeding import Purpose, torch_seed
 from metarl.supervised.fewshot import FewShot
@@ -59,91 +48,7 @@ from metarl.supervised.regression import RegressionFamily
 from metarl.supervised.trial import usable_chunk_size
 from metarl_envs import Family
 
-Settings = TypeVar("Settings", bound=Experiment)
 Learner = MetaRLLearner | SupervisedLearner
-
-UNADAPTED = ("pretrained", "random", "oracle")
-"""Methods of configs/baselines, whose returns a task file need not have."""
-
-COMPILE_FROM = {RLExperiment: 50, SupervisedExperiment: 2000}
-"""Iterations from which compiling saves more time than it takes."""
-
-
-def task_file_path(config: Experiment) -> Path | None:
-    """Return where the evaluation's task file is, or None if tasks are drawn.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    name = config.evaluation.task_file if isinstance(config, RLExperiment) else None
-    return find_file(name, "tasks", ".json", "task file") if name else None
-
-
-def held_out_tasks(config: RLExperiment) -> TaskFile | None:
-    """Return the evaluation's task file, or None if tasks are drawn.
-
-    Raises:
-        UserError: there is no such file, its tasks are not of the family, or it has no returns of
-            the method that the config names.
-    """
-    path = task_file_path(config)
-    if path is None:
-        return None
-    file = read_task_file(path, make_family(config.env).task_fields)
-    method = config.evaluation.published.method
-    if file.published and method not in ("", *UNADAPTED, *file.published):
-        raise UserError(
-            f"{path} has no returns of evaluation.published.method {method}"
-            f"{did_you_mean(method, list(file.published))}; it has {', '.join(file.published)}"
-        )
-    return file
-
-
-def resolve(config: Settings) -> Settings:
-    """The config with everything written out that it leaves open.
-
-    Raises:
-        UserError: a name is unknown, or the settings of what it names are not allowed.
-    """
-    pays = config.device == "cpu" and config.iterations >= COMPILE_FROM[type(config)]
-    config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)
-    assert isinstance(config, RLExperiment | SupervisedExperiment)
-    for name in config.logging.sinks:
-        find_sink(name)
-    if isinstance(config, RLExperiment):
-        policy = policy_settings(config.policy)
-        config = dataclasses.replace(
-            config,
-            env=FAMILY.resolved(config.env),
-            policy=policy,
-            baseline=BASELINE.resolved(config.baseline),
-            outer=_resolved_outer(config, policy.get("activation", "")),
-        )
-        inner_loss(config.inner)
-        if file := held_out_tasks(config):
-            evaluation = dataclasses.replace(config.evaluation, tasks=len(file.tasks))
-            config = dataclasses.replace(config, evaluation=evaluation)
-        return config
-    parts = [part for part in parse_source(config.data) if part is not None]
-    data = {"source": config.data["source"]}
-    for part in parts:
-        data |= dataclasses.asdict(part)
-    outer = _resolved_outer(config, config.model.activation)
-    return dataclasses.replace(config, data=data, outer=outer)
-
-
-def _resolved_outer(config: RLExperiment | SupervisedExperiment, activation: str) -> dict[str, Any]:
-    """Return all settings of the outer step; some follow from the network and from others."""
-    outer, kind = config.outer, OUTER.find(config.outer)[0]
-    is_scheduled = (
-        issubclass(kind, ScheduledStep) and outer.get("schedule", "constant") != "constant"
-    )
-    if is_scheduled and outer.get("schedule_iterations") is None:
-        outer = {**outer, "schedule_iterations": max(1, config.iterations)}
-    if issubclass(kind, TrustRegion):
-        length = suited_epsilon(activation, outer.get("hvp_length", "fixed"))
-        outer = {"hvp_epsilon": length, **outer}
-    return OUTER.resolved(outer)
 
 
 def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
@@ -256,7 +161,7 @@ def observation_space(config: RLExperiment, family: Family) -> Any:
 
 
 def make_module(
-    where: str, name: str, seed: int, make: Callable[..., Any], *args: Any, **settings: Any
+    where: str, name: str, seed: int, make: Callable[..., Any], *args: Any
 ) -> nn.Module:
     """The network that ``make`` makes with PyTorch's generator seeded.
 
@@ -265,7 +170,7 @@ def make_module(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = call(where, name, make, *args, **settings)
+        module = call(where, name, make, *args)
     if not isinstance(module, nn.Module):
         made = type(module).__name__
         raise UserError(f"{where} {name}: it should make a torch.nn.Module, got {made}")
@@ -290,13 +195,11 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     Raises:
         UserError: it cannot be made, or does not give a sound distribution of actions.
     """
-    make, _ = POLICY.find(config.policy)
     name = config.policy["name"]
-    settings = {k: v for k, v in config.policy.items() if k != "name"}
     observations = observation_space(config, family)
     seed = torch_seed(config.seed, Purpose.PARAMETERS)
     spaces = beside_context(observations, config.inner), family.action_space
-    module = make_module("policy.name", name, seed, make, *spaces, **settings)
+    module = make_module("policy.name", name, seed, POLICY.make(config.policy), *spaces)
     module = with_context(module, config.inner)
     found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
@@ -324,7 +227,7 @@ def make_supervised_learner(
         raise UserError("inner.reduction class-sum is for classification, and there are no classes")
     if config.observe_task and ways:
         raise UserError("observe_task is for regression: to be told the classes is to be told all")
-    outer: OuterStep = OUTER.make(config.outer)
+    outer = OUTER.make(config.outer)
     if outer.needs_kl and config.inner.algorithm in ("reptile", "imaml"):
         raise UserError(
             f"inner.algorithm {config.inner.algorithm} has a first derivative only: "

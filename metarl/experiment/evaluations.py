@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from metarl.core.algorithms import split_rates
 from metarl.experiment import build, provenance, registries
+from metarl.experiment.resolution import held_out_tasks
 from metarl.experiment.schema import (
     Experiment,
     RLExperiment,
@@ -163,7 +164,7 @@ def evaluation_settings(config: Experiment) -> EvaluationSettings:
             "trajectories": config.evaluation.trajectories or config.trajectories,
             "actions": "mean" if config.evaluation.mean_actions else "sampled",
         }
-        if file := build.held_out_tasks(config):
+        if file := held_out_tasks(config):
             special["tasks_sha256"] = file.digest
     else:
         special = {
@@ -243,7 +244,7 @@ def _published(config: Experiment) -> Published:
     """Return the published row beside an evaluation, with every task's return where it is known."""
     shown = config.evaluation.published
     published, method = Published(shown.source, shown.test, shown.scores), shown.method
-    file = build.held_out_tasks(config) if isinstance(config, RLExperiment) else None
+    file = held_out_tasks(config) if isinstance(config, RLExperiment) else None
     if file is None or method not in file.published:
         return published
     source, returns = file.published[method]

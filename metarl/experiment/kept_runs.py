@@ -20,15 +20,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.experiment import build, evaluations
+from metarl.experiment import evaluations
+from metarl.experiment.resolution import task_file_path
 from metarl.experiment.schema import (
     Experiment,
     RLExperiment,
     SupervisedExperiment,
-    revised,
+    plain,
     to_yaml,
 )
-from metarl.experiment.settings import read_config
+from metarl.experiment.settings import parse, read_config
 from metarl.runtime.checkpoint import Checkpoint
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import to_json
@@ -74,7 +75,7 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
         folder.mkdir(parents=True, exist_ok=True)
         with _replacing(target) as new:
             _write(new, run, kept_config, checkpoint)
-            if path := build.task_file_path(config):
+            if path := task_file_path(config):
                 RunFolder(new).keep_task_file(path)
             size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
             if size > LIMIT:
@@ -149,7 +150,7 @@ def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
 
 def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
     """The settings without folders of the machine, which mean nothing elsewhere."""
-    config = revised(config, folder=_without_folder(str(folder)), name=name)
+    config = parse([plain(config), {"folder": _without_folder(str(folder)), "name": name}])
     if isinstance(config, SupervisedExperiment):
         return replace(config, data_folder=None)
     assert isinstance(config, RLExperiment)

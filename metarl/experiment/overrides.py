@@ -1,15 +1,16 @@
 """Command-line overrides of a run's evaluation settings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
 
-from metarl.experiment import build, evaluations, registries
-from metarl.experiment.schema import Experiment, kind_of, plain, revised
-from metarl.rl.evaluate import PolicyEvaluationConfig
+from metarl.experiment import evaluations
+from metarl.experiment.registries import FAMILY, GROUPS, is_labelled
+from metarl.experiment.schema import Experiment, kind_of, plain
+from metarl.experiment.settings import parse
 from metarl.runtime.errors import UserError
 from metarl.runtime.paths import PathText
 from metarl.runtime.record import as_plain
@@ -61,84 +62,53 @@ class EvaluateOptions:
     output: PathText | None = None
 
 
+NOT_OF_CONFIGS = ("checkpoint", "output")
+"""Options that are not settings of a run."""
 SHARED = ("tasks", "task_file", "seed", "trajectories", "mean_actions", "tests", "queries")
 """Settings that compared runs share; each kind of run has some of them."""
-OWN = ("inner_steps", "inner_rates", "candidate_rates")
-"""Settings that each run may choose for itself."""
 
 
 def with_options(
     config: Experiment, options: EvaluateOptions, configs: Sequence[Experiment]
 ) -> Experiment:
-    """A config with what the options and, so that runs can be compared, the first run say."""
-    if options.inner_rates is not None and options.candidate_rates is not None:
-        raise UserError(
-            "either inner_rates are given or one of candidate_rates is chosen, not both"
-        )
-    if options.tasks is not None and options.task_file is not None:
-        raise UserError("either tasks are drawn or they come from task_file, not both")
-    other_tasks = _other_tasks(config, options)
-    own = as_plain(evaluations.evaluation_settings(configs[0]))
-    first: Any = configs[0].evaluation
-    own |= {"task_file": first.task_file} if isinstance(first, PolicyEvaluationConfig) else {}
-    given = {name: own[name] for name in SHARED if name in own}
-    if "actions" in own:
-        given["mean_actions"] = own["actions"] == "mean"
-    evaluation: Any = config.evaluation
-    known = {f.name for f in fields(evaluation)}
-    for name in (*SHARED, *OWN):
-        if getattr(options, name) is not None:
-            if name not in known:
-                raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
-            given[name] = getattr(options, name)
-    if given.get("task_file") and (options.tasks or _draws_other_tasks(config, options.env)):
-        given["task_file"] = options.task_file
-    if options.inner_rates is not None:
-        given["candidate_rates"] = None
-    if options.candidate_rates is not None:
-        given["inner_rates"] = None
-    if len(configs) > 1 and evaluation.inner_steps == 0:
-        given["inner_steps"] = 0  # beside others, a model that does not adapt stays as it is
-    changed: dict[str, Any] = {
-        "threads": options.threads,
-        "device": options.device or config.device,
-        **other_tasks,
-    }
-    return build.resolve(revised(config, **changed, evaluation=revised(evaluation, **given)))
+    """Return a config with what the options and, so that runs can be compared, the first run say.
 
-
-def _draws_other_tasks(config: Experiment, constants: dict[str, Any]) -> bool:
-    """Return whether the family draws other tasks with these constants."""
-    settings = plain(config).get("env")
-    if not constants or settings is None:
-        return False
-    one, other = (registries.make_family(env) for env in (settings, {**settings, **constants}))
-    before, now = (f.sample_tasks(np.random.default_rng(0), 8) for f in (one, other))
-    return not np.array_equal(before, now)
-
-
-def _other_tasks(config: Experiment, options: EvaluateOptions) -> dict[str, Any]:
-    """The settings of the held-out tasks, where options change them."""
-    said = {"env": options.env, "data": options.data}
-    for name, values in said.items():
-        if values and name != config.task_source:
-            raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
-        for key in ("family", "source"):
-            if key in values:
-                raise UserError(
-                    f"{name}.{key} cannot differ from the trained one, only its constants can"
-                )
-    if options.data and registries.is_labelled(registries.SOURCE.find(plain(config)["data"])[0]):
+    Raises:
+        UserError: an option is not for this kind of run, or not allowed.
+    """
+    group = GROUPS[config.task_source]
+    if group.key in (constants := getattr(options, group.where)):
+        raise UserError(f"{group.path} cannot differ from the trained one, only its constants can")
+    if constants and is_labelled(group.find(vars(config)[group.where])[0]):
         raise UserError(
             "data is no option for labelled examples: other splits would test classes of training"
         )
-    for name, source in (("data_folder", "data"), ("workers", "env")):
-        if getattr(options, name) is not None and config.task_source != source:
+    first = plain(configs[0].evaluation) | as_plain(evaluations.evaluation_settings(configs[0]))
+    evaluation = {name: first[name] for name in SHARED if name in first}
+    asked = {name: value for name, value in vars(options).items() if value not in (None, {})}
+    asked = {name: value for name, value in asked.items() if name not in NOT_OF_CONFIGS}
+    if {"tasks", "task_file"} <= asked.keys():
+        raise UserError("either tasks are drawn or they come from task_file, not both")
+    if evaluation.get("task_file") and ("tasks" in asked or _draws_other_tasks(config, options)):
+        evaluation["task_file"] = None
+    if asked.keys() & {"inner_rates", "candidate_rates"}:
+        evaluation |= {"inner_rates": None, "candidate_rates": None}
+    settings: dict[str, Any] = {"evaluation": evaluation}
+    for name, value in asked.items():
+        if name in vars(config.evaluation):
+            evaluation[name] = value
+        elif name in vars(config):
+            settings[name] = value
+        else:
             raise UserError(f"{name} is no option of an evaluation in {kind_of(config)}")
-    changed: dict[str, Any] = {
-        config.task_source: {**plain(config)[config.task_source], **said[config.task_source]}
-    }
-    for name in ("data_folder", "workers"):
-        if getattr(options, name) is not None:
-            changed[name] = getattr(options, name)
-    return changed
+    if len(configs) > 1 and config.evaluation.inner_steps == 0:
+        evaluation["inner_steps"] = 0  # beside others, a model that does not adapt stays as it is
+    return parse([plain(config), settings])
+
+
+def _draws_other_tasks(config: Experiment, options: EvaluateOptions) -> bool:
+    """Return whether the family draws other tasks with the constants that the options change."""
+    before = plain(config)["env"]
+    families = (FAMILY.make(env) for env in (before, before | options.env))
+    one, other = (family.sample_tasks(np.random.default_rng(0), 8) for family in families)
+    return not np.array_equal(one, other)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,21 @@ DEEPEST = 20  # levels of settings; ours have four
 class Word(str):
     """A value on a command line: text that may stand for a number, a list, true or null."""
 
-    value: Any
-    """The text as YAML; the text itself where it is not YAML."""
-
-
-class Layer(dict[str, Any]):
-    """The settings of one file."""
-
-    origin = ""
-    """The file."""
+    @property
+    def value(self) -> Any:
+        """The text as YAML; the text itself where it is not YAML."""
+        try:
+            return _parsed(self) if self else ""
+        except (ValueError, yaml.YAMLError):
+            return str(self)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers, no dates, no key twice, and no aliases: a few lines of them can stand for
-    gigabytes.
+    """YAML 1.2's numbers, no dates, no tags, no key twice, few levels, and no aliases: a few lines
+    of them can stand for gigabytes.
     """
+
+    depth = 0
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key.value for key, _ in node.value]
@@ -46,7 +46,12 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError("aliases are not allowed")
         if getattr(self.peek_event(), "tag", None):
             raise yaml.YAMLError("tags are not allowed")
-        return super().compose_node(parent, index)
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError("it nests too deep")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -55,6 +60,15 @@ _Loader.yaml_implicit_resolvers = {
 }
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # 1e-3 is one
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def _parsed(text: str, origin: str = "") -> Any:
+    """Raise ValueError for an integer with more digits than JSON may have."""
+    loader = _Loader(text)
+    loader.name = origin
+    value = loader.get_single_data()
+    json.dumps(value)
+    return value
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -71,23 +85,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
         values = _parsed(text, str(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
-    except TypeError as error:
-        raise UserError(f"{path} should hold text, numbers, lists and mappings only") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold settings, one `key: value` per line")
-    layer = Layer(nested(values.items()))
-    layer.origin = str(path)
-    return layer
+    return merged({}, values)
 
 
-def read_words(
-    argv: Sequence[str], short: Mapping[str, str] | None = None
-) -> tuple[list[str], list[tuple[str, Word]]]:
+def read_words(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Word]]]:
     """Split a command line in its positional arguments and its options, in order.
 
     Args:
         argv: words such as ``RUN``, ``--tasks 3`` and ``--tasks=3``.
-        short: short names of options and what they are short for.
 
     Raises:
         UserError: an option has no value.
@@ -101,66 +108,34 @@ def read_words(
         name, equals, text = word.removeprefix("--").partition("=")
         if not equals and (text := next(words, "--")).startswith("--"):
             raise UserError(f"--{name} needs a value")
-        options.append(((short or {}).get(name, name), _word(name, text)))
+        options.append((name, Word(text)))
     return positional, options
 
 
-def nested(pairs: Any) -> dict[str, Any]:
-    """Return a mapping of mappings from pairs of a dotted path and a value."""
-    result: dict[str, Any] = {}
-    for path, value in pairs:
-        *groups, key = str(path).split(".")
-        inner = value.value if isinstance(value, Word) else value
-        if isinstance(inner, dict):
-            value = nested(inner.items())
-        for group in reversed(groups):
-            key, value = group, {key: value}
-        result = merged(result, {key: value})
+def merged(below: Any, above: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    """Return settings as a mapping of mappings, some on top of others.
+
+    Args:
+        below: a mapping of mappings; anything else gives way.
+        above: a mapping, or pairs of which later ones win; a key like ``outer.max_kl`` is a path.
+    """
+    result: dict[str, Any] = dict(below) if isinstance(below, Mapping) else {}
+    for path, value in above.items() if isinstance(above, Mapping) else above:
+        key, dot, rest = str(path).partition(".")
+        inner = {rest: value} if dot else value.value if isinstance(value, Word) else value
+        result[key] = merged(result.get(key), inner) if isinstance(inner, Mapping) else value
     return result
 
 
-def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the union of two nested mappings; ``other`` wins."""
-    result = dict(one)
-    for key, value in other.items():
-        if isinstance(before := result.get(key), dict) and isinstance(value, dict):
-            value = merged(before, value)
-        result[key] = value
-    return result
+def at(values: Any, path: str, default: Any = None) -> Any:
+    """Return the value at a dotted path of a nested mapping; ``default`` if there is none."""
+    for key in path.split("."):
+        if not isinstance(values, Mapping) or key not in values:
+            return default
+        values = values[key]
+    return values
 
 
-def one_line(error: Exception) -> str:
-    """Return the text of an exception without line breaks, cut where it is very long."""
-    return " ".join(str(error).split())[:LONGEST_LINE]
-
-
-def _word(name: str, text: str) -> Word:
-    word = Word(text)
-    try:
-        word.value = _parsed(text) if text else text
-    except ValueError as error:
-        raise UserError(f"{name}: {one_line(error)}") from error
-    except (yaml.YAMLError, TypeError):
-        word.value = text
-    return word
-
-
-def _parsed(text: str, origin: str = "") -> Any:
-    """Raise ValueError for what nests too deep, TypeError for what JSON does not know."""
-    try:
-        loader = _Loader(text)
-        loader.name = origin
-        value = loader.get_single_data()
-        _require_shallow(value)
-    except RecursionError as error:
-        raise ValueError("it nests too deep") from error
-    json.dumps(value)
-    return value
-
-
-def _require_shallow(value: Any, depth: int = 0) -> None:
-    if depth > DEEPEST:
-        raise RecursionError
-    children = value.values() if isinstance(value, dict) else value
-    for child in children if isinstance(value, dict | list) else ():
-        _require_shallow(child, depth + 1)
+def one_line(text: object) -> str:
+    """Return a text, or that of an exception, without line breaks, cut where it is very long."""
+    return " ".join(str(text).split())[:LONGEST_LINE]

@@ -1,14 +1,15 @@
 """The registries: names in a config, and the objects they stand for."""
 
-import dataclasses
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from metarl.core.outer.adam import Adam
 from metarl.core.outer.step import OuterStep
 from metarl.core.outer.trust_region import TrustRegion
-from metarl.experiment.checking import REQUIRED, Setting, arguments, leaves, make, settings_of
+from metarl.experiment.checking import REQUIRED, Setting, arguments, leaves, make
 from metarl.experiment.plugins import Check, class_with, find, function_of, subclass_of
 from metarl.rl.baselines import Baseline, LinearFeatureBaseline
 from metarl.rl.critic import Critic
@@ -17,7 +18,6 @@ from metarl.rl.losses import INNER_LOSSES, loaded_dice_loss
 from metarl.rl.policies import CategoricalCNN, CategoricalMLP, GaussianMLP, TanhGaussianMLP
 from metarl.rl.ppo import PPO, ProMP
 from metarl.runtime.errors import UserError
-from metarl.supervised.fewshot import FewShotConfig
 from metarl.supervised.glyphs import Glyphs
 from metarl.supervised.images import ImageFolder
 from metarl.supervised.labelled import LabelledSet
@@ -47,7 +47,11 @@ POLICIES: dict[str, Any] = {
 }
 
 
-class Group:
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Group(Generic[Made]):
     """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``.
 
     Args:
@@ -55,17 +59,19 @@ class Group:
         key: the setting that has the name.
         registry: what metarl has by name.
         check: of what a user's own name stands for.
-        skip: number of its first arguments that are not settings.
+        later: its first arguments, which are not settings: what is made is a function of them.
     """
 
-    def __init__(
-        self, where: str, key: str, registry: Mapping[str, Any], check: Check, skip: int = 0
-    ):
-        self.where = where
-        self.key = key
-        self.skip = skip
-        self._registry = registry
-        self._check = check
+    where: str
+    key: str
+    registry: Mapping[str, Any]
+    check: Check
+    later: Sequence[str] = ()
+
+    @property
+    def path(self) -> str:
+        """The path of the name."""
+        return f"{self.where}.{self.key}"
 
     def find(self, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return what the group names, and its other settings.
@@ -73,35 +79,40 @@ class Group:
         Raises:
             UserError: the name is unknown, does not import or is of the wrong kind.
         """
-        where = f"{self.where}.{self.key}"
-        found = find(where, settings.get(self.key), self._registry, self._check)
+        name = settings.get(self.key)
+        found = find(self.path, name, self.registry, self.check)
+        if self.key in inspect.signature(found).parameters:
+            raise UserError(f"{self.path} {name}: call its field {self.key} something else")
         return found, {k: v for k, v in settings.items() if k != self.key}
 
-    def make(self, settings: dict[str, Any]) -> Any:
-        """Return an object of the class that the group names.
+    def make(self, settings: dict[str, Any]) -> Made:
+        """Return an object of the class that the group names, or its function of ``later``.
 
         Raises:
             UserError: see ``find``; or a setting is unknown, or a value is not allowed.
         """
         kind, values = self.find(settings)
-        return make(kind, values, self.where)
+        if self.later:
+            found = arguments(partial(kind, *self.later), values, self.where)
+            return cast(Made, partial(kind, **found))
+        made: Made = make(kind, values, self.where)
+        return made
 
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the group with all settings written out."""
-        return {self.key: settings[self.key], **dataclasses.asdict(self.make(settings))}
+        made: Any = self.make(settings)
+        values = made.keywords if self.later else asdict(made)
+        return {self.key: settings[self.key], **values}
 
     def leaves(self, settings: Any) -> dict[str, Setting]:
         """Return the settings by path, the name first; the name only if it is unknown."""
-        name = settings.get(self.key) if isinstance(settings, dict) else None
-        meaning = f"{', '.join(self._registry)}, or package.module:Name"
-        found = {f"{self.where}.{self.key}": Setting(str, name, meaning)}
+        meaning = f"{', '.join(self.registry)}, or package.module:Name"
+        found = {self.path: Setting(str, REQUIRED, meaning)}
         try:
-            kind, _ = self.find({self.key: name})
+            kind, _ = self.find(settings if isinstance(settings, dict) else {})
         except UserError:  # raised again where the group is made
             return found
-        if is_labelled(kind):
-            found |= leaves(FewShotConfig, self.where)
-        return found | leaves(kind, self.where, self.skip)
+        return found | leaves(partial(kind, *self.later), self.where)
 
 
 def is_labelled(kind: Any) -> bool:
@@ -115,55 +126,22 @@ def _fault_of_source(found: Any) -> str:
         return subclass_of(LabelledSet)(found)
     if isinstance(found, type) and issubclass(found, RegressionFamily):
         return subclass_of(RegressionFamily, needs=["task_fields"])(found)
-    return class_with("task_fields", "input_shape", "draw", "variants", "require")(found)
+    fault = class_with("task_fields", "input_shape", "draw", "variants", "require")(found)
+    return fault or ("" if is_dataclass(found) else "should be a frozen dataclass")
 
 
-FAMILY = Group("env", "family", FAMILIES, subclass_of(Family, needs=["task_fields"]))
-OUTER = Group("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
-BASELINE = Group("baseline", "name", BASELINES, subclass_of(Baseline))
+FAMILY = Group[Family]("env", "family", FAMILIES, subclass_of(Family, needs=["task_fields"]))
+OUTER = Group[OuterStep]("outer", "name", OUTER_STEPS, subclass_of(OuterStep))
+BASELINE = Group[Baseline]("baseline", "name", BASELINES, subclass_of(Baseline))
 SPACES = ("observation_space", "action_space")  # that a policy is made from, which are not settings
-POLICY = Group("policy", "name", POLICIES, function_of(*SPACES), skip=len(SPACES))
-SOURCE = Group("data", "source", SOURCES, _fault_of_source)
-GROUPS = {group.where: group for group in (FAMILY, SOURCE, POLICY, OUTER, BASELINE)}
+POLICY = Group[Callable[..., Any]]("policy", "name", POLICIES, function_of(*SPACES), SPACES)
+SOURCE = Group[Any]("data", "source", SOURCES, _fault_of_source)
+GROUPS: dict[str, Group[Any]] = {
+    group.where: group for group in (FAMILY, SOURCE, POLICY, OUTER, BASELINE)
+}
 
 
-def make_family(env: dict[str, Any]) -> Family:
-    """The task family that ``env`` names, with its constants.
-
-    Raises:
-        UserError: the family or a constant is unknown, or a value is not allowed.
-    """
-    family: Family = FAMILY.make(env)
-    return family
-
-
-def parse_source(data: dict[str, Any]) -> tuple[Any, FewShotConfig | None]:
-    """The source that ``data`` names and, if it has classes, the settings of few-shot tasks.
-
-    Raises:
-        UserError: the source or a setting is unknown, or a value is not allowed.
-    """
-    source, settings = SOURCE.find(data)
-    if not is_labelled(source):
-        return make(source, settings, "data"), None
-    of_tasks = {f.name for f in dataclasses.fields(FewShotConfig)}
-    if taken := sorted({SOURCE.key, *of_tasks} & settings_of(source).keys()):
-        raise UserError(f"data.source {data['source']}: call its field {taken[0]} something else")
-    tasks = {name: settings.pop(name) for name in of_tasks & settings.keys()}
-    return make(source, settings, "data"), make(FewShotConfig, tasks, "data")
-
-
-def policy_settings(policy: dict[str, Any]) -> dict[str, Any]:
-    """Return all settings of the policy that ``policy`` names, its name first.
-
-    Raises:
-        UserError: it is unknown, or a setting is, or a value is not allowed.
-    """
-    function, values = POLICY.find(policy)
-    settings = settings_of(function, POLICY.skip)
-    defaults = {name: s.default for name, s in settings.items() if s.default is not REQUIRED}
-    given = arguments(function, values, "policy", POLICY.skip)
-    return {"name": policy["name"], **defaults, **given}
+make_family = FAMILY.make
 
 
 def inner_loss(inner: PolicyInnerConfig) -> Any:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from annotated_types import Ge, Gt
@@ -16,7 +16,6 @@ from annotated_types import Ge, Gt
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.rl.learner import LearnerConfig
 from metarl.runtime.checkpoint import CheckpointConfig
-from metarl.runtime.errors import UserError
 from metarl.runtime.folder import fixed
 from metarl.runtime.paths import PathText
 from metarl.runtime.scores import EvaluationConfig
@@ -24,8 +23,6 @@ from metarl.runtime.sinks import LoggingConfig
 from metarl.supervised.evaluate import SupervisedEvaluationConfig
 from metarl.supervised.learner import SupervisedConfig
 from metarl.supervised.models import ModelConfig
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,11 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.name and (Path(self.name).name != self.name or self.name == ".."):
             raise ValueError(f"name should be one folder's name, got {self.name}; see also folder")
+
+    @property
+    def path(self) -> Path:
+        """The run's folder, where the run has a name."""
+        return Path(self.folder) / str(self.name)
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,6 @@ SCHEMAS: dict[str, type[Experiment]] = {
     "reinforcement learning": RLExperiment,
     "supervised learning": SupervisedExperiment,
 }
-
-
-def revised(config: Config, **changes: Any) -> Config:
-    """Return a copy of a config with other values.
-
-    Raises:
-        UserError: a value contradicts the other ones.
-    """
-    try:
-        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def kind_of(config: Experiment) -> str:

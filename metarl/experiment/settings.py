@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from metarl import __version__
-from metarl.experiment import build, plugins
-from metarl.experiment.checking import Setting, leaves, make
+from metarl.experiment import plugins
+from metarl.experiment.checking import REQUIRED, Setting, leaves, make
 from metarl.experiment.configs import read_layers
-from metarl.experiment.reading import Word, merged, nested, read_mapping, read_words
+from metarl.experiment.reading import Word, at, merged, read_mapping, read_words
 from metarl.experiment.registries import GROUPS
+from metarl.experiment.resolution import resolve
 from metarl.experiment.schema import Experiment, fixed_settings, plain, schema_of, to_yaml
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
@@ -40,22 +41,18 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
     layers, configs, resume = asked(options)
-    run: RunFolder | None = None
-    if resume not in (None, AUTO):
-        run = RunFolder.open(Path(str(resume)))
-        read_config(run)  # also finds the user's own parts that it names
-        layers = [_settings_of(run), *layers]
+    run = None if resume in (None, AUTO) else RunFolder.open(Path(str(resume)))
+    if run is not None:
+        layers = [plain(read_config(run)), *layers]
     config = parse(layers)
-    if resume == AUTO:
-        if config.name is None:
-            raise UserError("--resume auto needs a --name: it goes on with the run of this name")
-        run = begun(config)
+    if resume == AUTO and config.name is None:
+        raise UserError("--resume auto needs a --name: it goes on with the run of this name")
     if len(words) < len(argv):
         print(to_yaml(config), end="")
         sys.exit(0)
-    config = named(config, stem(config, configs))
-    new = RunFolder(Path(config.folder) / str(config.name))
-    if run is None and new.is_of_this_launch():
+    config = named(config, configs)
+    new = RunFolder(config.path)
+    if run is None and (new.is_of_this_launch() or (resume == AUTO and new.is_begun())):
         run = new
     if run is not None:
         require_same_run(run, config)
@@ -67,10 +64,11 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
 
 def require_same_run(run: RunFolder, config: Experiment) -> None:
     """Raise UserError unless a run may go on with these settings, and can be written."""
-    own = read_config(run)
-    if _tasks_of(config) != _tasks_of(own):
-        raise UserError(f"the run to resume is of {_tasks_of(own)}, not {_tasks_of(config)}")
-    if difference := first_difference(_kept(own), _kept(config)):
+    own, wanted = (
+        {**fixed_settings(each), "folder": each.folder, "name": each.name}
+        for each in (read_config(run), config)
+    )
+    if difference := first_difference(own, wanted):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
 
@@ -82,53 +80,28 @@ def is_done(run: RunFolder, config: Experiment) -> bool:
     return saved is not None and saved[0].iteration == last >= config.iterations
 
 
-def begun(config: Experiment) -> RunFolder | None:
-    """Return the run that a config names; None if it has no name, or was not begun."""
-    run = RunFolder(Path(config.folder) / (config.name or ""))
-    return run if config.name and run.config_file.is_file() else None
-
-
 def stem(config: Experiment, configs: Sequence[str] = ()) -> str:
     """Return the first part of a run's name: its config files, or else its tasks."""
-    return "-".join(Path(name).stem for name in configs) or str(_tasks_of(config))
+    tasks = at(plain(config), GROUPS[config.task_source].path)
+    return "-".join(Path(name).stem for name in configs) or str(tasks)
 
 
-def named(config: Experiment, start: str = "") -> Experiment:
-    """Return a config whose run has a name: its own, or one of ``start``, seed and time."""
-    start = start or stem(config)
-    return replace(config, name=config.name or f"{start}-seed{config.seed}-{_when()}")
-
-
-def settings_for_help(argv: Sequence[str]) -> tuple[list[str], dict[str, Setting]]:
-    """Return the positional arguments of a command line, and all settings that it may have."""
-    positional, options = read_words(argv)
-    layers, _, _ = asked(options)
-    config = parse(layers)
-    values = plain(config)
-    known = known_settings(type(config), values)
-    given = {path: _at(values, path, setting.default) for path, setting in known.items()}
-    return positional, {p: known[p]._replace(default=given[p]) for p in known}
-
-
-def _at(values: Any, path: str, default: Any) -> Any:
-    """Return the value at a path of a nested mapping."""
-    for key in path.split("."):
-        if not isinstance(values, dict) or key not in values:
-            return default
-        values = values[key]
-    return values
+def named(config: Experiment, configs: Sequence[str] = ()) -> Experiment:
+    """Return a config whose run has a name: its own, or one of ``stem``, seed and time."""
+    when = launch_id() or time.strftime("%Y%m%d-%H%M%S")
+    return replace(config, name=config.name or f"{stem(config, configs)}-seed{config.seed}-{when}")
 
 
 def asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str | None]:
     """Return settings of a command line's files and of its options, the files' names, the run."""
-    configs = [name for option, name in options if option == "config"]
-    runs = [name for option, name in options if option == "resume"]
+    configs: list[str] = [word for name, word in options if name == "config"]
+    runs = [word for name, word in options if name == "resume"]
     files = [layer for name in configs for layer in read_layers(name)]
     for name in ("config", "resume"):
         if any(name in values for values in files):
             raise UserError(f"{name} is not a setting for a file; use --{name}")
-    given = nested(pair for pair in options if pair[0] not in ("config", "resume"))
-    return [*files, given], [*configs], runs[-1] if runs else None
+    given = merged({}, (pair for pair in options if pair[0] not in ("config", "resume")))
+    return [*files, given], configs, runs[-1] if runs else None
 
 
 def parse(layers: Layers) -> Experiment:
@@ -140,48 +113,36 @@ def parse(layers: Layers) -> Experiment:
     schema = schema_of(layers)
     values = combined(schema, layers)
     try:
-        config: Experiment = make(schema, values, known=[*known_settings(schema, values)])
-        return build.resolve(config)
+        config: Experiment = make(schema, values, known=known_settings(schema, values))
+        return resolve(config)
     except UserError as error:
-        if origin := _origin(layers, str(error).partition(" ")[0]):
+        path = str(error).partition(" ")[0]
+        found = [layer for layer in layers if at(layer, path, REQUIRED) is not REQUIRED]
+        if origin := getattr(found[-1], "origin", "") if found else "":
             raise UserError(f"{origin}: {error}") from error
         raise
 
 
-def _origin(layers: Layers, path: str) -> str:
-    """Return the file that says the setting at ``path``; nothing if it is from elsewhere."""
-    missing = object()
-    for layer in reversed(layers):
-        if _at(layer, path, missing) is not missing:
-            return getattr(layer, "origin", "")
-    return ""
-
-
 def known_settings(schema: type[Experiment], values: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return all settings by path; those of a named group are of what ``values`` names."""
+    """Return all settings by path, those of a named group too; their defaults are ``values``."""
     found: dict[str, Setting] = {}
     for path, setting in leaves(schema).items():
-        found |= GROUPS[path].leaves(values.get(path)) if path in GROUPS else {path: setting}
+        default = at(values, path, setting.default)
+        own = GROUPS[path].leaves(default) if path in GROUPS else {path: setting}
+        found |= {name: s._replace(default=at(values, name, s.default)) for name, s in own.items()}
     return found
-
-
-def default_groups(schema: type[Experiment]) -> dict[str, Any]:
-    """Return the named groups of a schema as they are where no settings are given."""
-    return {path: s.default for path, s in leaves(schema).items() if path in GROUPS}
 
 
 def combined(schema: type[Experiment], layers: Layers) -> dict[str, Any]:
     """Merge settings. A group that names something else than before starts afresh: its other
     settings belonged to the other thing.
     """
-    values = default_groups(schema)
+    values = {path: group for path, group in vars(schema()).items() if path in GROUPS}
     for layer in layers:
-        for path, group in values.items():
-            now = layer.get(path)
-            if path in GROUPS and isinstance(now, dict) and isinstance(group, dict):
-                key = GROUPS[path].key
-                if now.get(key, group.get(key)) != group.get(key):
-                    values = {**values, path: {}}
+        for path, group in GROUPS.items():
+            name = at(values, group.path)
+            if at(layer, group.path, name) != name:
+                values[path] = {}
         values = merged(values, layer)
     return values
 
@@ -189,52 +150,25 @@ def combined(schema: type[Experiment], layers: Layers) -> dict[str, Any]:
 def read_config(run: RunFolder) -> Experiment:
     """Return the config of an existing run, of this or an earlier version.
 
+    The run's own copy of its task file takes the place of the file.
+
     Raises:
         UserError: its config cannot be read.
     """
-    plugins.search_folders_of(run.info())
-    settings = _settings_of(run)
-    try:
-        return parse([settings])
-    except UserError as error:
-        raise UserError(f"{run.config_file}{_newer_version_note(run)}: {error}") from error
-
-
-def _settings_of(run: RunFolder) -> dict[str, Any]:
-    """Return the run's config with today's settings, and its own copy of its task file."""
+    info = run.info()
+    plugins.search_folders_of(info)
     settings = read_mapping(run.config_file)
     try:
         settings = upgraded(settings)
+        if isinstance(name := at(settings, "evaluation.task_file"), str):
+            settings["evaluation"]["task_file"] = str(run.own_task_file(name) or name)
+        return parse([settings])
     except UserError as error:
-        raise UserError(f"{run.config_file}: {error}") from error
-    evaluation = settings.get("evaluation")
-    if isinstance(evaluation, dict) and isinstance(name := evaluation.get("task_file"), str):
-        evaluation["task_file"] = str(run.own_task_file(name) or name)
-    return settings
-
-
-def _newer_version_note(run: RunFolder) -> str:
-    """Name the version that wrote the run if it is newer than this one."""
-    packages = run.info().get("packages")
-    written = str(packages.get("metarl")) if isinstance(packages, dict) else ""
-    newer = _numbers(written) > _numbers(__version__)
-    return f" (written by metarl {written}, newer than this {__version__})" if newer else ""
+        written = str(at(info, "packages.metarl", ""))
+        is_newer = _numbers(written) > _numbers(__version__)
+        note = f" (written by metarl {written}, newer than this {__version__})" if is_newer else ""
+        raise UserError(f"{run.config_file}{note}: {error}") from error
 
 
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
-
-
-def _when() -> str:
-    """Return a unique suffix: torchrun's launch id, else the time."""
-    return launch_id() or time.strftime("%Y%m%d-%H%M%S")
-
-
-def _tasks_of(config: Experiment) -> Any:
-    """The name of its task family or source."""
-    return plain(config)[config.task_source][GROUPS[config.task_source].key]
-
-
-def _kept(config: Experiment) -> dict[str, Any]:
-    """Return the settings that ``--resume`` may not change."""
-    return {**fixed_settings(config), "folder": config.folder, "name": config.name}

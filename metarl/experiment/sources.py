@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.experiment.plugins import call
-from metarl.experiment.registries import parse_source
+from metarl.experiment.registries import SOURCE
 from metarl.runtime.errors import UserError, described
 from metarl.supervised.fewshot import FewShot
 from metarl.supervised.labelled import LabelledSet, LabelledTensors, checked_splits
@@ -15,15 +15,15 @@ def make_source(data: dict[str, Any], folder: str | None) -> Source:
     """The distribution over tasks that ``data`` describes.
 
     Raises:
-        UserError: see ``parse_source``; or its examples cannot be had, or are not sound.
+        UserError: see ``Group.make``; or its examples cannot be had, or are not sound.
     """
-    source, few_shot = parse_source(data)
-    if few_shot is None:
-        if folder is not None:
-            raise UserError(f"data_folder is for images, which {data['source']} has none of")
-        made: Source = source
-        return made
-    return FewShot(_load(source, data["source"], folder), few_shot)
+    source = SOURCE.make(data)
+    if isinstance(source, LabelledSet):
+        return FewShot(_load(source, data["source"], folder), source.ways)
+    if folder is not None:
+        raise UserError(f"data_folder is for images, which {data['source']} has none of")
+    made: Source = source
+    return made
 
 
 def _load(source: LabelledSet, name: str, folder: str | None) -> dict[str, LabelledTensors]:

@@ -40,15 +40,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     meant = {name, *(each for each, others in SYNONYMS.items() if name in others.split())}
     found = [path for path in known if path.rpartition(".")[2] in meant]
     found = [path for path in found if path.startswith(group)] or found
-    inside = [path for path in known if path.rpartition(".")[0] == group]
+    inside = [path.rpartition(".")[2] for path in known if path.rpartition(".")[0] == group]
     if not found and inside and dot:
-        close = difflib.get_close_matches(f"{group}.{name}", inside, n=3)
-        found = [path for path in close if _is_close(path.rpartition(".")[2], name)][:1]
+        found = [f"{group}.{near}" for near in difflib.get_close_matches(name, inside, n=1)]
     elif not found:
         groups = {path.partition(".")[0] for path in known}
         found = difflib.get_close_matches(word, [*known, *groups], n=1)
     return f" (did you mean {' or '.join(found[:3])}?)" if found else ""
-
-
-def _is_close(one: str, other: str) -> bool:
-    return difflib.SequenceMatcher(None, one, other).ratio() > 0.6

@@ -137,7 +137,7 @@ class RunFolder:
         if not path.is_dir():
             raise UserError(f"there is no run folder {path}")
         run = cls(path)
-        if not run.config_file.is_file():
+        if not run.is_begun():
             raise UserError(f"{path} holds no run: config.yaml is missing")
         return run
 
@@ -158,11 +158,14 @@ class RunFolder:
             own.parent.mkdir(exist_ok=True)
             write_atomically(own, path.read_bytes())
 
+    def is_begun(self) -> bool:
+        """Return whether there is a run here."""
+        return self.config_file.is_file()
+
     def is_of_this_launch(self) -> bool:
         """Return whether torchrun has restarted these processes after they had begun this run."""
         launch = launch_id()
-        begun = self.config_file.is_file()
-        return launch is not None and begun and self.info().get("launch") == launch
+        return launch is not None and self.is_begun() and self.info().get("launch") == launch
 
     def checkpoints(self, keep: int = 3) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from metarl.runtime.errors import UserError
 
@@ -40,7 +40,7 @@ def expanded(text: str) -> str:
     return path
 
 
-PathText = Annotated[str, AfterValidator(expanded)]
+PathText = Annotated[str, AfterValidator(expanded), WithJsonSchema({"type": "path"})]
 """The type of settings and options that are paths."""
 
 

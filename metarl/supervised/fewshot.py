@@ -1,12 +1,9 @@
 """Few-shot classification: episodes of N ways and K shots from labelled examples."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from numpy.typing import NDArray
 
 from metarl.runtime.errors import UserError
@@ -21,17 +18,6 @@ SPLIT_OF = {
 }
 
 
-@dataclass(frozen=True)
-class FewShotConfig:
-    """How few-shot tasks are made of labelled examples.
-
-    Args:
-        ways: N, classes of a task.
-    """
-
-    ways: Annotated[int, Ge(2)] = 5
-
-
 class FewShot:
     """N-way K-shot episodes (Vinyals et al. 2016).
 
@@ -39,15 +25,15 @@ class FewShot:
 
     Args:
         splits: examples by split.
-        config: how tasks are made.
+        ways: N, classes of a task.
     """
 
     variants = ()
 
-    def __init__(self, splits: Mapping[str, LabelledTensors], config: FewShotConfig):
+    def __init__(self, splits: Mapping[str, LabelledTensors], ways: int):
         self.splits = splits
-        self.ways = config.ways
-        self.task_fields = tuple(f"class_{n}" for n in range(config.ways))
+        self.ways = ways
+        self.task_fields = tuple(f"class_{n}" for n in range(ways))
         self.input_shape = tuple(next(iter(splits.values())).inputs.shape[1:])
 
     def require(self, what: TaskRequest) -> None:

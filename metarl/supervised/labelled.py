@@ -5,12 +5,14 @@ import json
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -57,11 +59,17 @@ class LabelledTensors:
         return SplitRecord(counts, digest.hexdigest())
 
 
+@dataclass(frozen=True)
 class LabelledSet(ABC):
     """A set of labelled examples, of which few-shot tasks are made.
 
     Subclasses are frozen dataclasses; their fields are settings.
+
+    Args:
+        ways: N, classes of a task.
     """
+
+    ways: Annotated[int, Ge(2)] = field(default=5, kw_only=True)
 
     @abstractmethod
     def load(self, folder: Path | None) -> Mapping[str, Any]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metarl.core.task_map import cores
-from metarl.experiment.build import resolve
 from metarl.experiment.registries import make_family
+from metarl.experiment.resolution import resolve
 from metarl.experiment.schema import RLExperiment, SupervisedExperiment
 from metarl.rl.evaluate import PolicyEvaluationConfig
 from metarl.supervised.models import ModelConfig

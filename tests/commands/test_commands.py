@@ -53,6 +53,8 @@ BAD_SETTINGS = [
     ),
     ("--policy 100", "policy should be a mapping, got 100"),
     ("--env 3", "env should be a mapping, got 3"),
+    ("--tasks. 3", 'tasks should be an integer >= 1, got {"": "3"}'),
+    (f"--tasks {'[' * 30}{']' * 30}", "tasks should be an integer >= 1, got [[["),
     ("--env.horizon x", "env.horizon should be an integer, got x"),
     ("--env.goal_range 1", "env.goal_range should be [a number, a number], got 1"),
     ("--env.goal_range [1]", "env.goal_range should be [a number, a number], got [1]"),
@@ -101,6 +103,12 @@ BAD_SETTINGS = [
 @pytest.mark.parametrize(("arguments", "said"), BAD_SETTINGS, ids=[b[0] for b in BAD_SETTINGS])
 def test_a_bad_setting_is_refused(refused, arguments: str, said: str):
     assert said in refused(train, "--config", "smoke", *arguments.split())
+
+
+def test_a_number_with_too_many_digits_is_refused(refused):
+    said = refused(train, "--seed", f"0x{'f' * 5000}")
+    assert "seed should be an integer >= 0, got 0xfff" in said
+    assert len(said) < 1200
 
 
 BAD_FILES = {
@@ -175,8 +183,8 @@ def finished(workplace: Path, two_iterations: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--config half_cheetah_velocity", "the run to resume is of point-navigation, not half-"),
-        ("--env.family ant-goal --env.horizon 5", "the run to resume is of point-navigation"),
+        ("--config half_cheetah_velocity", "env.family is point-navigation, not half-cheetah-"),
+        ("--env.family ant-goal --env.horizon 5", "env.family is point-navigation, not ant-goal"),
         ("--seed 1", "a resumed run keeps its settings: seed is 0, not 1"),
         ("--env.horizon 6", "env.horizon is 5, not 6"),
         ("--outer.max_kl 0.5", "outer.max_kl is 0.01, not 0.5"),
@@ -210,7 +218,10 @@ def test_a_run_whose_settings_are_damaged_is_refused(finished: Path, refused):
         ("run --env.family ant-goal", "env.family cannot differ from the trained one"),
         ("run --env.goal_range [2,1]", "goal_range must be [low, high] with low < high"),
         ("run --candidate_rates []", "candidate_rates should have at least one entry"),
-        ("run --candidate_rates [1] --inner_rates [1]", "either inner_rates are given or one of"),
+        (
+            "run --candidate_rates [1] --inner_rates [1]",
+            "so evaluation.candidate_rates must be null",
+        ),
         ("run --candidate_rates [0]", "should be a list, each a number > 0 or null, got [0]"),
         ("run --taks 2", "did you mean tasks?"),
         ("run --tasks 0", "tasks should be an integer > 0 or null, got 0"),

@@ -71,7 +71,9 @@ def test_the_bases_of_a_config_come_before_it(workplace: Path, refused):
     Path("one.yaml").write_text("base: two.yaml\n")
     assert "two.yaml has itself as a base" in refused(train, "--config", "two.yaml")
     Path("one.yaml").write_text("base: {two: three}\n")
-    assert "should be the name of a config" in refused(train, "--config", "one.yaml")
+    assert "one.yaml: base should be text or a list, each text, got" in refused(
+        train, "--config", "one.yaml"
+    )
     Path("one.yaml").write_text("base: nowhere\n")
     assert "there is no config nowhere" in refused(train, "--config", "one.yaml")
 

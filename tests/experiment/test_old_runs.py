@@ -17,15 +17,15 @@ import torch
 import yaml
 
 from metarl.commands.main import evaluate, report, train
-from metarl.experiment.build import resolve
 from metarl.experiment.registries import SOURCES
+from metarl.experiment.resolution import resolve
 from metarl.experiment.schema import SCHEMAS, plain
 from metarl.experiment.settings import read_config
 from metarl.runtime.checkpoint import from_bytes
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import CHANGES, Added, Removed, Renamed, upgraded
-from metarl.supervised.fewshot import FewShotConfig
+from metarl.supervised.labelled import LabelledSet
 from metarl_envs import FAMILIES
 
 OLD = Path(__file__).parents[1] / "old_runs"
@@ -197,12 +197,13 @@ def test_every_new_constant_of_a_family_says_what_the_code_did_before(name: str)
     assert {f"env.{key}" for key in first.keys() - today} <= gone()
 
 
-@pytest.mark.parametrize("name", [*SOURCES, "few-shot"])
+@pytest.mark.parametrize("name", SOURCES)
 def test_every_new_setting_of_a_source_says_what_the_code_did_before(name: str):
-    source = FewShotConfig if name == "few-shot" else SOURCES[name]
     first = SETTINGS["sources"].get(name)
     if first is None:
         pytest.skip("the source is younger than settings.json")
-    today = {f.name for f in dataclasses.fields(source)}
+    if issubclass(SOURCES[name], LabelledSet):
+        first = first | SETTINGS["sources"]["few-shot"]
+    today = {f.name for f in dataclasses.fields(SOURCES[name])}
     assert {f"data.{key}" for key in today - first.keys()} <= known("data")
     assert {f"data.{key}" for key in first.keys() - today} <= gone()

@@ -186,7 +186,7 @@ def test_groups_of_the_same_seeds_are_paired_by_seed():
 def swept(runs: Path, toy_settings: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two settings times three seeds, with default names."""
     clock = itertools.count(100000)
-    monkeypatch.setattr("metarl.experiment.settings._when", lambda: f"20260101-{next(clock)}")
+    monkeypatch.setattr("metarl.experiment.settings.launch_id", lambda: f"20260101-{next(clock)}")
     for rate, seed in itertools.product(("0.1", "0.5"), "012"):
         own = ("--inner.rate", rate, "--seed", seed, "--evaluation.tasks", "3")
         assert train([*toy_settings, *own, "--folder", str(runs)]) == 0

@@ -266,7 +266,7 @@ def test_runs_of_the_other_kind_are_refused(refused):
             said = refused(evaluate, run, *option.split())
             assert "is no option of an evaluation in" in said
     said = refused(train, "--resume", "model", "--data.source", "glyphs")
-    assert "the run to resume is of sinusoid, not glyphs" in said
+    assert "data.source is sinusoid, not glyphs" in said
     assert "env is not a setting" in refused(train, "--resume", "model", "--env.horizon", "3")
 
 

@@ -6,7 +6,7 @@ import torch
 
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
-from metarl.supervised.fewshot import FewShot, FewShotConfig
+from metarl.supervised.fewshot import FewShot
 from metarl.supervised.labelled import LabelledTensors
 from metarl.supervised.task_data import TaskRequest
 
@@ -25,7 +25,7 @@ def examples(classes: int, each: int, start: int) -> LabelledTensors:
 @pytest.fixture
 def source() -> FewShot:
     splits = {"train": examples(8, 6, 0), "test": examples(7, 6, 100)}
-    return FewShot(splits, FewShotConfig(ways=4))
+    return FewShot(splits, ways=4)
 
 
 @pytest.mark.parametrize(("what", "start"), [(TRAIN, 0), (TEST, 100)])
@@ -68,7 +68,7 @@ def test_a_task_depends_on_seed_iteration_and_its_number_only(source: FewShot):
 def test_floating_point_inputs_of_any_shape_stay_as_they_are():
     x = torch.randn(12, 5)
     found = LabelledTensors(x, torch.arange(3).repeat(4), ("a", "b", "c"))
-    source = FewShot({"train": found}, FewShotConfig(ways=2))
+    source = FewShot({"train": found}, ways=2)
     _, episode = source.draw(TRAIN._replace(tasks=1, shots=1, queries=1))
     assert all(any(torch.equal(row, y) for y in x) for row in episode.support.inputs[0])
 
@@ -88,7 +88,7 @@ def test_floating_point_inputs_of_any_shape_stay_as_they_are():
 def test_tasks_that_cannot_be_drawn_are_refused(
     source: FewShot, ways: int, what: TaskRequest, message: str
 ):
-    other = FewShot(source.splits, FewShotConfig(ways=ways))
+    other = FewShot(source.splits, ways=ways)
     with pytest.raises(UserError, match=message):
         other.require(what)
     source.require(TEST)

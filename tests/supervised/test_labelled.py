@@ -171,7 +171,14 @@ class NotFinite(Blobs):
 
 @dataclass(frozen=True)
 class Named(Blobs):
-    ways: int = 5
+    source: str = "here"
+
+
+class Plain:
+    task_fields, input_shape, variants = ("slope",), (1,), ()
+
+    def draw(self, what): ...
+    def require(self, what): ...
 
 
 blobs = Blobs()
@@ -203,8 +210,9 @@ REFUSED = [
     ("Lacking", "it should define load, got Lacking"),
     ("Fails", "data.source mine_labelled:Fails: OSError: no disk"),
     ("NotFinite", "data.source mine_labelled:NotFinite: inputs of the test split are not finite"),
-    ("Named", "data.source mine_labelled:Named: call its field ways something else"),
+    ("Named", "data.source mine_labelled:Named: call its field source something else"),
     ("blobs", "it should be a class with task_fields, input_shape, draw"),
+    ("Plain", "it should be a frozen dataclass, got Plain"),
 ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.experiment.registries import parse_source
+from metarl.experiment.registries import SOURCE
 from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.regression import BLOCK
@@ -88,4 +88,4 @@ def test_noise_is_on_the_support_targets_only():
 
 def test_ranges_that_are_none_are_refused():
     with pytest.raises(UserError, match=r"data.x_range should be \[low, high\], got \[5.0, -5.0\]"):
-        parse_source({"source": "sinusoid", "x_range": [5, -5]})
+        SOURCE.make({"source": "sinusoid", "x_range": [5, -5]})
