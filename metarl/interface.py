@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from metarl.rl.rollout import make_batch
 from metarl.rl.sampler import Stream
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.lock import locked
 from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.seeding import Purpose
 from metarl.runtime.sinks import read_metrics
@@ -78,12 +79,12 @@ def train(
             layers += settings.read_layers(str(config))
     experiment = settings.named(settings.parse(layers))
     begun = settings.begun(experiment) if resume else None
-    if begun is not None:
-        settings.require_same_run(begun, experiment)
-        if settings.is_done(begun, experiment):
-            return load(begun.path)
     folder = begun or RunFolder(Path(experiment.folder) / str(experiment.name))
-    with _own_threads():
+    with _own_threads(), locked(folder.path) if begun else nullcontext():
+        if begun is not None:
+            settings.require_same_run(begun, experiment)
+            if settings.is_done(begun, experiment):
+                return load(begun.path)
         learner = build.make_learner(beginning(experiment, begun))
         training = Training(experiment, folder, learner, ALONE, callbacks)
         try:

@@ -14,7 +14,7 @@ from metarl.report import tables
 from metarl.runtime.errors import UserError, under_torchrun
 from metarl.runtime.launch import die_with_parent
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 CHILD = "from metarl.commands.sweep import main_of_run; main_of_run()"
 
 

@@ -1,6 +1,7 @@
 """``metarl train``."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from metarl.commands.command import HELP, command, print_settings
@@ -11,6 +12,7 @@ from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import joined
+from metarl.runtime.lock import locked
 
 
 @command()
@@ -18,8 +20,9 @@ def train(argv: Sequence[str]) -> int:
     """Meta-train a policy or a model, then evaluate it on held-out tasks."""
     if {*HELP} & {*argv}:
         return _print_help([word for word in argv if word not in HELP])
-    config, resumed = read_settings(argv)
-    with joined(config.device, config.timeout) as processes:
+    with ExitStack() as held:
+        config, resumed = read_settings(argv, lambda run: held.enter_context(locked(run.path)))
+        processes = held.enter_context(joined(config.device, config.timeout))
         require_same_settings(config, processes)
         learner = processes.in_turn(
             lambda: build.make_learner(beginning(config, resumed), processes)

@@ -4,6 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from metarl.runtime.errors import UserError, described
 from metarl.runtime.files import write_atomically
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import launched
+from metarl.runtime.lock import locked
 from metarl.runtime.scores import Evaluation
 from metarl.runtime.sinks import ConsoleSink, JsonlSink, Media, Sink, Sinks
 from metarl.runtime.trackers import TensorboardSink, WandbSink
@@ -86,14 +88,23 @@ class Training:
     def run(self, go_on: bool) -> int:
         """Train and evaluate; returns the exit code: 1 if the last checkpoint is not on disk.
 
+        Args:
+            go_on: with a run whose folder is there, and locked by the caller.
+
         Raises:
             UserError: the run cannot go on.
             Fault: what nobody foresaw.
         """
-        if self._processes.leads and not go_on:
+        if go_on:
+            return self._run(go_on)
+        if self._processes.leads:
             build.warn_of_equal_tasks(self._config)
         # Everything that can be refused has been; only now is something written.
-        self._processes.by_leader(lambda: None if go_on else self._create())
+        with ExitStack() as held:
+            self._processes.by_leader(lambda: self._create(held))
+            return self._run(go_on)
+
+    def _run(self, go_on: bool) -> int:
         trainer = self._trainer()
         if go_on or self._processes.size > 1:  # of several, the first one knows
             trainer.resume()
@@ -110,7 +121,10 @@ class Training:
         self._end(evaluation)
         return 0 if trainer.saved else 1
 
-    def _create(self) -> None:
+    def _create(self, held: ExitStack) -> None:
+        """Make the run's folder, locked until ``held`` is closed."""
+        self._folder.require_new()
+        held.enter_context(locked(self._folder.path))
         own = plugins.folders(), plugins.packages()
         RunFolder.create(self._folder.path, to_yaml(self._config), *own)
         self._keep_task_file()

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,21 @@ Layers = Sequence[Mapping[str, Any]]
 """Settings of files and of a command line; later ones win."""
 
 
-def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
+def read_settings(
+    argv: Sequence[str], lock: Callable[[RunFolder], Any] = lambda run: None
+) -> tuple[Experiment, RunFolder | None]:
     """Return the resolved config that ``train`` was asked for, and the run to resume, if any.
+
+    Args:
+        argv: the command line.
+        lock: called with the run to resume before anything of it is read.
 
     Raises:
         UserError: the settings are not allowed, or not those of the run.
         SystemExit: ``--print_config`` asked for the config alone.
     """
     words = [word for word in argv if word != "--print_config"]
+    is_printed = len(words) < len(argv)
     positional, options = read_words(words)
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
@@ -43,6 +50,8 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     run: RunFolder | None = None
     if resume not in (None, AUTO):
         run = RunFolder.open(Path(str(resume)))
+        if not is_printed:
+            lock(run)
         read_config(run)  # also finds the user's own parts that it names
         layers = [_settings_of(run), *layers]
     config = parse(layers)
@@ -50,7 +59,7 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
         if config.name is None:
             raise UserError("--resume auto needs a --name: it goes on with the run of this name")
         run = begun(config)
-    if len(words) < len(argv):
+    if is_printed:
         print(to_yaml(config), end="")
         sys.exit(0)
     config = named(config, stem(config, configs))
@@ -58,6 +67,8 @@ def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
     if run is None and new.is_of_this_launch():
         run = new
     if run is not None:
+        if resume in (None, AUTO):
+            lock(run)
         require_same_run(run, config)
         if resume == AUTO and is_done(run, config):
             print(f"done: {run.path} has {config.iterations} iterations and their evaluation")

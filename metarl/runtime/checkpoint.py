@@ -135,14 +135,24 @@ class CheckpointFolder:
             raise ValueError(f"{checkpoint.path} is damaged ({reason})") from error
 
     def _prune(self, newest: int) -> None:
-        """Keep the newest and the best; later ones were damaged, or left behind by a resume."""
+        """Keep the newest, the best, and those of later iterations that are intact."""
         checkpoints = self.all()
         valid = [c for c in checkpoints if c.iteration <= newest]
         kept = [*valid[: self._keep], max(valid, key=lambda c: c.score)]
         for checkpoint in checkpoints:
-            if checkpoint not in kept:
+            if checkpoint not in kept and not self._is_later(checkpoint, newest):
                 checkpoint.path.unlink(missing_ok=True)
                 checkpoint.path.with_suffix(".json").unlink(missing_ok=True)
+
+    def _is_later(self, checkpoint: Checkpoint, newest: int) -> bool:
+        """Return whether it is of a later iteration than ``newest``, and intact."""
+        if checkpoint.iteration <= newest:
+            return False
+        try:
+            self._read(checkpoint)
+        except ValueError:
+            return False
+        return True
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:

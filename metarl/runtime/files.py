@@ -4,7 +4,9 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)  # the rename itself
     finally:
         os.close(directory)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what ``write_atomically`` left in a folder when its process was killed."""
+    for path in folder.glob("*.tmp"):
+        if re.search(r"\.\d+\.tmp$", path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

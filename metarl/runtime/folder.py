@@ -80,14 +80,7 @@ class RunFolder:
             UserError: it already holds a run, or cannot be written.
         """
         run = cls(path)
-        if (
-            run.config_file.exists()
-            or run.metrics_file.is_file()
-            or not run.checkpoints().is_empty()
-        ):
-            raise UserError(
-                f"{path} already holds a run; choose another --name, or go on with --resume {path}"
-            )
+        run.require_new()
         info = {
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
@@ -123,6 +116,15 @@ class RunFolder:
         if not run.config_file.is_file():
             raise UserError(f"{path} holds no run: config.yaml is missing")
         return run
+
+    def require_new(self) -> None:
+        """Raise UserError where there is a run already."""
+        there = self.config_file.exists() or self.metrics_file.is_file()
+        if there or not self.checkpoints().is_empty():
+            raise UserError(
+                f"{self.path} already holds a run; choose another --name, or go on with "
+                f"--resume {self.path}"
+            )
 
     def own_task_file(self, name: str) -> Path | None:
         """The run's copy of the task file of this name; None if it has none."""

@@ -101,6 +101,11 @@ def test_saving_after_a_resume_removes_what_came_later(folder: CheckpointFolder)
     assert folder.load("last")[0].iteration == folder.load("best")[0].iteration == 25
 
 
+def test_saving_removes_no_later_checkpoint_that_is_intact(folder: CheckpointFolder):
+    folder.save(15, state_after(15), score=0.0)
+    assert [c.iteration for c in folder.all()] == [30, 20, 15, 10]
+
+
 def test_more_than_a_million_iterations_are_in_order(tmp_path: Path):
     folder = CheckpointFolder(tmp_path)
     for iteration in (999_999, 1_000_000):
