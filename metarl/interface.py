@@ -41,17 +41,19 @@ Callback = Callable[[int, Mapping[str, float]], Any]
 """Called with the iteration and its metrics after every iteration; an exception ends training."""
 
 
-def load(path: str | Path, checkpoint: str = "last") -> "Run":
+def load(path: str | Path, checkpoint: str = "last", trust_code: bool = False) -> "Run":
     """Return a trained run.
 
     Args:
         path: its folder.
         checkpoint: last, best, or a number of iterations.
+        trust_code: import code that the run names, whoever made it.
 
     Raises:
-        UserError: there is no run in the folder, or no such checkpoint.
+        UserError: there is no run in the folder, or no such checkpoint; or it names code, was not
+            made here by this user, and ``trust_code`` is false.
     """
-    return Run(RunFolder.open(Path(path)), checkpoint)
+    return Run(RunFolder.open(Path(path), trust_code), checkpoint)
 
 
 def train(

@@ -54,8 +54,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The cache of decoded images is the tests' own, and one for all: decoding takes seconds."""
+    """The cache of decoded images is the tests' own, and one for all: decoding takes seconds.
+
+    So is the key that runs are signed with.
+    """
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     return os.environ["XDG_CACHE_HOME"]
 
 

@@ -47,6 +47,7 @@ def _print_help(argv: Sequence[str]) -> int:
     print(
         "  --resume auto                           begin the run of this --name, or go on with it"
     )
+    print("  --trust-code                            import code that a run of others names")
     print("  --print_config                          print all settings as YAML, and stop")
     print("  --help [SETTING or GROUP]               all about some settings, with their types\n")
     print_settings(settings)

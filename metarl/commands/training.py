@@ -14,6 +14,7 @@ import torch
 from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
 from metarl.experiment import build, evaluations, plugins, registries
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
+from metarl.experiment.trust import folders_of, signature_of
 from metarl.report import tables
 from metarl.runtime.errors import UserError, described
 from metarl.runtime.files import write_atomically
@@ -125,9 +126,17 @@ class Training:
         """Make the run's folder, locked until ``held`` is closed."""
         self._folder.require_new()
         held.enter_context(locked(self._folder.path))
-        own = plugins.folders(), plugins.packages()
-        RunFolder.create(self._folder.path, to_yaml(self._config), *own)
+        RunFolder.create(
+            self._folder.path,
+            to_yaml(self._config),
+            plugins.folders(),
+            plugins.packages(),
+            self._sign,
+        )
         self._keep_task_file()
+
+    def _sign(self, info: Mapping[str, Any]) -> str | None:
+        return signature_of(plain(self._config), folders_of(info))
 
     def _keep_task_file(self) -> None:
         if path := build.task_file_path(self._config):
@@ -155,6 +164,8 @@ class Training:
         if go_on:
             self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
             self._folder.update_config(to_yaml(self._config))
+            if info := self._folder.info():
+                self._folder.write_info(info | {"signature": self._sign(info)})
             self._keep_task_file()
         since = f", from iteration {trainer.start}" if go_on else ""
         print(f"run folder: {self._folder.path}{since}")

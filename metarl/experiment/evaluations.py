@@ -44,13 +44,17 @@ class Trained(NamedTuple):
     learner: build.Learner
 
 
-def open_runs(paths: Sequence[str]) -> list[RunFolder]:
+def open_runs(paths: Sequence[str], trusted: bool = False) -> list[RunFolder]:
     """Existing runs.
+
+    Args:
+        paths: of their folders.
+        trusted: whether code that they name may be imported, whoever made them.
 
     Raises:
         UserError: there is no run in one of the folders, or two have the same name.
     """
-    runs = [RunFolder.open(Path(path)) for path in paths]
+    runs = [RunFolder.open(Path(path), trusted) for path in paths]
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:

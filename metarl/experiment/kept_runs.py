@@ -24,10 +24,12 @@ from metarl.experiment.schema import (
     Experiment,
     RLExperiment,
     SupervisedExperiment,
+    plain,
     revised,
     to_yaml,
 )
 from metarl.experiment.settings import read_config
+from metarl.experiment.trust import signature_of
 from metarl.runtime.checkpoint import Checkpoint
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import to_json
@@ -86,7 +88,7 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
 
 def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint) -> None:
     (new / "config.yaml").write_text(to_yaml(config))
-    (new / "run.json").write_text(json.dumps(_portable_info(run), indent=2) + "\n")
+    (new / "run.json").write_text(json.dumps(_portable_info(run, config), indent=2) + "\n")
     rows = _thin(read_metrics(run.metrics_file))
     (new / "metrics.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
     if saved := run.load_evaluation():
@@ -153,13 +155,15 @@ def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
     return replace(config, evaluation=replace(config.evaluation, task_file=task_file))
 
 
-def _portable_info(run: RunFolder) -> dict[str, Any]:
+def _portable_info(run: RunFolder, config: Experiment) -> dict[str, Any]:
     """``run.json`` without folders of the machine, marked as of a kept run."""
     of_machine = ("directory", "modules")
     info = {key: value for key, value in run.info().items() if key not in of_machine}
     command = info.get("command")
     words = [str(word) for word in command] if isinstance(command, list) else []
-    return info | {"command": [_without_folder(word) for word in words], "kept": True}
+    signed = signature_of(plain(config), [])
+    command = [_without_folder(word) for word in words]
+    return info | {"command": command, "signature": signed, "kept": True}
 
 
 def _without_folder(word: str) -> str:

@@ -15,7 +15,18 @@ from metarl.runtime.record import as_plain
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class RunOptions:
+    """Options of the commands on runs.
+
+    Args:
+        trust_code: import code that the runs name, whoever made them; --trust-code is short for it.
+    """
+
+    trust_code: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(RunOptions):
     """Options of ``metarl evaluate``; what is not given is as in the (first) run's config.
 
     Args:

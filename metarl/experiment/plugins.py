@@ -1,6 +1,7 @@
 """Names become objects: a row of a registry, or ``package.module:Name`` of the user's own."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -17,6 +18,8 @@ Check = Callable[[Any], str]
 
 _folders: list[str] = []
 """Where modules of the user's own may also be: folders that runs were started in."""
+_runs: list[Path] = []
+"""Folders of runs, from which nothing is imported."""
 _packages: dict[str, None] = {}
 """Top-level packages of the user's own parts, in the order of their first use."""
 
@@ -57,6 +60,12 @@ def search_also(folder: Path) -> None:
     """Find modules of the user's own in ``folder`` too, after the current one."""
     if str(folder) not in _folders:
         _folders.append(str(folder))
+
+
+def never_from(run: Path) -> None:
+    """Import nothing from the folder of a run, which may be somebody else's."""
+    if (folder := run.resolve()) not in _runs:
+        _runs.append(folder)
 
 
 def folders() -> list[str]:
@@ -148,7 +157,10 @@ def _imported(where: str, name: str) -> Any:
         if folder not in sys.path:
             sys.path.append(folder)
     try:
+        _require_outside_of_runs(module.partition(".")[0])
         found: Any = importlib.import_module(module)
+    except UserError as error:
+        raise UserError(f"{where} {name}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's code does
         raise UserError(f"{where} {name} does not import: {_placed(error)}") from error
     _packages[module.partition(".")[0]] = None
@@ -161,6 +173,16 @@ def _imported(where: str, name: str) -> Any:
                 f"{where} {name}: {module} has no {part}{did_you_mean(part, names)}"
             ) from None
     return found
+
+
+def _require_outside_of_runs(package: str) -> None:
+    """Raise UserError where a package is in the folder of a run."""
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    for place in (spec.origin, *(spec.submodule_search_locations or [])) if spec else ():
+        path = Path(place or "").resolve()
+        for run in _runs:
+            if path.is_relative_to(run):
+                raise UserError(f"{path} is in the folder of a run, from which nothing is imported")
 
 
 def _placed(error: BaseException) -> str:

@@ -15,6 +15,10 @@ LARGEST_FILE = 100_000  # characters of a config file; ours have a thousand
 DEEPEST = 20  # levels of settings; ours have four
 
 
+TRUST = "trust_code"
+"""The option that lets runs of others name code. It needs no value: ``--trust-code``."""
+
+
 class Word(str):
     """A value on a command line: text that may stand for a number, a list, true or null."""
 
@@ -98,6 +102,8 @@ def read_words(
         if not word.startswith("--"):
             positional.append(word)
             continue
+        if word == "--trust-code":
+            word = f"--{TRUST}=true"
         name, equals, text = word.removeprefix("--").partition("=")
         if not equals and (text := next(words, "--")).startswith("--"):
             raise UserError(f"--{name} needs a value")

@@ -3,18 +3,19 @@
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metarl import __version__
-from metarl.experiment import build, plugins
+from metarl.experiment import build
 from metarl.experiment.checking import Setting, leaves, make
 from metarl.experiment.configs import read_layers
-from metarl.experiment.reading import Word, merged, nested, read_mapping, read_words
+from metarl.experiment.reading import TRUST, Word, merged, nested, read_mapping, read_words
 from metarl.experiment.registries import GROUPS
 from metarl.experiment.schema import Experiment, fixed_settings, plain, schema_of, to_yaml
+from metarl.experiment.trust import parts_of, require_trust
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded
@@ -47,12 +48,13 @@ def read_settings(
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
     layers, configs, resume = asked(options)
+    trusted = any(name == TRUST and word.value is True for name, word in options)
     run: RunFolder | None = None
     if resume not in (None, AUTO):
-        run = RunFolder.open(Path(str(resume)))
+        run = RunFolder.open(Path(str(resume)), trusted)
         if not is_printed:
             lock(run)
-        read_config(run)  # also finds the user's own parts that it names
+        read_config(run, parts_of(layers))  # also finds the user's own parts that it names
         layers = [_settings_of(run), *layers]
     config = parse(layers)
     if resume == AUTO:
@@ -69,6 +71,7 @@ def read_settings(
     if run is not None:
         if resume in (None, AUTO):
             lock(run)
+            run.trusted = trusted
         require_same_run(run, config)
         if resume == AUTO and is_done(run, config):
             print(f"done: {run.path} has {config.iterations} iterations and their evaluation")
@@ -78,7 +81,7 @@ def read_settings(
 
 def require_same_run(run: RunFolder, config: Experiment) -> None:
     """Raise UserError unless a run may go on with these settings, and can be written."""
-    own = read_config(run)
+    own = read_config(run, parts_of(plain(config)))
     if _tasks_of(config) != _tasks_of(own):
         raise UserError(f"the run to resume is of {_tasks_of(own)}, not {_tasks_of(config)}")
     if difference := first_difference(_kept(own), _kept(config)):
@@ -135,10 +138,10 @@ def asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str |
     configs = [name for option, name in options if option == "config"]
     runs = [name for option, name in options if option == "resume"]
     files = [layer for name in configs for layer in read_layers(name)]
-    for name in ("config", "resume"):
+    for name in (special := ("config", "resume", TRUST)):
         if any(name in values for values in files):
             raise UserError(f"{name} is not a setting for a file; use --{name}")
-    given = nested(pair for pair in options if pair[0] not in ("config", "resume"))
+    given = nested(pair for pair in options if pair[0] not in special)
     return [*files, given], [*configs], runs[-1] if runs else None
 
 
@@ -197,17 +200,18 @@ def combined(schema: type[Experiment], layers: Layers) -> dict[str, Any]:
     return values
 
 
-def read_config(run: RunFolder) -> Experiment:
+def read_config(run: RunFolder, named: Collection[str] = ()) -> Experiment:
     """Return the config of an existing run, of this or an earlier version.
 
+    Args:
+        run: the run.
+        named: parts of the user's own that the user names.
+
     Raises:
-        UserError: its config cannot be read.
+        UserError: its config cannot be read, or names code that the user may not trust.
     """
-    info = run.info()
-    for folder in (info.get("directory"), *(info.get("modules") or [])):
-        if isinstance(folder, str):
-            plugins.search_also(Path(folder))
     settings = _settings_of(run)
+    require_trust(run, settings, named)
     try:
         return parse([settings])
     except UserError as error:

@@ -20,7 +20,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.trusted = False  # whether code that the run names may be imported, whoever made it
+        self.checked = False  # whether it was found that it may be
         self.name = path.resolve().name
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
@@ -67,6 +69,7 @@ class RunFolder:
         config_yaml: str,
         modules: Sequence[str] = (),
         packages: Sequence[str] = (),
+        sign: Callable[[dict[str, Any]], str | None] = lambda info: None,
     ) -> "RunFolder":
         """Make the folder of a new run.
 
@@ -75,6 +78,7 @@ class RunFolder:
             config_yaml: all settings.
             modules: folders of modules of the user's own, besides the current one.
             packages: top-level packages that the user's own parts come from.
+            sign: gives the user's signature, from the content of ``run.json``.
 
         Raises:
             UserError: it already holds a run, or cannot be written.
@@ -96,7 +100,7 @@ class RunFolder:
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_atomically(path / "run.json", json.dumps(info, indent=2).encode())
+            run.write_info(info | {"signature": sign(info)})
             # Last: it is what makes the folder a run.
             write_atomically(run.config_file, config_yaml.encode())
         except OSError as error:
@@ -104,8 +108,12 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path, trusted: bool = False) -> "RunFolder":
         """An existing run.
+
+        Args:
+            path: of the folder.
+            trusted: whether code that the run names may be imported, whoever made it.
 
         Raises:
             UserError: there is no run in ``path``.
@@ -115,6 +123,7 @@ class RunFolder:
         run = cls(path)
         if not run.config_file.is_file():
             raise UserError(f"{path} holds no run: config.yaml is missing")
+        run.trusted = trusted
         return run
 
     def require_new(self) -> None:
@@ -198,6 +207,10 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return info if isinstance(info, dict) else {}
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        write_atomically(self.path / "run.json", json.dumps(info, indent=2).encode())
 
     def update_config(self, config_yaml: str) -> None:
         """Write the settings that a resumed run goes on with."""
