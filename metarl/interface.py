@@ -130,9 +130,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, NDArray[np.float64]]:
         """Metrics by name, one number per logged iteration; NaN where one was not logged."""
-        rows = (
-            read_metrics(self._folder.metrics_file) if self._folder.metrics_file.is_file() else []
-        )
+        rows = read_metrics(self._folder.metrics_file)
         names = {name: None for row in rows for name in row}
         return {name: np.array([row.get(name) for row in rows], dtype=float) for name in names}
 

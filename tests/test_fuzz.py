@@ -176,7 +176,7 @@ def test_configs_of_any_content_are_read_or_refused(cases, workplace: Path, caps
         ("evaluation.published: other.yaml", "evaluation.published should be a mapping"),
         ("env: '{family: [&a [1], *a]}'", 'env should be a mapping, got "{family: '),
         ("inner: {rates: '" + "[" * 3000 + "'}", "inner.rates"),
-        ("seed: 0\n" * 20_000, "more than 100000 characters"),
+        ("seed: 0\n" * 20_000, "more than 100,000 bytes"),
         (
             "l0: &l0 [x]\n" + "".join(f"l{i}: &l{i} [{f'*l{i - 1},' * 9}]\n" for i in range(1, 12)),
             "aliases are not allowed",

@@ -63,7 +63,7 @@ def runs() -> Rows:
     for folder in ("runs", "results"):
         for path in sorted(Path(folder).glob("*/config.yaml")):
             run = RunFolder(path.parent)
-            logged = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
+            logged = read_metrics(run.metrics_file)
             done = max((row["iteration"] + 1 for row in logged), default=0)
             saved = run.load_evaluation()
             rows.append([str(run.path), str(done), _scores(saved[0]) if saved else ""])

@@ -231,7 +231,7 @@ def _view(run: RunFolder, config: Experiment, record: EvaluationRecord, episodes
         name=run.name,
         config=plain(config),
         info=run.info(),
-        metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
+        metrics=read_metrics(run.metrics_file),
         evaluation=record,
         episodes=episodes,
         family=registries.make_family(record.protocol.problem) if is_rl else None,

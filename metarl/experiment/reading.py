@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from metarl.runtime.errors import UserError
+from metarl.runtime.files import read_file
 
 LONGEST_LINE = 1000  # characters of a message about bad input
-LARGEST_FILE = 100_000  # characters of a config file; ours have a thousand
+LARGEST_FILE = 100_000  # bytes of a config file; ours have a thousand
 DEEPEST = 20  # levels of settings; ours have four
 
 
@@ -68,10 +69,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, or holds something else.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(LARGEST_FILE + 1)
-        if len(text) > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE} characters")
+        text = read_file(path, LARGEST_FILE).decode()
         values = _parsed(text, str(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error

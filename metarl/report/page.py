@@ -19,8 +19,7 @@ from metarl.report.groups import groups
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
 from metarl.rl.evaluate import RecordedRollouts
-from metarl.runtime.errors import UserError
-from metarl.runtime.files import read_json, write_atomically
+from metarl.runtime.files import make_folder, read_json, write_atomically
 from metarl.runtime.folder import fixed
 from metarl.runtime.sinks import Media
 
@@ -71,7 +70,7 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
         OSError: something cannot be written.
     """
     require_comparable(views)
-    assets = _own_folder(page.with_name(f"{page.stem}_files"))
+    assets = make_folder(page.with_name(f"{page.stem}_files"))
     drawn = figures(views)
     svgs = {name: to_svg(figure, name) for name, figure in drawn.items()}
     for name, figure in drawn.items():
@@ -86,18 +85,6 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
         {f.path.relative_to(assets).with_suffix("").as_posix(): f.path for f in filmed},
         tables.tracker_tables(views[0]),
     )
-
-
-def _own_folder(path: Path) -> Path:
-    """Make a folder for files of the report.
-
-    Raises:
-        UserError: it is a link: what it leads to is not the report's.
-    """
-    if path.is_symlink():
-        raise UserError(f"{path} is a link; a report writes its files to a folder of its own")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _remove_earlier(assets: Path, files: Sequence[Path]) -> None:
@@ -131,7 +118,7 @@ def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
     for view in views:
         if not isinstance(view.episodes, RecordedRollouts):
             continue
-        found = film(view, min(videos, 1), _own_folder(assets / view.name))
+        found = film(view, min(videos, 1), make_folder(assets / view.name))
         filmed += [f._replace(caption=f"{view.name}; {f.caption}") for f in found]
     return filmed
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.runtime.errors import UserError
+from metarl.runtime.files import read_file
 
 Array = NDArray[np.float64]
 
@@ -51,9 +52,7 @@ def read_task_file(path: Path, task_fields: Sequence[str]) -> TaskFile:
             are not finite, or lists of different lengths.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path, LARGEST_FILE).decode("utf-8-sig")
         columns, published = (_from_csv if path.suffix.lower() == ".csv" else _from_json)(text)
         return _checked(columns, published, task_fields)
     except OSError as error:

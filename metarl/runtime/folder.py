@@ -27,9 +27,10 @@ from typing import Any
 
 from metarl.runtime.checkpoint import CheckpointFolder
 from metarl.runtime.errors import UserError
-from metarl.runtime.files import read_json, write_atomically
+from metarl.runtime.files import make_folder, read_file, read_json, write_atomically
 from metarl.runtime.launch import launch_id
 from metarl.runtime.record import EvaluationRecord
+from metarl.runtime.scores import EPISODES_LIMIT
 from metarl.runtime.sinks import read_metrics
 
 FREE = (
@@ -45,6 +46,8 @@ def fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: kept[key] for key in ("env", "data") if key in kept} | kept
 
 
+LARGEST_RECORD = 2**28
+"""Bytes of ``evaluation.json`` and of a task file, many times those of any."""
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 
@@ -149,8 +152,8 @@ class RunFolder:
         """
         own = self.path / "tasks" / path.name
         if path.resolve() != own.resolve():
-            own.parent.mkdir(exist_ok=True)
-            write_atomically(own, path.read_bytes())
+            make_folder(own.parent)
+            write_atomically(own, read_file(path, LARGEST_RECORD))
 
     def is_of_this_launch(self) -> bool:
         """Return whether torchrun has restarted these processes after they had begun this run."""
@@ -162,15 +165,14 @@ class RunFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)
 
     def require_not_ahead_of(self, start: int, checkpoint_every: int) -> None:
-        """Raise UserError when a resume from ``start`` = 0 would throw away a run without need.
+        """Raise UserError when a resume would lose rows of metrics without need.
 
-        A run that was stopped before its first checkpoint starts again; one that has done more has
-        lost its checkpoints, and its metrics should not go the same way unasked.
+        They may be unreadable. Or the run starts again, from ``start`` = 0, and has done more than
+        a run does before its first checkpoint: it has lost its checkpoints.
         """
-        if start > 0 or not self.metrics_file.is_file():
-            return
-        done = max((row["iteration"] + 1 for row in read_metrics(self.metrics_file)), default=0)
-        if done > checkpoint_every:
+        rows = read_metrics(self.metrics_file)
+        done = max((row["iteration"] + 1 for row in rows), default=0)
+        if start == 0 and done > checkpoint_every:
             raise UserError(
                 f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
             )
@@ -190,11 +192,13 @@ class RunFolder:
     def load_evaluation(self) -> tuple[EvaluationRecord, bytes | None] | None:
         """The evaluation that was kept, and the file of its episodes; None for what is damaged."""
         try:
-            record = EvaluationRecord.from_json(self.evaluation_file.read_bytes())
+            record = EvaluationRecord.from_json(
+                read_file(self.evaluation_file, LARGEST_RECORD, links=False)
+            )
         except (OSError, ValueError):
             return None
         try:
-            data = self.episodes_file.read_bytes()
+            data = read_file(self.episodes_file, EPISODES_LIMIT, links=False)
         except OSError:
             return record, None
         intact = hashlib.sha256(data).hexdigest() == record.episodes_sha256

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO
 
 from metarl.runtime.errors import UserError, leads, warn
-from metarl.runtime.files import remove_temporary
+from metarl.runtime.files import NO_LINK, remove_temporary
 
 NAME = "run.lock"
-FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+FLAGS = os.O_RDWR | os.O_CREAT | NO_LINK
 HELD = (errno.EACCES, errno.EAGAIN)
 """Error numbers that say that another process has the lock."""
 

@@ -4,6 +4,7 @@ A sink that fails says so once and is left out from then on; it never stops trai
 """
 
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -21,8 +22,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from metarl.runtime.errors import warn
-from metarl.runtime.files import to_json, write_atomically
+from metarl.runtime.errors import UserError, warn
+from metarl.runtime.files import read_file, to_json, write_atomically
 
 Metrics = Mapping[str, float]
 
@@ -129,7 +130,7 @@ class JsonlSink:
     """
 
     def __init__(self, path: Path, start: int = 0):
-        if path.exists():
+        if os.path.lexists(path):
             kept = [row for row in read_metrics(path) if row["iteration"] < start]
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("ab", buffering=0)
@@ -163,18 +164,45 @@ class JsonlSink:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a ``metrics.jsonl``; a line that a crash cut off is left out."""
+    """Rows of a ``metrics.jsonl``, none where there is no file; damaged lines are left out.
+
+    Raises:
+        UserError: it cannot be read, or is not a file of the run's own.
+    """
+    try:
+        text = read_file(path, LARGEST_METRICS, links=False).decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     rows = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # a crash cut it off, say
             continue
-        if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+        if _is_row(row):
             rows.append(row)
     return rows
 
 
+def _is_row(row: Any) -> bool:
+    """Return whether ``row`` has numbers by name, and the number of its iteration."""
+    return (
+        isinstance(row, dict)
+        and all(value is None or is_number(value) for value in row.values())
+        and type(row.get("iteration")) is int
+        and 0 <= row["iteration"] < 2**53
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of JSON is a number, and none that is larger than any float."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1023)
+
+
+LARGEST_METRICS = 2**31
+"""Bytes of ``metrics.jsonl``; a million iterations have about one gigabyte."""
 PACE_OF = 20  # lines, from which the time left is told
 
 
