@@ -35,7 +35,6 @@ from metarl.runtime.folder import RunFolder
 from metarl.runtime.lock import locked
 from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.seeding import Purpose
-from metarl.runtime.sinks import read_metrics
 
 Callback = Callable[[int, Mapping[str, float]], Any]
 """Called with the iteration and its metrics after every iteration; an exception ends training."""
@@ -130,7 +129,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, NDArray[np.float64]]:
         """Metrics by name, one number per logged iteration; NaN where one was not logged."""
-        rows = read_metrics(self._folder.metrics_file)
+        rows = self._folder.metrics()
         names = {name: None for row in rows for name in row}
         return {name: np.array([row.get(name) for row in rows], dtype=float) for name in names}
 

@@ -60,7 +60,7 @@ def results(runs: Sequence[Planned], codes: Sequence[int]) -> tuple[list[str], l
 
 def main_of_run() -> None:
     """Be ``metarl train`` in a child process of a sweep."""
-    from metarl.commands.main import main
+    from metarl.__main__ import main
 
     die_with_parent()
     sys.argv[0] = "metarl"

@@ -1,7 +1,6 @@
 """A run in its folder: the trainer, and what is written and said of it."""
 
 import json
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,8 @@ from metarl.experiment import build, evaluations, plugins, registries
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
 from metarl.experiment.trust import folders_of, signature_of
 from metarl.report import tables
-from metarl.runtime.errors import UserError, described
+from metarl.runtime.console import complain, say
+from metarl.runtime.errors import UserError, described, warn
 from metarl.runtime.files import write_atomically
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import launched
@@ -131,6 +131,7 @@ class Training:
             to_yaml(self._config),
             plugins.folders(),
             plugins.packages(),
+            build.compiles(self._config),
             self._sign,
         )
         self._keep_task_file()
@@ -164,13 +165,21 @@ class Training:
         if go_on:
             self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
             self._folder.update_config(to_yaml(self._config))
-            if info := self._folder.info():
+            info = self._folder.info()
+            self._warn_of_rounding(info.get("compiled", self._config.compile))
+            if info:
                 self._folder.write_info(info | {"signature": self._sign(info)})
             self._keep_task_file()
         since = f", from iteration {trainer.start}" if go_on else ""
-        print(f"run folder: {self._folder.path}{since}")
+        say(f"run folder: {self._folder.path}{since}")
         if build.compiles(self._config):
-            print("compiling: the first iteration can take a minute longer", flush=True)
+            say("compiling: the first iteration can take a minute longer")
+
+    def _warn_of_rounding(self, compiled: Any) -> None:
+        """Warn where the run began compiled and goes on otherwise, or the other way round."""
+        if bool(compiled) != build.compiles(self._config):
+            how = "compiled" if compiled else "without compiling"
+            warn(f"the run began {how} and goes on otherwise: results will differ in rounding")
 
     def _open_sinks(self, start: int) -> Sinks:
         """Open the sinks for rows from iteration ``start`` on."""
@@ -218,6 +227,12 @@ class Training:
             view = evaluations.keep_in(run, self._config, iterations, evaluation)
         except UserError as error:  # the disk is full, say: the run itself is done
             raise Fault(f"{error}; metarl evaluate {run.path} evaluates it again") from error
+        accepted = [row["outer/accepted"] for row in view.metrics if "outer/accepted" in row]
+        if accepted and not any(accepted):
+            warn(
+                f"no outer step was accepted in {len(accepted)} logged iterations: the parameters "
+                "are those that training began with"
+            )
         tables.print_scores(view)
         print(f"written to {run.evaluation_file}")
         if self._reported == iterations:
@@ -232,7 +247,8 @@ def _described(error: Exception, run: RunFolder) -> str:
         write_atomically(file, text.encode())
         kept = f"the traceback is in {file}"
     except OSError:
-        print(text, file=sys.stderr)
+        for line in text.splitlines():
+            complain(line)
         kept = "the traceback is above"
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (

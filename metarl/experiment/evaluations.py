@@ -27,7 +27,6 @@ from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded
 from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Published, as_plain
 from metarl.runtime.scores import Evaluation, from_npz, paired_differences, to_npz
-from metarl.runtime.sinks import read_metrics
 from metarl.runtime.trainer import first_difference, load_into
 from metarl.supervised.evaluate import RecordedExamples
 
@@ -138,7 +137,8 @@ def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView
     saved, checkpoints = run.load_evaluation(), run.checkpoints().all()
     fits = False
     if saved and checkpoints:
-        result, recorded = _as_of_today(saved[0]), _read_episodes(saved[1])
+        result = _as_of_today(saved[0])
+        recorded = _read_episodes(saved[1], result)
         is_newest = result.iteration == checkpoints[0].iteration
         fits = is_newest and result.protocol == evaluation_settings(config)
         if fits and (recorded or not episodes):
@@ -181,11 +181,13 @@ def evaluation_settings(config: Experiment) -> EvaluationSettings:
     )
 
 
-def _read_episodes(data: bytes | None) -> Recorded | None:
+def _read_episodes(data: bytes | None, record: EvaluationRecord) -> Recorded | None:
+    """Return recorded episodes; None where they are damaged, or not of this evaluation."""
     try:
-        return from_npz(data, [RecordedRollouts, RecordedExamples]) if data else None
+        found: Recorded = from_npz(data or b"", [RecordedRollouts, RecordedExamples])
     except ValueError:
         return None
+    return found if found.fits(len(record.scores), len(record.tasks)) else None
 
 
 def keep_in(run: RunFolder, config: Experiment, iteration: int, evaluation: Evaluation) -> RunView:
@@ -231,7 +233,7 @@ def _view(run: RunFolder, config: Experiment, record: EvaluationRecord, episodes
         name=run.name,
         config=plain(config),
         info=run.info(),
-        metrics=read_metrics(run.metrics_file),
+        metrics=run.metrics(),
         evaluation=record,
         episodes=episodes,
         family=registries.make_family(record.protocol.problem) if is_rl else None,

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from metarl.runtime.console import is_printable
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import read_file
 
@@ -18,6 +20,9 @@ DEEPEST = 20  # levels of settings; ours have four
 
 TRUST = "trust_code"
 """The option that lets runs of others name code. It needs no value: ``--trust-code``."""
+
+
+NOT_OF_1_1 = (":timestamp", ":int", ":float")  # of YAML 1.1, which reads 010 as 8 and 1:30 as 90
 
 
 class Word(str):
@@ -55,11 +60,17 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(NOT_OF_1_1)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # 1e-3 is one
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+for _tag, _pattern in {
+    "int": r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$",  # neither octal 010 nor 1:30
+    "float": r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|[-+]?\d+[eE][-+]?\d+$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$",  # 1e-3 is one
+}.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list("-+.0123456789")
+    )
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -71,6 +82,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = read_file(path, LARGEST_FILE).decode()
         values = _parsed(text, str(path))
+        _require_distinct(values)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     except TypeError as error:
@@ -159,7 +171,24 @@ def _parsed(text: str, origin: str = "") -> Any:
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
     json.dumps(value)
+    if not is_printable(value):
+        raise ValueError("control characters are not allowed")
     return value
+
+
+def _require_distinct(values: Any) -> None:
+    """Raise ValueError where two spellings, ``a.b`` and ``a: {b}``, give one setting twice."""
+    for path, times in Counter(_paths(values)).items():
+        if times > 1:
+            raise ValueError(f"{path} is given twice")
+
+
+def _paths(values: Any, where: str = "") -> Iterator[str]:
+    if not isinstance(values, dict) or not values:
+        yield where
+        return
+    for key, value in values.items():
+        yield from _paths(value, f"{where}.{key}".lstrip("."))
 
 
 def _require_shallow(value: Any, depth: int = 0) -> None:

@@ -62,7 +62,7 @@ def read_settings(
             raise UserError("--resume auto needs a --name: it goes on with the run of this name")
         run = begun(config)
     if is_printed:
-        print(to_yaml(config), end="")
+        print(to_yaml(config), end="", flush=True)
         sys.exit(0)
     config = named(config, stem(config, configs))
     new = RunFolder(Path(config.folder) / str(config.name))
@@ -74,7 +74,8 @@ def read_settings(
             run.trusted = trusted
         require_same_run(run, config)
         if resume == AUTO and is_done(run, config):
-            print(f"done: {run.path} has {config.iterations} iterations and their evaluation")
+            done = f"{run.path} has {config.iterations} iterations and their evaluation"
+            print(f"done: {done}", flush=True)
             sys.exit(0)
     return config, run
 

@@ -144,7 +144,7 @@ class CheckpointFolder:
                 raise ValueError("its bytes do not match its SHA-256")
             return from_bytes(data)
         except Exception as error:  # whatever a damaged file leads to
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
             raise ValueError(f"{checkpoint.path} is damaged ({reason})") from error
 
     def _prune(self, newest: int) -> None:

@@ -1,19 +1,20 @@
 """Errors that the user can mend, and warnings."""
 
 import os
-import sys
+
+from metarl.runtime.console import complain, printable
 
 
 class UserError(Exception):
     """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # whatever was quoted in it
+        super().__init__(printable(" ".join(message.splitlines())))  # whatever was quoted in it
 
 
 def described(error: BaseException) -> str:
     """An exception of whatever kind as one line: its type and its message."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def under_torchrun() -> bool:
@@ -27,6 +28,6 @@ def leads() -> bool:
 
 
 def warn(message: str) -> None:
-    """One line on standard error; the work goes on."""
+    """Print one line on standard error; the work goes on, whether that is possible or not."""
     if leads():
-        print(f"metarl: warning: {message}", file=sys.stderr, flush=True)
+        complain(f"metarl: warning: {message}")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.runtime.checkpoint import CheckpointFolder
-from metarl.runtime.errors import UserError
+from metarl.runtime.errors import UserError, warn
 from metarl.runtime.files import make_folder, read_file, read_json, write_atomically
 from metarl.runtime.launch import launch_id
 from metarl.runtime.record import EvaluationRecord
@@ -72,6 +72,7 @@ class RunFolder:
         config_yaml: str,
         modules: Sequence[str] = (),
         packages: Sequence[str] = (),
+        compiled: bool = False,
         sign: Callable[[dict[str, Any]], str | None] = lambda info: None,
     ) -> "RunFolder":
         """Make the folder of a new run.
@@ -81,6 +82,7 @@ class RunFolder:
             config_yaml: all settings.
             modules: folders of modules of the user's own, besides the current one.
             packages: top-level packages that the user's own parts come from.
+            compiled: whether training is compiled.
             sign: gives the user's signature, from the content of ``run.json``.
 
         Raises:
@@ -100,6 +102,7 @@ class RunFolder:
             "directory_git_commit": git_commit(Path.cwd()),
             "tracking_id": _tracking_id(),
             "launch": launch_id(),
+            "compiled": compiled,
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -163,6 +166,14 @@ class RunFolder:
 
     def checkpoints(self, keep: int = 3) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of ``metrics.jsonl``; a file that cannot be read is reported."""
+        try:
+            return read_metrics(self.metrics_file)
+        except UserError as error:
+            warn(str(error))
+            return []
 
     def require_not_ahead_of(self, start: int, checkpoint_every: int) -> None:
         """Raise UserError when a resume would lose rows of metrics without need.

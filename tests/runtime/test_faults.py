@@ -211,13 +211,16 @@ def test_a_family_that_raises_ends_in_one_line_and_can_be_gone_on_with(befalls, 
     assert "from iteration 4" in out
 
 
-def test_a_policy_that_breaks_the_simulation_is_counted_and_training_goes_on(toy, runs: Path):
+def test_a_policy_that_breaks_the_simulation_is_counted_and_training_goes_on(
+    toy, runs: Path, capsys
+):
     cheetah = ("--env.family", "half-cheetah-velocity", "--inner.rate", "1e30")
     assert train(toy("run", *POINT, *cheetah, "--iterations", "3")) == 0
     found = read_metrics(runs / "run" / "metrics.jsonl")
     assert len(found) == 3
     assert all(row["episodes/diverged"] > 0 for row in found)
     assert all(row["outer/accepted"] == 0 for row in found), "no step on what is not finite"
+    assert "warning: no outer step was accepted in 3 logged iterations" in capsys.readouterr().err
 
 
 def test_out_of_memory_of_the_device_takes_smaller_chunks():
