@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,6 +103,9 @@ class Worker:
         theirs.close()
         self._waits_for_start = True
 
+    def __reduce__(self) -> Any:
+        raise TypeError("environments in worker processes cannot be copied: use 0 workers")
+
     def send(self, what: str) -> None:
         """Ask for something; ``wait`` for the answer."""
         if self._waits_for_start:
@@ -193,20 +197,22 @@ def buffers_in(memory: dict[str, Any], family: "GymFamily", number: int) -> Buff
 def _actions_of(space: spaces.Space[Any]) -> Callable[[Array], Sequence[Any]]:
     """Return a function from a policy's actions [n, ...], float64, to n of the environment's."""
     if isinstance(space, spaces.Discrete):
-        start, n = int(space.start), int(space.n)
-
-        def discrete(actions: Array) -> Sequence[int]:
-            numbers = actions.astype(np.int64)
-            outside = (numbers < 0) | (numbers >= n)
-            if outside.any():
-                raise ValueError(f"action {actions[outside][0]:g} is not one of {n}")
-            found: list[int] = (numbers + start).tolist()
-            return found
-
-        return discrete
+        return partial(_discrete, int(space.start), int(space.n))
     assert isinstance(space, spaces.Box)
-    low, high, dtype = space.low, space.high, space.dtype
-    return lambda actions: list(np.clip(actions, low, high).astype(dtype))
+    return partial(_within, space)
+
+
+def _discrete(start: int, n: int, actions: Array) -> Sequence[int]:
+    numbers = actions.astype(np.int64)
+    outside = (numbers < 0) | (numbers >= n)
+    if outside.any():
+        raise ValueError(f"action {actions[outside][0]:g} is not one of {n}")
+    found: list[int] = (numbers + start).tolist()
+    return found
+
+
+def _within(space: spaces.Box, actions: Array) -> Sequence[Any]:
+    return list(np.clip(actions, space.low, space.high).astype(space.dtype))
 
 
 @contextmanager
