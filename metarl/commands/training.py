@@ -229,7 +229,7 @@ class Training:
             raise Fault(f"{error}; metarl evaluate {run.path} evaluates it again") from error
         accepted = [row["outer/accepted"] for row in view.metrics if "outer/accepted" in row]
         if accepted and not any(accepted):
-            warn(
+            say(
                 f"no outer step was accepted in {len(accepted)} logged iterations: the parameters "
                 "are those that training began with"
             )

@@ -26,6 +26,7 @@ from metarl.experiment.registries import (
     BASELINE,
     FAMILY,
     OUTER,
+    POLICIES,
     POLICY,
     find_sink,
     inner_loss,
@@ -34,6 +35,13 @@ from metarl.experiment.registries import (
     policy_settings,
 )
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment
+from metarl.experiment.sizes import (
+    Shapes,
+    require_room_for_models,
+    require_room_for_policies,
+    require_same_shapes,
+    shapes_of,
+)
 from metarl.experiment.sources import make_source
 from metarl.experiment.suggestions import did_you_mean
 from metarl.experiment.warm_start import initial_parameters
@@ -146,16 +154,19 @@ def _resolved_outer(config: RLExperiment | SupervisedExperiment, activation: str
     return OUTER.resolved(outer)
 
 
-def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
+def make_learner(
+    config: Experiment, processes: Processes = ALONE, stored: Shapes | None = None
+) -> Learner:
     """The learner of an experiment.
 
     Args:
         config: its settings.
         processes: the processes that share its tasks.
+        stored: shapes of the parameters that it will get from a checkpoint.
 
     Raises:
-        UserError: its tasks or its model cannot be made, there is no such device, or there are
-            fewer tasks than processes.
+        UserError: its tasks or its model cannot be made or do not fit in memory, there is no such
+            device, there are fewer tasks than processes, or the parameters have other shapes.
     """
     assert isinstance(config, RLExperiment | SupervisedExperiment)
     for where, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
@@ -166,14 +177,17 @@ def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
     if config.compile and (fault := compiler_fault()):
         warn(f"nothing is compiled, which is slower: {fault}")
     if isinstance(config, RLExperiment):
-        return make_rl_learner(config, processes)
-    return make_supervised_learner(config, processes)
+        return make_rl_learner(config, processes, stored)
+    return make_supervised_learner(config, processes, stored)
 
 
-def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaRLLearner:
+def make_rl_learner(
+    config: RLExperiment, processes: Processes = ALONE, stored: Shapes | None = None
+) -> MetaRLLearner:
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
     family = make_family(config.env)
+    _require_room_for_policies(config, family, processes, stored)
     module = make_policy(config, family)
     policy = Functional(module)
     theta = _initial(config, module)
@@ -217,6 +231,19 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         evaluation,
         config.seed,
     )
+
+
+def _require_room_for_policies(
+    config: RLExperiment, family: Family, processes: Processes, stored: Shapes | None
+) -> None:
+    """Raise UserError where the trajectories do not fit in memory, or ``stored`` not the policy."""
+    shapes: Shapes = {}
+    if config.policy["name"] in POLICIES:
+        shapes = shapes_of(lambda: _policy_module(config, family))
+        require_same_shapes(shapes if stored is None else stored, shapes)
+    observation, action = observation_space(config, family).shape, family.action_space.shape or ()
+    sizes = family.horizon, observation, action, shapes
+    require_room_for_policies(config, *sizes, processes.size)
 
 
 def _initial(config: Experiment, module: nn.Module) -> Params:
@@ -271,14 +298,8 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     Raises:
         UserError: it cannot be made, or does not give a sound distribution of actions.
     """
-    make, _ = POLICY.find(config.policy)
-    name = config.policy["name"]
-    settings = {k: v for k, v in config.policy.items() if k != "name"}
-    observations = observation_space(config, family)
-    seed = torch_seed(config.seed, Purpose.PARAMETERS)
-    spaces = beside_context(observations, config.inner), family.action_space
-    module = make_module("policy.name", name, seed, make, *spaces, **settings)
-    module = with_context(module, config.inner)
+    name, observations = config.policy["name"], observation_space(config, family)
+    module = _policy_module(config, family)
     found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
         require_distribution(found)
@@ -294,8 +315,19 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     return module
 
 
+def _policy_module(config: RLExperiment, family: Family) -> nn.Module:
+    """Return the policy's network, unchecked."""
+    make, settings = POLICY.find(config.policy)
+    seed = torch_seed(config.seed, Purpose.PARAMETERS)
+    observations = observation_space(config, family)
+    spaces = beside_context(observations, config.inner), family.action_space
+    name = config.policy["name"]
+    module = make_module("policy.name", name, seed, make, *spaces, **settings)
+    return with_context(module, config.inner)
+
+
 def make_supervised_learner(
-    config: SupervisedExperiment, processes: Processes = ALONE
+    config: SupervisedExperiment, processes: Processes = ALONE, stored: Shapes | None = None
 ) -> SupervisedLearner:
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
@@ -315,7 +347,13 @@ def make_supervised_learner(
         raise UserError(f"outer.name {config.outer['name']} is for policies; use adam or trpo")
     shape = shape_of_inputs(config, source)
     outputs = source.outputs if isinstance(source, RegressionFamily) else 1
-    module, changed = _make_module(config, shape, ways or outputs)
+    outputs = ways or outputs
+    shapes: Shapes = {}
+    if config.model.name in MODELS:
+        shapes = shapes_of(lambda: _make_module(config, shape, outputs)[0])
+        require_same_shapes(shapes if stored is None else stored, shapes)
+    require_room_for_models(config, shape, outputs, shapes, ways or 1)
+    module, changed = _make_module(config, shape, outputs)
     theta = _initial(config, module)
     predictor = Predictor(
         model=Functional(module),

@@ -1,6 +1,10 @@
 """Warm start: the parameters of a trained run as the initial ones of another."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from metarl.core.algorithms import split_rates
 from metarl.core.params import Params
@@ -22,11 +26,8 @@ def initial_parameters(init: str | None, own: Params) -> Params:
     if init is None:
         return own
     checkpoint, state = RunFolder.open(Path(init)).checkpoints().load()
-    try:
-        found, _ = split_rates(upgraded_state(state)["learner"]["meta"])
-        theirs = {name: [*p.shape] for name, p in found.items()}
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"init: {checkpoint.path} is not a checkpoint of a run") from error
+    found = parameters_in(state, f"init: {checkpoint.path}")
+    theirs = {name: [*p.shape] for name, p in found.items()}
     for name in {**own, **theirs}:
         if name not in theirs:
             raise UserError(f"init: {init} has no parameter {name}")
@@ -37,3 +38,18 @@ def initial_parameters(init: str | None, own: Params) -> Params:
                 f"init: {name} of {init} has shape {theirs[name]}, not {[*own[name].shape]}"
             )
     return {name: found[name].to(p) for name, p in own.items()}
+
+
+def parameters_in(state: Mapping[str, Any], origin: str) -> Params:
+    """Return the network's parameters in the state of a checkpoint.
+
+    Raises:
+        UserError: it is the state of something else.
+    """
+    try:
+        found, _ = split_rates(upgraded_state(state)["learner"]["meta"])
+        if all(isinstance(p, Tensor) for p in found.values()):
+            return found
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise UserError(f"{origin} is not a checkpoint of a run")

@@ -220,7 +220,7 @@ def test_a_policy_that_breaks_the_simulation_is_counted_and_training_goes_on(
     assert len(found) == 3
     assert all(row["episodes/diverged"] > 0 for row in found)
     assert all(row["outer/accepted"] == 0 for row in found), "no step on what is not finite"
-    assert "warning: no outer step was accepted in 3 logged iterations" in capsys.readouterr().err
+    assert "no outer step was accepted in 3 logged iterations" in capsys.readouterr().out
 
 
 def test_out_of_memory_of_the_device_takes_smaller_chunks():
