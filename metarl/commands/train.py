@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from metarl.commands.command import HELP, command, print_settings
-from metarl.commands.training import Training, beginning, require_same_settings
+from metarl.commands.training import Training, beginning, require_same_settings, stored_shapes
 from metarl.experiment import build
 from metarl.experiment.settings import read_settings, settings_for_help
 from metarl.experiment.suggestions import did_you_mean
@@ -25,7 +25,9 @@ def train(argv: Sequence[str]) -> int:
         processes = held.enter_context(joined(config.device, config.timeout))
         require_same_settings(config, processes)
         learner = processes.in_turn(
-            lambda: build.make_learner(beginning(config, resumed), processes)
+            lambda: build.make_learner(
+                beginning(config, resumed), processes, stored_shapes(resumed)
+            )
         )
         run = resumed or RunFolder(Path(config.folder) / str(config.name))
         return Training(config, run, learner, processes).run(go_on=resumed is not None)

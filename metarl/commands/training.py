@@ -13,7 +13,9 @@ import torch
 from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
 from metarl.experiment import build, evaluations, plugins, registries
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
+from metarl.experiment.sizes import Shapes
 from metarl.experiment.trust import folders_of, signature_of
+from metarl.experiment.warm_start import shapes_in
 from metarl.report import tables
 from metarl.runtime.console import complain, say
 from metarl.runtime.errors import UserError, described, warn
@@ -58,6 +60,14 @@ def beginning(config: Experiment, resumed: RunFolder | None) -> Experiment:
     """Return the config to make a learner of: a run with a checkpoint needs no warm start."""
     has_own = resumed is not None and not resumed.checkpoints().is_empty()
     return replace(config, init=None) if has_own else config
+
+
+def stored_shapes(resumed: RunFolder | None) -> Shapes | None:
+    """Return the shapes in the newest checkpoint of a run that this user did not make."""
+    if resumed is None or resumed.is_own or resumed.checkpoints().is_empty():
+        return None
+    checkpoint, state = resumed.checkpoints().load()
+    return shapes_in(state, str(checkpoint.path))
 
 
 class Training:

@@ -17,7 +17,7 @@ from metarl.experiment.schema import (
     plain,
 )
 from metarl.experiment.settings import read_config
-from metarl.experiment.warm_start import parameters_in
+from metarl.experiment.warm_start import shapes_in
 from metarl.report.view import Recorded, RunView, by_test
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.rl.learner import MetaRLLearner
@@ -70,8 +70,8 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     """
     config = replace(config, compile=False, init=None)  # the checkpoint has the parameters
     checkpoint, state = run.checkpoints().load(which)
-    found = parameters_in(state, str(checkpoint.path))
-    learner = build.make_learner(config, stored={name: [*p.shape] for name, p in found.items()})
+    stored = shapes_in(state, str(checkpoint.path))
+    learner = build.make_learner(config, stored=stored)
     load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
     return Trained(run, config, checkpoint.iteration, learner)
 

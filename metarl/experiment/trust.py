@@ -70,7 +70,7 @@ def require_trust(run: RunFolder, settings: Mapping[str, Any], named: Iterable[s
     if is_own or run.trusted:
         for folder in folders:
             plugins.search_also(Path(folder))
-    run.checked = True
+    run.checked, run.is_own = True, is_own
 
 
 def _signed(settings: Mapping[str, Any], folders: Iterable[Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metarl.core.algorithms import split_rates
 from metarl.core.params import Params
+from metarl.experiment.sizes import Shapes
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded_state
@@ -27,7 +28,7 @@ def initial_parameters(init: str | None, own: Params) -> Params:
         return own
     checkpoint, state = RunFolder.open(Path(init)).checkpoints().load()
     found = parameters_in(state, f"init: {checkpoint.path}")
-    theirs = {name: [*p.shape] for name, p in found.items()}
+    theirs = _shapes(found)
     for name in {**own, **theirs}:
         if name not in theirs:
             raise UserError(f"init: {init} has no parameter {name}")
@@ -38,6 +39,19 @@ def initial_parameters(init: str | None, own: Params) -> Params:
                 f"init: {name} of {init} has shape {theirs[name]}, not {[*own[name].shape]}"
             )
     return {name: found[name].to(p) for name, p in own.items()}
+
+
+def shapes_in(state: Mapping[str, Any], origin: str) -> Shapes:
+    """Return the shapes of the network's parameters in the state of a checkpoint.
+
+    Raises:
+        UserError: it is the state of something else.
+    """
+    return _shapes(parameters_in(state, origin))
+
+
+def _shapes(params: Params) -> dict[str, list[int]]:
+    return {name: [*p.shape] for name, p in params.items()}
 
 
 def parameters_in(state: Mapping[str, Any], origin: str) -> Params:

@@ -58,6 +58,7 @@ class RunFolder:
         self.path = path
         self.trusted = False  # whether code that the run names may be imported, whoever made it
         self.checked = False  # whether it was found that it may be
+        self.is_own = False  # whether this user made the run here
         self.name = path.resolve().name
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"

@@ -70,11 +70,13 @@ def test_a_strangers_config_is_compared_with_the_checkpoint_before_a_network_is_
     config.write_text(text.replace("hidden_sizes:\n  - 4\n", "hidden_sizes:\n  - 20000\n  - 9\n"))
     assert config.read_text() != text
     monkeypatch.setattr(nn.init, "xavier_uniform_", lambda x, **_: _require_meta(x))
-    assert evaluate([str(runs / "run")]) == 2
-    said = capsys.readouterr().err
-    assert (
-        "the checkpoint does not fit this run: body.0.weight has shape [4, 2], not [20000" in said
-    )
+    info = runs / "run" / "run.json"
+    info.write_text(info.read_text().replace('"signature": "', '"signature": "0'))
+    run = str(runs / "run")
+    for command, arguments in ((evaluate, [run]), (train, ["--resume", run])):
+        assert command(arguments) == 2
+        said = capsys.readouterr().err
+        assert "checkpoint does not fit this run: body.0.weight has shape [4, 2], not [20" in said
     assert RunFolder(runs / "run").load_evaluation() is not None
 
 
