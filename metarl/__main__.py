@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _require_mujoco()
         from metarl.commands import main as commands
 
-        code = commands.main(sys.argv[1:] if argv is None else argv)
+        code = commands.main(argv)
         sys.stdout.flush()
     except KeyboardInterrupt:
         complain("metarl: interrupted")

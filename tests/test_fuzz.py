@@ -55,6 +55,7 @@ NASTY = st.sampled_from(
         ),
         *(b"!!python/object/apply:os.system [touch hacked]", b"&a [*a]", b"*missing", b"<<: *a"),
         *(b"!!binary aGk=", b"null", b"~", b"'", b'"', b"\t", b"? ", b"---\n", b"%YAML 9\n"),
+        *(b"\x1b[2J", b"\\e[2J", b"$\\frac{", b"010", b"1:30", b"\xe2\x80\xae", b"true"),
         *(b"../../../etc/passwd", b"<script>", b"\xf0\x9f\x92\xa5", b"\r\n", b": : :", b"#"),
     ]
 )
@@ -341,6 +342,14 @@ def test_the_files_of_a_run_may_hold_anything(cases, toy, runs: Path, capsys):
         for seen in newest(run, config).tests().values():
             scores_table(seen)
 
+    @given(st.lists(st.dictionaries(st.just("iteration") | st.text(max_size=4), TREES)))
+    def rows(content: list[dict[str, Any]]) -> None:
+        run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in content))
+        for row in run.metrics():
+            assert row["iteration"] >= 0
+            np.array([*row.values()], dtype=np.float64)  # numbers, or null
+
+    cases(rows)
     cases(damaged, share=0.2)  # they take longest
     cases(replaced, share=0.5)
 

@@ -1,5 +1,6 @@
 """The ``metarl`` command."""
 
+import sys
 from collections.abc import Sequence
 
 from metarl import __version__
@@ -22,9 +23,13 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the command that the first of the words names, with the others as its arguments."""
-    name, *argv = words or ["--help"]
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names, with the others as its arguments.
+
+    Args:
+        words: of the command line; None: those of the process.
+    """
+    name, *argv = (sys.argv[1:] if words is None else words) or ["--help"]
     if name in HELP:
         print("Gradient-based meta-reinforcement-learning.\n")
         print("\n".join(f"  metarl {each.name:10}  {each.meaning}" for each in COMMANDS.values()))

@@ -174,11 +174,11 @@ def make_learner(
             raise UserError(f"{where} is {tasks}, fewer than the {processes.size} processes")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
+    make = make_rl_learner if isinstance(config, RLExperiment) else make_supervised_learner
+    learner: Learner = make(config, processes, stored)  # type: ignore[arg-type]
     if config.compile and (fault := compiler_fault()):
         warn(f"nothing is compiled, which is slower: {fault}")
-    if isinstance(config, RLExperiment):
-        return make_rl_learner(config, processes, stored)
-    return make_supervised_learner(config, processes, stored)
+    return learner
 
 
 def make_rl_learner(
