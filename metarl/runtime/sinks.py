@@ -4,6 +4,7 @@ A sink that fails says so once and is left out from then on; it never stops trai
 """
 
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -134,7 +135,7 @@ class JsonlSink:
         self._path = path
         kept = [row for row in read_metrics(path) if row["iteration"] < start]
         self._waiting = "".join(json.dumps(row) + "\n" for row in kept).encode()
-        self._is_begun = False  # whether the file has no other lines than these
+        self._is_begun = not os.path.lexists(path)  # the file has no other lines than these
         self._file: FileIO | None = None
         self._warned = False
         self._try_to_write()
