@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,27 +32,29 @@ from metarl.rl.rollout import make_batch
 from metarl.rl.sampler import Stream
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.lock import locked
 from metarl.runtime.paths import path_of
 from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.seeding import Purpose
-from metarl.runtime.sinks import read_metrics
 from metarl_envs.family import as_task, native_actions
 
 Callback = Callable[[int, Mapping[str, float]], Any]
 """Called with the iteration and its metrics after every iteration; an exception ends training."""
 
 
-def load(path: str | Path, checkpoint: str = "last") -> "Run":
+def load(path: str | Path, checkpoint: str = "last", trust_code: bool = False) -> "Run":
     """Return a trained run.
 
     Args:
         path: its folder.
         checkpoint: last, best, or a number of iterations.
+        trust_code: import code that the run names, whoever made it.
 
     Raises:
-        UserError: there is no run in the folder, or no such checkpoint.
+        UserError: there is no run in the folder, or no such checkpoint; or it names code, was not
+            made here by this user, and ``trust_code`` is false.
     """
-    return Run(RunFolder.open(Path(path)), checkpoint)
+    return Run(RunFolder.open(Path(path), trust_code), checkpoint)
 
 
 def train(
@@ -84,11 +86,11 @@ def train(
     experiment = settings.named(experiment)
     folder = RunFolder(experiment.path)
     go_on = resume and folder.is_begun()
-    if go_on:
-        settings.require_same_run(folder, experiment)
-        if settings.is_done(folder, experiment):
-            return load(folder.path)
-    with _own_threads():
+    with _own_threads(), locked(folder.path) if go_on else nullcontext():
+        if go_on:
+            settings.require_same_run(folder, experiment)
+            if settings.is_done(folder, experiment):
+                return load(folder.path)
         learner = build.make_learner(beginning(experiment, folder if go_on else None))
         training = Training(experiment, folder, learner, ALONE, callbacks)
         try:
@@ -132,9 +134,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, NDArray[np.float64]]:
         """Metrics by name, one number per logged iteration; NaN where one was not logged."""
-        rows = (
-            read_metrics(self._folder.metrics_file) if self._folder.metrics_file.is_file() else []
-        )
+        rows = self._folder.metrics()
         names = {name: None for row in rows for name in row}
         return {name: np.array([row.get(name) for row in rows], dtype=float) for name in names}
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.commands.evaluate import evaluate
+from metarl.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate(sys.argv[1:]))
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl.commands.report import report
+from metarl.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(report(sys.argv[1:]))
+    sys.exit(main(["report", *sys.argv[1:]]))

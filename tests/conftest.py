@@ -55,10 +55,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The cache of decoded images is the tests' own, and one for all workers: decoding is slow."""
+    """The cache of decoded images is the tests' own, and one for all workers: decoding is slow.
+
+    The key that runs are signed with is the tests' own, too.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["XDG_CACHE_HOME"] = str(shared / "cache")
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     return os.environ["XDG_CACHE_HOME"]
 
 

@@ -56,6 +56,7 @@ NASTY = st.sampled_from(
         ),
         *(b"!!python/object/apply:os.system [touch hacked]", b"&a [*a]", b"*missing", b"<<: *a"),
         *(b"!!binary aGk=", b"null", b"~", b"'", b'"', b"\t", b"? ", b"---\n", b"%YAML 9\n"),
+        *(b"\x1b[2J", b"\\e[2J", b"$\\frac{", b"010", b"1:30", b"\xe2\x80\xae", b"true"),
         *(b"../../../etc/passwd", b"<script>", b"\xf0\x9f\x92\xa5", b"\r\n", b": : :", b"#"),
     ]
 )
@@ -171,13 +172,20 @@ def test_configs_of_any_content_are_read_or_refused(cases, workplace: Path, caps
         ("name: !!binary aGVsbG8=", "tags are not allowed"),
         ("env: !!set {a, b}", "tags are not allowed"),
         ("[1, 2]: 3", "unhashable"),
+        ("seed: 010", 'seed should be an integer >= 0, got "010"'),
+        ("seed: 1:30", 'seed should be an integer >= 0, got "1:30"'),
+        ("inner.rate: 1:30.5", 'inner.rate should be a number > 0, got "1:30.5"'),
+        ("tasks: true", "tasks should be an integer >= 1, got true"),
+        ("seed: 1\nseed: 2", "seed is given twice"),
+        ("outer.max_kl: 1\nouter: {max_kl: 2}", "outer.max_kl is given twice"),
+        ('name: "a\\e[2J"', "control characters are not allowed"),
         ("env: &a {family: x}\nb: {<<: [*a, *a]}", "aliases are not allowed"),
         ("policy: {hidden_sizes: '[&a [1], *a]'}", "policy.hidden_sizes should be a list"),
         ("policy: /etc/passwd", 'policy should be a mapping, got "/etc/passwd"'),
         ("evaluation.published: other.yaml", "evaluation.published should be a mapping"),
         ("env: '{family: [&a [1], *a]}'", 'env should be a mapping, got "{family: '),
         ("inner: {rates: '" + "[" * 3000 + "'}", "inner.rates"),
-        ("seed: 0\n" * 20_000, "more than 100000 characters"),
+        ("seed: 0\n" * 20_000, "more than 100,000 bytes"),
         (
             "l0: &l0 [x]\n" + "".join(f"l{i}: &l{i} [{f'*l{i - 1},' * 9}]\n" for i in range(1, 12)),
             "aliases are not allowed",
@@ -335,6 +343,14 @@ def test_the_files_of_a_run_may_hold_anything(cases, toy, runs: Path, capsys):
         for seen in newest(run, config).tests().values():
             scores_table(seen)
 
+    @given(st.lists(st.dictionaries(st.just("iteration") | st.text(max_size=4), TREES)))
+    def rows(content: list[dict[str, Any]]) -> None:
+        run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in content))
+        for row in run.metrics():
+            assert row["iteration"] >= 0
+            np.array([*row.values()], dtype=np.float64)  # numbers, or null
+
+    cases(rows)
     cases(damaged, share=0.2)  # they take longest
     cases(replaced, share=0.5)
 

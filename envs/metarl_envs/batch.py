@@ -1,5 +1,6 @@
 """M tasks x N environments of one family in lock-step."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,16 @@ def require_tasks(
         )
     if len(rngs) != number:
         raise ValueError(f"expected one generator per task, {number}, got {len(rngs)}")
+
+
+class EnvState(NamedTuple):
+    """All that the next env steps of M x N environments depend on; see ``BatchedEnv.get_state``."""
+
+    simulator: Any
+    tasks: Array  # [M * N, task_dim]
+    elapsed: NDArray[np.int64]  # [M * N], env steps of the episode
+    alive: Mask  # [M * N]
+    rngs: list[np.random.Generator | None]  # [M]
 
 
 class BatchedEnv:
@@ -152,6 +163,24 @@ class BatchedEnv:
             diverged.reshape(self.shape),
             success.reshape(self.shape),
         )
+
+    def get_state(self) -> EnvState:
+        """Return a copy of the state, which can be pickled: for planning, and for workers."""
+        return copy.deepcopy(self.live_state())
+
+    def live_state(self) -> EnvState:
+        """Return the state with arrays and generators that go on changing."""
+        simulated = self.simulator.get_state()
+        return EnvState(simulated, self._tasks, self._elapsed, self._alive, self._rngs)
+
+    def set_state(self, state: EnvState) -> None:
+        """Go on from a state that ``get_state`` of environments of the same shape returned."""
+        self.set_live_state(copy.deepcopy(state))
+
+    def set_live_state(self, state: EnvState) -> None:
+        """Go on from a state whose arrays and generators are these environments' from now on."""
+        simulated, self._tasks, self._elapsed, self._alive, self._rngs = state
+        self.simulator.set_state(simulated)
 
     def _reward(self, step: Transition) -> Array:
         """Raise ValueError unless there is one reward per simulation."""

@@ -35,6 +35,9 @@ class State(NamedTuple):
     qvel: Array  # [B, nv]
     derived: Mapping[str, Array] = MappingProxyType({})  # [B, ...], the fields a family asked for
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return State, (self.qpos, self.qvel, dict(self.derived))  # no proxy can be copied
+
     def copy(self) -> "State":
         derived = {name: field.copy() for name, field in self.derived.items()}
         return State(self.qpos.copy(), self.qvel.copy(), derived)
@@ -79,6 +82,12 @@ class Simulator(Protocol):
         Returns a mask [B] of the simulations that diverged; those were put back to the state they
         had before the call.
         """
+
+    def get_state(self) -> Any:
+        """Return a copy of all that the next steps depend on."""
+
+    def set_state(self, state: Any) -> None:
+        """Go on from a state that ``get_state`` of equal simulations returned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,16 +43,14 @@ class GymBatch:
         self._observe_task = observe_task
         number = num_tasks * num_envs
         workers = min(workers, number)
-        self._memory = {
+        memory = {
             name: memory_of(bool(workers), *kind) for name, kind in kinds_of_buffers(family, number)
         }
-        self._buffers = buffers_in(self._memory, family, number)
+        self._buffers = buffers_in(memory, family, number)
         self._elapsed = np.zeros(number, dtype=np.int64)
         self._local = None if workers else Envs(family, self._buffers, range(number))
         bounds = [w * number // workers for w in range(workers + 1)] if workers else []
-        self._workers = [
-            Worker(family, self._memory, number, range(*ids)) for ids in pairwise(bounds)
-        ]
+        self._workers = [Worker(family, memory, number, range(*ids)) for ids in pairwise(bounds)]
 
     @property
     def alive(self) -> Mask:

@@ -120,6 +120,9 @@ class Worker:
         theirs.close()
         self._waits_for_start = True
 
+    def __reduce__(self) -> Any:
+        raise TypeError("environments in worker processes cannot be copied: use 0 workers")
+
     def send(self, what: str) -> None:
         """Ask for something; ``wait`` for the answer."""
         if self._waits_for_start:

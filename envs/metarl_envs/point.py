@@ -33,6 +33,12 @@ class PointSimulator:
         self.state.qpos[moving] += np.where(diverged[moving, None], 0.0, control[moving])
         return diverged
 
+    def get_state(self) -> Array:
+        return self.state.qpos.copy()
+
+    def set_state(self, state: Array) -> None:
+        self.state.qpos[:] = state
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointNavigation(TaskFamily):

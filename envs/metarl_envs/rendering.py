@@ -59,6 +59,7 @@ class BodyRenderer:
 
     def __init__(self, batch: BatchedEnv, mode: str, width: int, height: int):
         assert isinstance(batch.simulator, MujocoSimulator)
+        self._arguments = (batch, mode, width, height)
         self._mode = mode
         self._batch = batch.simulator.batch
         self._model = self._batch.get_model(0)
@@ -68,6 +69,10 @@ class BodyRenderer:
         self._renderer: MujocoRenderer | None = MujocoRenderer(
             self._model, self._data, width=width, height=height, camera_name="track"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by arguments: a copy has an OpenGL context of its own."""
+        return BodyRenderer, self._arguments
 
     def start(self, sims: Iterable[int]) -> None:
         pass

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -78,6 +79,10 @@ def _add_sensors(spec: mujoco.MjSpec, fields: Sequence[str]) -> None:
         )
 
 
+def _no_fields(tasks: Array) -> Mapping[str, Array]:
+    return {}
+
+
 class MujocoSimulator:
     """``num_sims`` simulations of ``model``, ``frame_skip`` physics steps per env step.
 
@@ -98,8 +103,9 @@ class MujocoSimulator:
         num_sims: int,
         threads: int = 1,
         fields: Sequence[str] = (),
-        model_fields: Callable[[Array], Mapping[str, Array]] = lambda tasks: {},
+        model_fields: Callable[[Array], Mapping[str, Array]] = _no_fields,
     ):
+        self._arguments = (model, frame_skip, num_sims, threads, fields, model_fields)
         if mujoco.get_mju_user_warning() is None:
             # Warnings are counted per simulation below; without a handler the engine would also
             # print them and write MUJOCO_LOG.TXT into the working directory.
@@ -119,6 +125,25 @@ class MujocoSimulator:
         self._warnings = self.batch.warning[..., 1].sum(axis=1)
         self._model_fields = model_fields
         self._of_sims: dict[str, Array] = {}  # [B, ...], fields of the model
+
+    def get_state(self) -> tuple[Array, dict[str, Array]]:
+        """Return MuJoCo's whole state [B, nstate], and the fields of the model by simulation."""
+        return self.batch.state.copy(), {name: x.copy() for name, x in self._of_sims.items()}
+
+    def set_state(self, state: tuple[Array, dict[str, Array]]) -> None:
+        simulated, of_sims = state
+        self._set_model(np.arange(len(simulated)), of_sims)
+        self.batch.state[:] = simulated
+        if self.state.derived:
+            self.batch.forward(stage=self._stage)
+            self.batch.state[:] = simulated  # without the solver's new warm start
+        self._warnings = self.batch.warning[..., 1].sum(axis=1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by state: threads and what they share with us can be neither."""
+        return MujocoSimulator, self._arguments, self.get_state()
+
+    __setstate__ = set_state
 
     def reset(self, ids: NDArray[np.integer], state: State, tasks: Array) -> None:
         self._set_model(ids, self._model_fields(tasks))

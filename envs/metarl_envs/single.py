@@ -1,5 +1,6 @@
 """One task as a ``gymnasium.Env``."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -104,6 +105,20 @@ class TaskEnv(gymnasium.Env[Array, NDArray[np.float32]]):
             bool(step.truncated[0, 0]) or diverged,
             {"task": self.batch.tasks[0], "diverged": diverged},
         )
+
+    def get_state(self) -> Any:
+        """Return a copy of the state, which can be pickled: for planning, and for workers."""
+        return copy.deepcopy(
+            (self.batch.live_state(), self._task, self._np_random, self._np_random_seed)
+        )
+
+    def set_state(self, state: Any) -> None:
+        """Go on from a state that ``get_state`` of an environment of this family returned."""
+        # At once: the batch's generator is this environment's own.
+        of_batch, self._task, self._np_random, self._np_random_seed = copy.deepcopy(state)
+        self.batch.set_live_state(of_batch)
+        if self._renderer is not None:
+            self._renderer.start([0])
 
     def render(self) -> Any:
         return None if self._renderer is None else self._renderer.render(0)

@@ -36,6 +36,12 @@ class TableSimulator:
         )
         return np.zeros(len(control), dtype=bool)
 
+    def get_state(self) -> tuple[Array, Array]:
+        return self.state.qpos.copy(), self._tasks.copy()
+
+    def set_state(self, state: tuple[Array, Array]) -> None:
+        self.state.qpos[:], self._tasks[:] = state
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableFamily(TaskFamily):
@@ -60,6 +66,12 @@ class TableFamily(TaskFamily):
 
     def initial_state(self, rng: np.random.Generator, tasks: Array) -> State:
         return State(np.zeros((len(tasks), 1)), np.zeros((len(tasks), 0)))
+
+
+def _same_state(
+    state: NDArray[np.int64], action: NDArray[np.int64], tasks: Array, noise: Array
+) -> Any:
+    return state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +120,7 @@ class Bandit(TableFamily):
         return self.horizon * float(task.max())
 
     def simulator(self, num_sims: int, threads: int = 1) -> TableSimulator:
-        return TableSimulator(num_sims, self.task_dim, lambda state, action, tasks, noise: state)
+        return TableSimulator(num_sims, self.task_dim, _same_state)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Many environments of one family as a ``gymnasium.vector.VectorEnv``."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -151,6 +152,18 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         everywhere = np.ones(self.num_envs, dtype=bool)
         info |= _info(task=(self.batch.tasks, everywhere), diverged=(diverged, ~starting))
         return observation, reward, terminated, truncated, info
+
+    def get_state(self) -> Any:
+        """Return a copy of the state, which can be pickled: for planning, and for workers."""
+        state = self.batch.live_state(), self._given, self._generators, self._ended
+        return copy.deepcopy(state)
+
+    def set_state(self, state: Any) -> None:
+        """Go on from a state that ``get_state`` of as many environments of the family returned."""
+        of_batch, self._given, self._generators, self._ended = copy.deepcopy(state)
+        self.batch.set_live_state(of_batch)
+        if self._renderer is not None:
+            self._renderer.start(range(self.num_envs))
 
     def render(self) -> tuple[Any, ...] | None:
         """A frame of every sub-environment."""

@@ -1,7 +1,6 @@
 """Commands: their options and help, one line for an error, exit codes."""
 
 import math
-import os
 import shutil
 import sys
 import textwrap
@@ -16,7 +15,8 @@ from metarl.core.processes import Disconnected, StoppedElsewhere
 from metarl.experiment.checking import REQUIRED, Setting, leaves, make, shown, type_name
 from metarl.experiment.reading import merged, read_words
 from metarl.experiment.suggestions import did_you_mean
-from metarl.runtime.errors import UserError, leads
+from metarl.runtime.console import complain, prepare, settle
+from metarl.runtime.errors import UserError, described, leads
 from metarl.runtime.launch import launched
 
 HELP = ("--help", "-h")
@@ -83,29 +83,35 @@ class Command:
 
     def __call__(self, argv: Sequence[str]) -> int:
         """Turn a UserError into one line and exit code 2, Ctrl-C into one line and code 130."""
+        prepare()
         where = f"metarl {self.name}"
         try:
-            return self._run(argv)
+            code = self._run(argv)
+            sys.stdout.flush()
         except UserError as error:
             if leads():
-                print(f"{where}: error: {error}", file=sys.stderr)
-            return 2
+                complain(f"{where}: error: {error}")
+            code = 2
         except (Fault, torch.OutOfMemoryError) as error:
-            reason = str(error).partition("\n")[0]
-            print(f"{where}: error: {reason}", file=sys.stderr, flush=True)
-            return 1
+            complain(f"{where}: error: {str(error).partition(chr(10))[0]}")
+            code = 1
         except StoppedElsewhere:
-            return 1
+            code = 1
         except Disconnected as error:
             process = f"process {launched().rank}"
-            print(f"{where}: {process}: another process is lost: {error}", file=sys.stderr)
-            return 1
+            complain(f"{where}: {process}: another process is lost: {error}")
+            code = 1
         except BrokenPipeError:  # whoever read the output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
+            code = 141
         except KeyboardInterrupt:
-            print(f"{where}: interrupted", file=sys.stderr)
-            return 130
+            complain(f"{where}: interrupted")
+            code = 130
+        except OSError as error:  # a full disk, say
+            complain(f"{where}: error: {described(error)}")
+            code = 1
+        for stream in (sys.stdout, sys.stderr):
+            settle(stream)
+        return code
 
     def _run(self, argv: Sequence[str]) -> int:
         if self.takes is None:

@@ -52,6 +52,7 @@ def _add(parser: argparse.ArgumentParser, path: str, setting: Setting) -> None:
 def _add_special_of_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     parser.add_argument("--print_config", action="store_true")
+    parser.add_argument("--trust-code", action="store_true")
 
 
 def _add_special_of_sweep(parser: argparse.ArgumentParser) -> None:

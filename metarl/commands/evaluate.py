@@ -19,7 +19,7 @@ OTHER_SETTINGS = (
 @command(RUNS, EvaluateOptions, steps="inner_steps")
 def evaluate(paths: Sequence[str], options: EvaluateOptions) -> int:
     """Adapt trained policies to held-out tasks, the same for all, and score every inner step."""
-    runs = evaluations.open_runs(paths)
+    runs = evaluations.open_runs(paths, options.trust_code)
     configs = [read_config(run) for run in runs]
     evaluations.require_same_tasks(runs, configs)
     trained = [

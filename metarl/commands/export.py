@@ -6,13 +6,14 @@ from pathlib import Path
 
 from metarl.commands.command import Arguments, command
 from metarl.experiment import evaluations
+from metarl.experiment.overrides import RunOptions
 from metarl.experiment.settings import read_config
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.paths import PathText
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(RunOptions):
     """Options of ``metarl export``.
 
     Args:
@@ -27,7 +28,7 @@ class ExportOptions:
 @command(Arguments("RUN", "a run folder"), ExportOptions)
 def export(paths: Sequence[str], options: ExportOptions) -> int:
     """Write a run's network: its weights, and a torch.export program that needs no metarl."""
-    run = RunFolder.open(Path(paths[0]))
+    run = RunFolder.open(Path(paths[0]), options.trust_code)
     trained = evaluations.load(run, read_config(run), options.checkpoint)
     for file in evaluations.export_to(trained, Path(options.output)):
         print(f"written: {file}")

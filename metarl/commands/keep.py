@@ -7,13 +7,14 @@ from pathlib import Path
 from metarl.commands.command import RUNS, command
 from metarl.experiment.evaluations import open_runs
 from metarl.experiment.kept_runs import keep_run, newest_checkpoint
+from metarl.experiment.overrides import RunOptions
 from metarl.experiment.settings import read_config
 from metarl.runtime.errors import UserError
 from metarl.runtime.paths import PathText
 
 
 @dataclass(frozen=True)
-class KeepOptions:
+class KeepOptions(RunOptions):
     """Options of ``metarl keep``.
 
     Args:
@@ -28,7 +29,7 @@ class KeepOptions:
 @command(RUNS, KeepOptions)
 def keep(paths: Sequence[str], options: KeepOptions) -> int:
     """Copy runs to small folders that evaluate, report and resume like any run."""
-    runs = open_runs(paths)
+    runs = open_runs(paths, options.trust_code)
     if options.name is not None and len(runs) > 1:
         raise UserError(f"--name needs exactly one run, got {len(runs)}")
     for run in runs:  # all are whole before the first is kept

@@ -11,9 +11,9 @@ from metarl.core.algorithms import ALGORITHMS
 from metarl.experiment import registries
 from metarl.experiment.configs import config_files
 from metarl.rl.losses import INNER_LOSSES
+from metarl.runtime.console import printable
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.record import EvaluationRecord
-from metarl.runtime.sinks import read_metrics
 
 Rows = list[list[str]]
 FIELDS = 5  # of a task, that are listed
@@ -63,10 +63,9 @@ def runs() -> Rows:
     for folder in ("runs", "results"):
         for path in sorted(Path(folder).glob("*/config.yaml")):
             run = RunFolder(path.parent)
-            logged = read_metrics(run.metrics_file) if run.metrics_file.is_file() else []
-            done = max((row["iteration"] + 1 for row in logged), default=0)
+            done = max((row["iteration"] + 1 for row in run.metrics()), default=0)
             saved = run.load_evaluation()
-            rows.append([str(run.path), str(done), _scores(saved[0]) if saved else ""])
+            rows.append([printable(str(run.path)), str(done), _scores(saved[0]) if saved else ""])
     return rows
 
 

@@ -1,6 +1,7 @@
 """The ``metarl`` command."""
 
 import sys
+from collections.abc import Sequence
 
 from metarl import __version__
 from metarl.commands.command import HELP, Command
@@ -14,6 +15,7 @@ from metarl.commands.report import report
 from metarl.commands.sweep import sweep
 from metarl.commands.train import train
 from metarl.experiment.suggestions import did_you_mean
+from metarl.runtime.console import complain
 
 COMMANDS: dict[str, Command] = {
     each.name: each
@@ -21,9 +23,13 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def main() -> int:
-    """Run the command that the command line names."""
-    name, *argv = sys.argv[1:] or ["--help"]
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names, with the others as its arguments.
+
+    Args:
+        words: of the command line; None: those of the process.
+    """
+    name, *argv = (sys.argv[1:] if words is None else words) or ["--help"]
     if name in HELP:
         print("Gradient-based meta-reinforcement-learning.\n")
         print("\n".join(f"  metarl {each.name:10}  {each.meaning}" for each in COMMANDS.values()))
@@ -34,6 +40,6 @@ def main() -> int:
         return 0
     if name not in COMMANDS:
         there_are = f"{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}"
-        print(f"metarl: error: there is no command {name}{there_are}", file=sys.stderr)
+        complain(f"metarl: error: there is no command {name}{there_are}")
         return 2
     return COMMANDS[name](argv)

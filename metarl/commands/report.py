@@ -9,7 +9,7 @@ from annotated_types import Interval
 
 from metarl.commands.command import RUNS, command
 from metarl.experiment import evaluations
-from metarl.experiment.overrides import EvaluateOptions, with_options
+from metarl.experiment.overrides import EvaluateOptions, RunOptions, with_options
 from metarl.experiment.schema import Experiment
 from metarl.experiment.settings import read_config
 from metarl.runtime.errors import UserError
@@ -19,7 +19,7 @@ from metarl.runtime.paths import PathText
 
 
 @dataclass(frozen=True)
-class ReportOptions:
+class ReportOptions(RunOptions):
     """Options of ``metarl report``.
 
     Args:
@@ -35,7 +35,7 @@ class ReportOptions:
 @command(RUNS, ReportOptions)
 def report(paths: Sequence[str], options: ReportOptions) -> int:
     """Write figures, videos and a page about a run, or about several side by side."""
-    runs = evaluations.open_runs(paths)
+    runs = evaluations.open_runs(paths, options.trust_code)
     if options.output and Path(options.output).suffix != ".html":
         raise UserError(f"the output should be a file named .html, got {options.output}")
     configs = [read_config(run) for run in runs]

@@ -14,7 +14,7 @@ from metarl.report import tables
 from metarl.runtime.errors import UserError, under_torchrun
 from metarl.runtime.launch import die_with_parent
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 CHILD = "from metarl.commands.sweep import main_of_run; main_of_run()"
 
 
@@ -60,7 +60,7 @@ def results(runs: Sequence[Planned], codes: Sequence[int]) -> tuple[list[str], l
 
 def main_of_run() -> None:
     """Be ``metarl train`` in a child process of a sweep."""
-    from metarl.commands.main import main
+    from metarl.__main__ import main
 
     die_with_parent()
     sys.argv[0] = "metarl"

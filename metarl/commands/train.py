@@ -1,9 +1,10 @@
 """``metarl train``."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from metarl.commands.command import HELP, command, print_settings
-from metarl.commands.training import Training, beginning, require_same_settings
+from metarl.commands.training import Training, beginning, require_same_settings, stored_shapes
 from metarl.experiment import build
 from metarl.experiment.reading import read_words
 from metarl.experiment.schema import plain
@@ -12,6 +13,7 @@ from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import joined
+from metarl.runtime.lock import locked
 
 
 @command()
@@ -19,11 +21,14 @@ def train(argv: Sequence[str]) -> int:
     """Meta-train a policy or a model, then evaluate it on held-out tasks."""
     if {*HELP} & {*argv}:
         return _print_help([word for word in argv if word not in HELP])
-    config, resumed = read_settings(argv)
-    with joined(config.device, config.timeout) as processes:
+    with ExitStack() as held:
+        config, resumed = read_settings(argv, lambda run: held.enter_context(locked(run.path)))
+        processes = held.enter_context(joined(config.device, config.timeout))
         require_same_settings(config, processes)
         learner = processes.in_turn(
-            lambda: build.make_learner(beginning(config, resumed), processes)
+            lambda: build.make_learner(
+                beginning(config, resumed), processes, stored_shapes(resumed)
+            )
         )
         run = resumed or RunFolder(config.path)
         return Training(config, run, learner, processes).run(go_on=resumed is not None)
@@ -47,6 +52,7 @@ def _print_help(argv: Sequence[str]) -> int:
     print(
         "  --resume auto                           begin the run of this --name, or go on with it"
     )
+    print("  --trust-code                            import code that a run of others names")
     print("  --print_config                          print all settings as YAML, and stop")
     print("  --help [SETTING or GROUP]               all about some settings, with their types\n")
     print_settings(settings)

@@ -1,9 +1,9 @@
 """A run in its folder: the trainer, and what is written and said of it."""
 
 import json
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,11 +14,16 @@ from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
 from metarl.experiment import build, evaluations, plugins, provenance, registries
 from metarl.experiment.resolution import task_file_path
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
+from metarl.experiment.sizes import Shapes
+from metarl.experiment.trust import folders_of, signature_of
+from metarl.experiment.warm_start import shapes_in
 from metarl.report import tables
-from metarl.runtime.errors import UserError, described
+from metarl.runtime.console import complain, say
+from metarl.runtime.errors import UserError, described, warn
 from metarl.runtime.files import write_atomically
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import launched
+from metarl.runtime.lock import locked
 from metarl.runtime.scores import Evaluation
 from metarl.runtime.sinks import ConsoleSink, JsonlSink, Media, Sink, Sinks
 from metarl.runtime.trackers import TensorboardSink, WandbSink
@@ -58,6 +63,14 @@ def beginning(config: Experiment, resumed: RunFolder | None) -> Experiment:
     return replace(config, init=None) if has_own else config
 
 
+def stored_shapes(resumed: RunFolder | None) -> Shapes | None:
+    """Return the shapes in the newest checkpoint of a run that this user did not make."""
+    if resumed is None or resumed.is_own or resumed.checkpoints().is_empty():
+        return None
+    checkpoint, state = resumed.checkpoints().load()
+    return shapes_in(state, str(checkpoint.path))
+
+
 class Training:
     """A run that is about to begin, or to go on.
 
@@ -87,14 +100,24 @@ class Training:
     def run(self, go_on: bool) -> int:
         """Train and evaluate; returns the exit code: 1 if the last checkpoint is not on disk.
 
+        Args:
+            go_on: with a run whose folder is there, and locked by the caller.
+
         Raises:
             UserError: the run cannot go on.
             Fault: what nobody foresaw.
         """
-        if self._processes.leads and not go_on:
+        if go_on:
+            self._processes.by_leader(self._require_same)
+            return self._run(go_on)
+        if self._processes.leads:
             build.warn_of_equal_tasks(self._config)
         # Everything that can be refused has been; only now is something written.
-        self._processes.by_leader(self._require_same if go_on else self._create)
+        with ExitStack() as held:
+            self._processes.by_leader(lambda: self._create(held))
+            return self._run(go_on)
+
+    def _run(self, go_on: bool) -> int:
         trainer = self._trainer()
         if go_on or self._processes.size > 1:  # of several, the first one knows
             trainer.resume()
@@ -116,7 +139,10 @@ class Training:
         provenance.warn_of_changed_code(self._folder, self._config)
         provenance.require_same_data(self._folder, self._learner)
 
-    def _create(self) -> None:
+    def _create(self, held: ExitStack) -> None:
+        """Make the run's folder, locked until ``held`` is closed."""
+        self._folder.require_new()
+        held.enter_context(locked(self._folder.path))
         RunFolder.create(
             self._folder.path,
             to_yaml(self._config),
@@ -124,8 +150,13 @@ class Training:
             plugins.packages(),
             plugins.code_of(plain(self._config)),
             provenance.data_of(self._learner),
+            build.compiles(self._config),
+            self._sign,
         )
         self._keep_task_file()
+
+    def _sign(self, info: Mapping[str, Any]) -> str | None:
+        return signature_of(plain(self._config), folders_of(info))
 
     def _keep_task_file(self) -> None:
         if path := task_file_path(self._config):
@@ -153,11 +184,21 @@ class Training:
         if go_on:
             self._folder.require_not_ahead_of(trainer.start, self._config.checkpoint.every)
             self._folder.update_config(to_yaml(self._config))
+            info = self._folder.info()
+            self._warn_of_rounding(info.get("compiled", self._config.compile))
+            if info:
+                self._folder.write_info(info | {"signature": self._sign(info)})
             self._keep_task_file()
         since = f", from iteration {trainer.start}" if go_on else ""
-        print(f"run folder: {self._folder.path}{since}")
+        say(f"run folder: {self._folder.path}{since}")
         if build.compiles(self._config):
-            print("compiling: the first iteration can take a minute longer", flush=True)
+            say("compiling: the first iteration can take a minute longer")
+
+    def _warn_of_rounding(self, compiled: Any) -> None:
+        """Warn where the run began compiled and goes on otherwise, or the other way round."""
+        if bool(compiled) != build.compiles(self._config):
+            how = "compiled" if compiled else "without compiling"
+            warn(f"the run began {how} and goes on otherwise: results will differ in rounding")
 
     def _open_sinks(self, start: int) -> Sinks:
         """Open the sinks for rows from iteration ``start`` on."""
@@ -208,6 +249,12 @@ class Training:
             view = evaluations.keep_in(self._trained(iterations), evaluation)
         except UserError as error:  # the disk is full, say: the run itself is done
             raise Fault(f"{error}; metarl evaluate {run.path} evaluates it again") from error
+        accepted = [row["outer/accepted"] for row in view.metrics if "outer/accepted" in row]
+        if accepted and not any(accepted):
+            say(
+                f"no outer step was accepted in {len(accepted)} logged iterations: the parameters "
+                "are those that training began with"
+            )
         tables.print_scores(view)
         print(f"written to {run.evaluation_file}")
         if self._reported == iterations:
@@ -222,7 +269,8 @@ def _described(error: Exception, run: RunFolder) -> str:
         write_atomically(file, text.encode())
         kept = f"the traceback is in {file}"
     except OSError:
-        print(text, file=sys.stderr)
+        for line in text.splitlines():
+            complain(line)
         kept = "the traceback is above"
     place = traceback.extract_tb(error.__traceback__)[-1]
     said = f"{described(error)} ({place.filename}, line {place.lineno}); {kept}"

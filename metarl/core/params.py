@@ -87,13 +87,15 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
 
 
 def require_like(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless both have the same names, shapes and kinds of numbers."""
+    """Raise ValueError unless both have the same names, shapes and kinds of numbers, and no NaN."""
     kinds, wanted = (
         {name: (tuple(p.shape), p.dtype, p.layout) for name, p in params.items()}
         for params in (found, like)
     )
     if kinds != wanted or any(p.is_meta for p in found.values()):
         raise ValueError(f"the checkpoint's parameters are {kinds}, expected {wanted}")
+    if broken := [name for name, p in found.items() if p.isnan().any()]:
+        raise ValueError(f"the checkpoint has NaN {broken[0]}".rstrip())
 
 
 def tree_map(fn: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
@@ -155,7 +157,8 @@ def like_tree(found: Any, like: Tree) -> Tree:
     """The inverse of ``plain_tree``: ``found`` as a tree of the kinds and devices of ``like``.
 
     Raises:
-        ValueError: the two do not have the same names, shapes and kinds of numbers.
+        ValueError: the two do not have the same names, shapes and kinds of numbers, or a number is
+            NaN.
     """
     if isinstance(like, Tensor):
         require_like({"": found}, {"": like})

@@ -19,12 +19,20 @@ from metarl.experiment.plugins import call, find, function_of
 from metarl.experiment.registries import (
     BASELINE,
     OUTER,
+    POLICIES,
     POLICY,
     inner_loss,
     make_family,
 )
 from metarl.experiment.resolution import held_out_tasks
 from metarl.experiment.schema import Experiment, RLExperiment, SupervisedExperiment
+from metarl.experiment.sizes import (
+    Shapes,
+    require_room_for_models,
+    require_room_for_policies,
+    require_same_shapes,
+    shapes_of,
+)
 from metarl.experiment.sources import make_source
 from metarl.experiment.warm_start import initial_parameters
 from metarl.rl.adaptation import Adaptation
@@ -51,16 +59,19 @@ from metarl_envs import Family
 Learner = MetaRLLearner | SupervisedLearner
 
 
-def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
+def make_learner(
+    config: Experiment, processes: Processes = ALONE, stored: Shapes | None = None
+) -> Learner:
     """The learner of an experiment.
 
     Args:
         config: its settings.
         processes: the processes that share its tasks.
+        stored: shapes of the parameters that it will get from a checkpoint.
 
     Raises:
-        UserError: its tasks or its model cannot be made, there is no such device, or there are
-            fewer tasks than processes.
+        UserError: its tasks or its model cannot be made or do not fit in memory, there is no such
+            device, there are fewer tasks than processes, or the parameters have other shapes.
     """
     assert isinstance(config, RLExperiment | SupervisedExperiment)
     for where, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
@@ -70,17 +81,20 @@ def make_learner(config: Experiment, processes: Processes = ALONE) -> Learner:
         raise UserError("diagnose_every needs tasks of at least 2 per process")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
+    make = make_rl_learner if isinstance(config, RLExperiment) else make_supervised_learner
+    learner: Learner = make(config, processes, stored)  # type: ignore[arg-type]
     if config.compile and (fault := compiler_fault()):
         warn(f"nothing is compiled, which is slower: {fault}")
-    if isinstance(config, RLExperiment):
-        return make_rl_learner(config, processes)
-    return make_supervised_learner(config, processes)
+    return learner
 
 
-def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaRLLearner:
+def make_rl_learner(
+    config: RLExperiment, processes: Processes = ALONE, stored: Shapes | None = None
+) -> MetaRLLearner:
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
     family = make_family(config.env)
+    _require_room_for_policies(config, family, processes, stored)
     module, name = make_policy(config, family), config.policy["name"]
     policy = functional("policy.name", name, module)
     if policy.has_changed:
@@ -129,6 +143,19 @@ def make_rl_learner(config: RLExperiment, processes: Processes = ALONE) -> MetaR
         evaluation,
         config.seed,
     )
+
+
+def _require_room_for_policies(
+    config: RLExperiment, family: Family, processes: Processes, stored: Shapes | None
+) -> None:
+    """Raise UserError where the trajectories do not fit in memory, or ``stored`` not the policy."""
+    shapes: Shapes = {}
+    if config.policy["name"] in POLICIES:
+        shapes = shapes_of(lambda: _policy_module(config, family))
+        require_same_shapes(shapes if stored is None else stored, shapes)
+    observation, action = observation_space(config, family).shape, family.action_space.shape or ()
+    sizes = family.horizon, observation, action, shapes
+    require_room_for_policies(config, *sizes, processes.size)
 
 
 def _initial(config: Experiment, inner: InnerLoop, theta: Params) -> Params:
@@ -195,12 +222,8 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     Raises:
         UserError: it cannot be made, or does not give a sound distribution of actions.
     """
-    name = config.policy["name"]
-    observations = observation_space(config, family)
-    seed = torch_seed(config.seed, Purpose.PARAMETERS)
-    spaces = beside_context(observations, config.inner), family.action_space
-    module = make_module("policy.name", name, seed, POLICY.make(config.policy), *spaces)
-    module = with_context(module, config.inner)
+    name, observations = config.policy["name"], observation_space(config, family)
+    module = _policy_module(config, family)
     found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
         require_distribution(found)
@@ -216,8 +239,17 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     return module
 
 
+def _policy_module(config: RLExperiment, family: Family) -> nn.Module:
+    """Return the policy's network, unchecked."""
+    name, observations = config.policy["name"], observation_space(config, family)
+    seed = torch_seed(config.seed, Purpose.PARAMETERS)
+    spaces = beside_context(observations, config.inner), family.action_space
+    module = make_module("policy.name", name, seed, POLICY.make(config.policy), *spaces)
+    return with_context(module, config.inner)
+
+
 def make_supervised_learner(
-    config: SupervisedExperiment, processes: Processes = ALONE
+    config: SupervisedExperiment, processes: Processes = ALONE, stored: Shapes | None = None
 ) -> SupervisedLearner:
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
@@ -237,8 +269,13 @@ def make_supervised_learner(
         raise UserError(f"outer.name {config.outer['name']} is for policies; use adam or trpo")
     shape = shape_of_inputs(config, source)
     outputs = ways or (source.outputs if isinstance(source, RegressionFamily) else 1)
-    model, theta = _make_model(config, shape, outputs)
     name = config.model.name
+    shapes: Shapes = {}
+    if name in MODELS:
+        shapes = shapes_of(lambda: _model_module(config, shape, outputs))
+        require_same_shapes(shapes if stored is None else stored, shapes)
+    require_room_for_models(config, shape, outputs, shapes, ways or 1)
+    model, theta = _make_model(config, shape, outputs)
     predictor = Predictor(
         model=model,
         criterion=CLASSIFICATION if ways else REGRESSION,
@@ -298,20 +335,27 @@ def compiles(config: Experiment) -> bool:
     return bool(config.compile) and not compiler_fault()
 
 
+def _model_module(config: SupervisedExperiment, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """The network for inputs [S, *shape], our own or a user's, unchecked."""
+    name, wider = config.model.name, wider_shape(shape, config.inner)
+    seed = torch_seed(config.seed, Purpose.PARAMETERS)
+    if name in MODELS:
+        try:
+            module = make_model(config.model, wider, outputs, seed)
+        except ValueError as error:
+            raise UserError(f"model.name {name}: {error}") from error
+    else:
+        make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
+        module = make_module("model.name", name, seed, make, wider, outputs)
+    return with_context(module, config.inner)
+
+
 def _make_model(
     config: SupervisedExperiment, shape: tuple[int, ...], outputs: int
 ) -> tuple[Functional, Params]:
-    """The network for inputs [S, *shape], our own or a user's, and its initial parameters."""
-    name, inner = config.model.name, config.inner
-    seed = torch_seed(config.seed, Purpose.PARAMETERS)
-    wider = wider_shape(shape, inner)
+    """The network for inputs [S, *shape], checked, and its initial parameters."""
+    name, module = config.model.name, _model_module(config, shape, outputs)
     try:
-        if name in MODELS:
-            module = make_model(config.model, wider, outputs, seed)
-        else:
-            make = find("model.name", name, dict.fromkeys(MODELS), function_of("shape", "outputs"))
-            module = make_module("model.name", name, seed, make, wider, outputs)
-        module = with_context(module, inner)
         model, own = functional("model.name", name, module), parameters_of(module)
         if name not in MODELS:
             require_outputs(partial(model, own), shape, outputs)

@@ -18,6 +18,7 @@ from metarl.experiment.schema import (
     plain,
 )
 from metarl.experiment.settings import read_config
+from metarl.experiment.warm_start import shapes_in
 from metarl.report.view import Recorded, RunView, by_test, have_same_data
 from metarl.rl.evaluate import RecordedRollouts
 from metarl.rl.learner import MetaRLLearner
@@ -28,7 +29,6 @@ from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded
 from metarl.runtime.record import EvaluationRecord, EvaluationSettings, Published, as_plain
 from metarl.runtime.scores import Evaluation, from_npz, paired_differences, to_npz
-from metarl.runtime.sinks import read_metrics
 from metarl.runtime.trainer import first_difference, load_into
 from metarl.supervised.evaluate import RecordedExamples
 
@@ -45,13 +45,17 @@ class Trained(NamedTuple):
     learner: build.Learner
 
 
-def open_runs(paths: Sequence[str]) -> list[RunFolder]:
+def open_runs(paths: Sequence[str], trusted: bool = False) -> list[RunFolder]:
     """Existing runs.
+
+    Args:
+        paths: of their folders.
+        trusted: whether code that they name may be imported, whoever made them.
 
     Raises:
         UserError: there is no run in one of the folders, or two have the same name.
     """
-    runs = [RunFolder.open(Path(path)) for path in paths]
+    runs = [RunFolder.open(Path(path), trusted) for path in paths]
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
@@ -66,10 +70,11 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
         UserError: there is no such checkpoint, or it is not of this run's settings.
     """
     config = replace(config, compile=False, init=None)  # the checkpoint has the parameters
-    learner = build.make_learner(config)
+    checkpoint, state = run.checkpoints().load(which)
+    stored = shapes_in(state, str(checkpoint.path))
+    learner = build.make_learner(config, stored=stored)
     provenance.warn_of_changed_code(run, config)
     provenance.warn_of_trained_classes(run, learner)
-    checkpoint, state = run.checkpoints().load(which)
     load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
     return Trained(run, config, checkpoint.iteration, learner)
 
@@ -138,7 +143,8 @@ def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView
     saved, checkpoints = run.load_evaluation(), run.checkpoints().all()
     fits = False
     if saved and checkpoints:
-        result, recorded = _as_of_today(saved[0]), _read_episodes(saved[1])
+        result = _as_of_today(saved[0])
+        recorded = _read_episodes(saved[1], result)
         is_newest = result.iteration == checkpoints[0].iteration
         fits = is_newest and result.protocol == evaluation_settings(config)
         if fits and (recorded or not episodes):
@@ -181,11 +187,13 @@ def evaluation_settings(config: Experiment) -> EvaluationSettings:
     )
 
 
-def _read_episodes(data: bytes | None) -> Recorded | None:
+def _read_episodes(data: bytes | None, record: EvaluationRecord) -> Recorded | None:
+    """Return recorded episodes; None where they are damaged, or not of this evaluation."""
     try:
-        return from_npz(data, [RecordedRollouts, RecordedExamples]) if data else None
+        found: Recorded = from_npz(data or b"", [RecordedRollouts, RecordedExamples])
     except ValueError:
         return None
+    return found if found.fits(len(record.scores), len(record.tasks)) else None
 
 
 def keep_in(trained: Trained, evaluation: Evaluation) -> RunView:
@@ -232,7 +240,7 @@ def _view(run: RunFolder, config: Experiment, record: EvaluationRecord, episodes
         name=run.name,
         config=plain(config),
         info=run.info(),
-        metrics=read_metrics(run.metrics_file) if run.metrics_file.is_file() else [],
+        metrics=run.metrics(),
         evaluation=record,
         episodes=episodes,
         family=registries.make_family(record.protocol.problem) if is_rl else None,

@@ -30,6 +30,7 @@ from metarl.experiment.schema import (
     to_yaml,
 )
 from metarl.experiment.settings import parse, read_config
+from metarl.experiment.trust import signature_of
 from metarl.runtime.checkpoint import Checkpoint
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import to_json
@@ -89,7 +90,7 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
 
 def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint) -> None:
     (new / "config.yaml").write_text(to_yaml(config))
-    (new / "run.json").write_text(json.dumps(_portable_info(run), indent=2) + "\n")
+    (new / "run.json").write_text(json.dumps(_portable_info(run, config), indent=2) + "\n")
     if run.data_file.is_file():
         shutil.copyfile(run.data_file, new / "data.json")
     rows = _thin(read_metrics(run.metrics_file))
@@ -158,13 +159,15 @@ def _portable_config(config: Experiment, folder: Path, name: str) -> Experiment:
     return replace(config, evaluation=replace(config.evaluation, task_file=task_file))
 
 
-def _portable_info(run: RunFolder) -> dict[str, Any]:
+def _portable_info(run: RunFolder, config: Experiment) -> dict[str, Any]:
     """``run.json`` without folders of the machine, marked as of a kept run."""
     of_machine = ("directory", "modules")
     info = {key: value for key, value in run.info().items() if key not in of_machine}
     command = info.get("command")
     words = [str(word) for word in command] if isinstance(command, list) else []
-    return info | {"command": [_without_folder(word) for word in words], "kept": True}
+    signed = signature_of(plain(config), [])
+    command = [_without_folder(word) for word in words]
+    return info | {"command": command, "signature": signed, "kept": True}
 
 
 def _without_folder(word: str) -> str:

@@ -17,7 +17,18 @@ from metarl.runtime.record import as_plain
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class RunOptions:
+    """Options of the commands on runs.
+
+    Args:
+        trust_code: import code that the runs name, whoever made them; --trust-code is short for it.
+    """
+
+    trust_code: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(RunOptions):
     """Options of ``metarl evaluate``; what is not given is as in the (first) run's config.
 
     Args:
@@ -62,7 +73,7 @@ class EvaluateOptions:
     output: PathText | None = None
 
 
-NOT_OF_CONFIGS = ("checkpoint", "output")
+NOT_OF_CONFIGS = ("checkpoint", "output", "trust_code")
 """Options that are not settings of a run."""
 SHARED = ("tasks", "task_file", "seed", "trajectories", "mean_actions", "tests", "queries")
 """Settings that compared runs share; each kind of run has some of them."""

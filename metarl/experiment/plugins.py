@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -18,6 +19,8 @@ Check = Callable[[Any], str]
 
 _folders: list[str] = []
 """Where modules of the user's own may also be: folders that runs were started in."""
+_runs: list[Path] = []
+"""Folders of runs, from which nothing is imported."""
 _packages: dict[str, None] = {}
 """Top-level packages of the user's own parts, in the order of their first use."""
 _files: dict[str, Path] = {}
@@ -64,11 +67,10 @@ def search_also(folder: Path) -> None:
         _folders.append(str(folder))
 
 
-def search_folders_of(info: Mapping[str, Any]) -> None:
-    """Find the modules of a run, whose run.json has ``info``, too."""
-    for folder in (info.get("directory"), *(info.get("modules") or [])):
-        if isinstance(folder, str):
-            search_also(Path(folder))
+def never_from(run: Path) -> None:
+    """Import nothing from the folder of a run, which may be somebody else's."""
+    if (folder := run.resolve()) not in _runs:
+        _runs.append(folder)
 
 
 def folders() -> list[str]:
@@ -171,7 +173,10 @@ def _imported(where: str, name: str) -> Any:
         if folder not in sys.path:
             sys.path.append(folder)
     try:
+        _require_outside_of_runs(module.partition(".")[0])
         found: Any = importlib.import_module(module)
+    except UserError as error:
+        raise UserError(f"{where} {name}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's code does
         raise UserError(f"{where} {name} does not import: {_placed(error)}") from error
     _packages[module.partition(".")[0]] = None
@@ -191,6 +196,16 @@ def _source_file(name: str, found: Any) -> Path | None:
     modules = (getattr(found, "__module__", None), name.partition(":")[0])
     files = (getattr(sys.modules.get(str(module)), "__file__", None) for module in modules)
     return next((Path(file) for file in files if file and os.path.isfile(file)), None)
+
+
+def _require_outside_of_runs(package: str) -> None:
+    """Raise UserError where a package is in the folder of a run."""
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    for place in (spec.origin, *(spec.submodule_search_locations or [])) if spec else ():
+        path = Path(place or "").resolve()
+        for run in _runs:
+            if path.is_relative_to(run):
+                raise UserError(f"{path} is in the folder of a run, from which nothing is imported")
 
 
 def _placed(error: BaseException) -> str:

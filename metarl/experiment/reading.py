@@ -2,17 +2,27 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from metarl.runtime.console import is_printable
 from metarl.runtime.errors import UserError
+from metarl.runtime.files import read_file
 
 LONGEST_LINE = 1000  # characters of a message about bad input
-LARGEST_FILE = 100_000  # characters of a config file; ours have a thousand
+LARGEST_FILE = 100_000  # bytes of a config file; ours have a thousand
 DEEPEST = 20  # levels of settings; ours have four
+
+
+TRUST = "trust_code"
+"""The option that lets runs of others name code. It needs no value: ``--trust-code``."""
+
+
+NOT_OF_1_1 = (":timestamp", ":int", ":float")  # of YAML 1.1, which reads 010 as 8 and 1:30 as 90
 
 
 class Word(str):
@@ -55,19 +65,27 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(NOT_OF_1_1)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # 1e-3 is one
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+for _tag, _pattern in {
+    "int": r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$",  # neither octal 010 nor 1:30
+    "float": r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|[-+]?\d+[eE][-+]?\d+$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$",  # 1e-3 is one
+}.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list("-+.0123456789")
+    )
 
 
 def _parsed(text: str, origin: str = "") -> Any:
-    """Raise ValueError for an integer with more digits than JSON may have."""
+    """Raise ValueError for control characters, and integers with more digits than JSON may have."""
     loader = _Loader(text)
     loader.name = origin
     value = loader.get_single_data()
     json.dumps(value)
+    if not is_printable(value):
+        raise ValueError("control characters are not allowed")
     return value
 
 
@@ -78,11 +96,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, or holds something else.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(LARGEST_FILE + 1)
-        if len(text) > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE} characters")
+        text = read_file(path, LARGEST_FILE).decode()
         values = _parsed(text, str(path))
+        _require_distinct(values)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(values, dict):
@@ -105,6 +121,8 @@ def read_words(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Word]]]:
         if not word.startswith("--"):
             positional.append(word)
             continue
+        if word == "--trust-code":
+            word = f"--{TRUST}=true"
         name, equals, text = word.removeprefix("--").partition("=")
         if not equals and (text := next(words, "--")).startswith("--"):
             raise UserError(f"--{name} needs a value")
@@ -139,3 +157,18 @@ def at(values: Any, path: str, default: Any = None) -> Any:
 def one_line(text: object) -> str:
     """Return a text, or that of an exception, without line breaks, cut where it is very long."""
     return " ".join(str(text).split())[:LONGEST_LINE]
+
+
+def _require_distinct(values: Any) -> None:
+    """Raise ValueError where two spellings, ``a.b`` and ``a: {b}``, give one setting twice."""
+    for path, times in Counter(_paths(values)).items():
+        if times > 1:
+            raise ValueError(f"{path} is given twice")
+
+
+def _paths(values: Any, where: str = "") -> Iterator[str]:
+    if not isinstance(values, dict) or not values:
+        yield where
+        return
+    for key, value in values.items():
+        yield from _paths(value, f"{where}.{key}".lstrip("."))

@@ -3,19 +3,20 @@
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metarl import __version__
-from metarl.experiment import plugins
 from metarl.experiment.checking import REQUIRED, Setting, leaves, make
 from metarl.experiment.configs import read_layers
-from metarl.experiment.reading import Word, at, merged, read_mapping, read_words
+from metarl.experiment.reading import TRUST, Word, at, merged, read_mapping, read_words
 from metarl.experiment.registries import GROUPS
 from metarl.experiment.resolution import resolve
 from metarl.experiment.schema import Experiment, fixed_settings, plain, schema_of, to_yaml
+from metarl.experiment.trust import parts_of, require_trust
 from metarl.runtime.errors import UserError
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded
@@ -29,35 +30,49 @@ Layers = Sequence[Mapping[str, Any]]
 """Settings of files and of a command line; later ones win."""
 
 
-def read_settings(argv: Sequence[str]) -> tuple[Experiment, RunFolder | None]:
+def read_settings(
+    argv: Sequence[str], lock: Callable[[RunFolder], Any] = lambda run: None
+) -> tuple[Experiment, RunFolder | None]:
     """Return the resolved config that ``train`` was asked for, and the run to resume, if any.
+
+    Args:
+        argv: the command line.
+        lock: called with the run to resume before anything of it is read.
 
     Raises:
         UserError: the settings are not allowed, or not those of the run.
         SystemExit: ``--print_config`` asked for the config alone.
     """
     words = [word for word in argv if word != "--print_config"]
+    is_printed = len(words) < len(argv)
     positional, options = read_words(words)
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
     layers, configs, resume = asked(options)
-    run = None if resume in (None, AUTO) else RunFolder.open(Path(str(resume)))
+    trusted = any(name == TRUST and word.value is True for name, word in options)
+    run = None if resume in (None, AUTO) else RunFolder.open(Path(str(resume)), trusted)
     if run is not None:
-        layers = [plain(read_config(run)), *layers]
+        if not is_printed:
+            lock(run)
+        layers = [plain(read_config(run, parts_of(layers))), *layers]
     config = parse(layers)
     if resume == AUTO and config.name is None:
         raise UserError("--resume auto needs a --name: it goes on with the run of this name")
-    if len(words) < len(argv):
-        print(to_yaml(config), end="")
+    if is_printed:
+        print(to_yaml(config), end="", flush=True)
         sys.exit(0)
     config = named(config, configs)
     new = RunFolder(config.path)
     if run is None and (new.is_of_this_launch() or (resume == AUTO and new.is_begun())):
         run = new
     if run is not None:
+        if resume in (None, AUTO):
+            lock(run)
+            run.trusted = trusted
         require_same_run(run, config)
         if resume == AUTO and is_done(run, config):
-            print(f"done: {run.path} has {config.iterations} iterations and their evaluation")
+            done = f"{run.path} has {config.iterations} iterations and their evaluation"
+            print(f"done: {done}", flush=True)
             sys.exit(0)
     return config, run
 
@@ -66,7 +81,7 @@ def require_same_run(run: RunFolder, config: Experiment) -> None:
     """Raise UserError unless a run may go on with these settings, and can be written."""
     own, wanted = (
         {**fixed_settings(each), "folder": each.folder, "name": each.name}
-        for each in (read_config(run), config)
+        for each in (read_config(run, parts_of(plain(config))), config)
     )
     if difference := first_difference(own, wanted):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
@@ -97,10 +112,10 @@ def asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str |
     configs: list[str] = [word for name, word in options if name == "config"]
     runs = [word for name, word in options if name == "resume"]
     files = [layer for name in configs for layer in read_layers(name)]
-    for name in ("config", "resume"):
+    for name in (special := ("config", "resume", TRUST)):
         if any(name in values for values in files):
             raise UserError(f"{name} is not a setting for a file; use --{name}")
-    given = merged({}, (pair for pair in options if pair[0] not in ("config", "resume")))
+    given = merged({}, (pair for pair in options if pair[0] not in special))
     return [*files, given], configs, runs[-1] if runs else None
 
 
@@ -147,24 +162,35 @@ def combined(schema: type[Experiment], layers: Layers) -> dict[str, Any]:
     return values
 
 
-def read_config(run: RunFolder) -> Experiment:
+def read_config(run: RunFolder, named: Collection[str] = ()) -> Experiment:
     """Return the config of an existing run, of this or an earlier version.
 
     The run's own copy of its task file takes the place of the file.
 
+    Args:
+        run: the run.
+        named: parts of the user's own that the user names.
+
     Raises:
-        UserError: its config cannot be read.
+        UserError: its config cannot be read, or names code that the user may not trust.
     """
-    info = run.info()
-    plugins.search_folders_of(info)
     settings = read_mapping(run.config_file)
-    try:
+    with _naming(run):
         settings = upgraded(settings)
-        if isinstance(name := at(settings, "evaluation.task_file"), str):
-            settings["evaluation"]["task_file"] = str(run.own_task_file(name) or name)
+    if isinstance(name := at(settings, "evaluation.task_file"), str):
+        settings["evaluation"]["task_file"] = str(run.own_task_file(name) or name)
+    require_trust(run, settings, named)
+    with _naming(run):
         return parse([settings])
+
+
+@contextmanager
+def _naming(run: RunFolder) -> Iterator[None]:
+    """Say which run's config is wrong, and whether it is of a newer version."""
+    try:
+        yield
     except UserError as error:
-        written = str(at(info, "packages.metarl", ""))
+        written = str(at(run.info(), "packages.metarl", ""))
         is_newer = _numbers(written) > _numbers(__version__)
         note = f" (written by metarl {written}, newer than this {__version__})" if is_newer else ""
         raise UserError(f"{run.config_file}{note}: {error}") from error

@@ -1,13 +1,18 @@
 """Warm start: a run begins with the meta-parameters of another one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from metarl.core.algorithms import split_rates
 from metarl.core.params import Params, flatten, like_tree, unflatten
-from metarl.experiment import plugins
 from metarl.experiment.registries import OUTER
 from metarl.experiment.schema import Experiment, plain
+from metarl.experiment.settings import read_config
+from metarl.experiment.sizes import Shapes
+from metarl.experiment.trust import parts_of
 from metarl.runtime.errors import UserError, warn
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.history import upgraded_state
@@ -33,7 +38,7 @@ def initial_parameters(config: Experiment, own: Params) -> Params:
     if config.init is None:
         return own
     run = RunFolder.open(Path(config.init))
-    plugins.search_folders_of(run.info())
+    read_config(run, parts_of(plain(config)))  # may its code be imported?
     checkpoint, saved = run.checkpoints().load()
     try:
         state = upgraded_state(saved)
@@ -78,3 +83,18 @@ def _difference(own: Params, theirs: Params) -> str:
         if theirs[name].shape != own[name].shape:
             return f"{name} has shape {[*theirs[name].shape]}, not {[*own[name].shape]}"
     return ""
+
+
+def shapes_in(state: Mapping[str, Any], origin: str) -> Shapes:
+    """Return the shapes of the network's parameters in the state of a checkpoint.
+
+    Raises:
+        UserError: it is the state of something else.
+    """
+    try:
+        found, _ = split_rates(upgraded_state(state)["learner"]["meta"])
+        if all(isinstance(p, Tensor) for p in found.values()):
+            return {name: [*p.shape] for name, p in found.items()}
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise UserError(f"{origin} is not a checkpoint of a run")

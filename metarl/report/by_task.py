@@ -30,7 +30,7 @@ def returns_by_task(view: RunView) -> Figure:
             _points(axes, x, theirs[k], +1, "x", INK, published.source)
         _points(axes, x, view.scores[k], -1, "o", COLOURS[0], view.name)
         axes.set_title(after(k))
-        axes.set_xlabel(name)
+        axes.set_xlabel(label(name))
         if _repeats(x):
             axes.set_xticks(np.unique(x))
             axes.margins(x=0.3)

@@ -133,7 +133,7 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
     figure, panels = _grid(len(layout), columns)
     means: list[float] = []
     for axes, (title, lines) in zip(panels, layout, strict=True):
-        axes.set_title(title)
+        axes.set_title(label(title))
         for i, (name, runs) in enumerate(lines.items()):
             curve = _adaptation(runs)
             means.extend(curve.mean)

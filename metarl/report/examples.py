@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from metarl.report.groups import groups
-from metarl.report.style import COLOURS, INK, legend_below, wrapped
+from metarl.report.style import COLOURS, INK, label, legend_below, wrapped
 from metarl.report.tables import number
 from metarl.report.view import Array, RunView, after
 from metarl.supervised.evaluate import RecordedExamples
@@ -62,14 +62,14 @@ def fits(runs: Sequence[tuple[RunView, RecordedExamples]]) -> Figure:
             _fit(axes, recorded, m)
             title = f"MSE {_progress(view, m, (0, 1, -1))}"
             if not compared:
-                title = f"{view.task_name(m)}\n{title}"
+                title = f"{label(view.task_name(m))}\n{title}"
             elif m == 0:
                 title = f"{wrapped(view.name, 2.6)}\n{title}"
             axes.set_title(title, fontsize=9)
             if compared:
                 axes.set_ylim(limits[m])
             if column == 0 and (compared or m == 0):
-                axes.set_ylabel(f"{view.task_name(m)}\ny" if compared else "y", fontsize=8.5)
+                axes.set_ylabel(f"{label(view.task_name(m))}\ny" if compared else "y", fontsize=8.5)
             if m == tasks - 1 or not compared:
                 axes.set_xlabel("x")
     if not compared:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from metarl.report.style import ARROW, COLOURS, INK, legend_below, step_colour
+from metarl.report.style import ARROW, COLOURS, INK, label, legend_below, step_colour
 from metarl.report.view import Array, Family, RunView, Target, after
 from metarl.rl.evaluate import RecordedRollouts
 
@@ -57,7 +57,7 @@ def paths(view: RunView, episodes: RecordedRollouts) -> Figure:
             if m == 0:
                 axes.set_title(after(k))
             if k == 0:
-                axes.set_ylabel(f"{view.task_name(m)}\ny (m)", fontsize=8)
+                axes.set_ylabel(f"{label(view.task_name(m))}\ny (m)", fontsize=8)
             if m == tasks - 1:
                 axes.set_xlabel("x (m)")
         if target is not None and target.kind == "position":
@@ -127,7 +127,7 @@ def _panel_per_task(view: RunView, episodes: RecordedRollouts) -> tuple[Figure, 
     figure = Figure(figsize=(3.1 * tasks + 0.6, 3.2))
     panels = list(figure.subplots(1, tasks, squeeze=False, sharey=True)[0])
     for m, axes in enumerate(panels):
-        axes.set_title(view.task_name(m))
+        axes.set_title(label(view.task_name(m)))
     return figure, panels
 
 

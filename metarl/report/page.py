@@ -1,6 +1,8 @@
 """One self-contained HTML page about runs: no scripts, no network."""
 
 import base64
+import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from metarl.report.groups import groups
 from metarl.report.plots import INK, figures, to_png, to_svg
 from metarl.report.view import RunView, by_test, require_comparable
 from metarl.rl.evaluate import RecordedRollouts
-from metarl.runtime.files import write_atomically
+from metarl.runtime.files import make_folder, read_json, write_atomically
 from metarl.runtime.folder import fixed
 from metarl.runtime.sinks import Media
 
@@ -48,6 +50,9 @@ SUPERVISED_CAPTIONS = {
 }
 WIDE = ("by_task", "fits", "images", "paths", "heading", "velocity")  # of held-out tasks
 
+DRAWN = "drawn.json"
+"""The list of a report's files and their SHA-256: the next report may remove them."""
+
 
 def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
     """Write ``page`` and, in a folder beside it, its figures (SVG, PNG) and videos (MP4).
@@ -61,12 +66,11 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
         The pictures.
 
     Raises:
-        UserError: the runs cannot be compared.
+        UserError: the runs cannot be compared, or the folder of figures is a link.
         OSError: something cannot be written.
     """
     require_comparable(views)
-    assets = page.with_name(f"{page.stem}_files")
-    assets.mkdir(parents=True, exist_ok=True)
+    assets = make_folder(page.with_name(f"{page.stem}_files"))
     drawn = figures(views)
     svgs = {name: to_svg(figure, name) for name, figure in drawn.items()}
     for name, figure in drawn.items():
@@ -74,7 +78,8 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
         write_atomically(assets / f"{name}.png", to_png(figure))
     filmed = _film(views, videos, assets)
     write_atomically(page, render(views, svgs, filmed).encode())
-    _remove_others(assets, {*svgs, *(f.path.stem for f in filmed)})
+    files = [assets / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")]
+    _remove_earlier(assets, [*files, *(f.path for f in filmed)])
     return Media(
         {name: assets / f"{name}.png" for name in drawn},
         {f.path.relative_to(assets).with_suffix("").as_posix(): f.path for f in filmed},
@@ -82,11 +87,27 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
     )
 
 
-def _remove_others(assets: Path, drawn: set[str]) -> None:
-    """Remove what an earlier report left here and this one does not have."""
-    for path in assets.rglob("*"):
-        if path.suffix in (".svg", ".png", ".mp4") and path.stem not in drawn:
-            path.unlink(missing_ok=True)
+def _remove_earlier(assets: Path, files: Sequence[Path]) -> None:
+    """Remove what an earlier report drew and this one did not; list the files of this one."""
+    digests = {path.relative_to(assets).as_posix(): _digest(path) for path in files}
+    for name, digest in _read_digests(assets / DRAWN).items():
+        path = assets / name
+        inside = path.resolve().is_relative_to(assets.resolve())
+        if name not in digests and inside and path.is_file() and _digest(path) == digest:
+            path.unlink()
+    write_atomically(assets / DRAWN, json.dumps(digests, indent=1).encode())
+
+
+def _read_digests(path: Path) -> dict[str, str]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return {n: d for n, d in found.items() if "\0" not in n} if isinstance(found, dict) else {}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
@@ -97,8 +118,7 @@ def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
     for view in views:
         if not isinstance(view.episodes, RecordedRollouts):
             continue
-        (assets / view.name).mkdir(exist_ok=True)
-        found = film(view, min(videos, 1), assets / view.name)
+        found = film(view, min(videos, 1), make_folder(assets / view.name))
         filmed += [f._replace(caption=f"{view.name}; {f.caption}") for f in found]
     return filmed
 

@@ -65,6 +65,20 @@ class RecordedRollouts(NamedTuple):
     rewards: Array  # [steps + 1, M', N', T]
     lengths: NDArray[np.integer]  # [steps + 1, M', N'], env steps; what follows them is padding
 
+    def fits(self, moments: int, tasks: int) -> bool:
+        """Return whether the arrays have their shapes, for ``moments`` = steps + 1 and M tasks."""
+        shape, kinds = self.qpos.shape, [array.dtype.kind for array in self]
+        return (
+            self.qpos.ndim == 5
+            and shape[0] == moments
+            and 0 < shape[1] <= tasks
+            and shape[2] > 0
+            and self.rewards.shape == (*shape[:3], shape[3] - 1)
+            and self.lengths.shape == shape[:3]
+            and kinds == ["f", "f", "i"]
+            and bool(((self.lengths >= 0) & (self.lengths < shape[3])).all())
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyEvaluation(Evaluation):

@@ -296,5 +296,11 @@ class MetaRLLearner:
         baseline = like_tree(state["baseline"], self.baseline_state)
         self.meta = {name: state["meta"][name].to(p) for name, p in self.meta.items()}
         self.outer_state, self.baseline_state = outer, baseline
-        self.env_steps = int(state["env_steps"])
-        self.rejected_updates = int(state["rejected_updates"])
+        self.env_steps = _count(state["env_steps"])
+        self.rejected_updates = _count(state["rejected_updates"])
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"the checkpoint has {type(value).__name__} where a count should be")
+    return value

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.runtime.console import is_printable
 from metarl.runtime.errors import UserError
+from metarl.runtime.files import read_file
 
 Array = NDArray[np.float64]
 
@@ -51,10 +53,10 @@ def read_task_file(path: Path, task_fields: Sequence[str]) -> TaskFile:
             are not finite, or lists of different lengths.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path, LARGEST_FILE).decode("utf-8-sig")
         columns, published = (_from_csv if path.suffix.lower() == ".csv" else _from_json)(text)
+        if not is_printable(published):
+            raise ValueError("its names have control characters")
         return _checked(columns, published, task_fields)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

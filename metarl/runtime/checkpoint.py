@@ -7,6 +7,7 @@ its SHA-256 and score. Nothing is ever unpickled (``weights_only``).
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +16,15 @@ import torch
 from annotated_types import Ge, Gt
 
 from metarl.runtime.errors import UserError, warn
-from metarl.runtime.files import read_json, require_unpacked, write_atomically
+from metarl.runtime.files import (
+    make_folder,
+    read_file,
+    read_json,
+    require_no_link,
+    require_unpacked,
+    write_atomically,
+)
+from metarl.runtime.memory import memory
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class CheckpointFolder:
         Raises:
             OSError: the disk is full or the folder cannot be written; older checkpoints are intact.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         data = to_bytes(state)
         path = self.folder / _file_name(iteration)
         note = {"iteration": iteration, "score": score, "sha256": hashlib.sha256(data).hexdigest()}
@@ -77,12 +86,12 @@ class CheckpointFolder:
 
     def is_empty(self) -> bool:
         """Return whether nothing was saved yet."""
-        return not any(self.folder.glob("iteration-*.pt"))
+        return not any(self._paths())
 
     def all(self) -> list[Checkpoint]:
         """Checkpoints with a readable note, newest first; others are reported and left out."""
         found = []
-        for path in self.folder.glob("iteration-*.pt"):
+        for path in self._paths():
             try:
                 note = read_json(path.with_suffix(".json"))
                 checkpoint = Checkpoint(path, int(note["iteration"]), float(note["score"]))
@@ -122,27 +131,41 @@ class CheckpointFolder:
             return checkpoint, state
         raise UserError(f"no checkpoint in {self.folder} is intact: {reasons[0]}")
 
+    def _paths(self) -> Iterator[Path]:
+        require_no_link(self.folder)
+        return self.folder.glob("iteration-*.pt")
+
     def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Raises ValueError, with the reason in one line, when it is damaged."""
         try:
-            data = checkpoint.path.read_bytes()
+            data = read_file(checkpoint.path, memory() // 4, links=False)
             note = read_json(checkpoint.path.with_suffix(".json"))
             if hashlib.sha256(data).hexdigest() != note["sha256"]:
                 raise ValueError("its bytes do not match its SHA-256")
             return from_bytes(data)
         except Exception as error:  # whatever a damaged file leads to
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
             raise ValueError(f"{checkpoint.path} is damaged ({reason})") from error
 
     def _prune(self, newest: int) -> None:
-        """Keep the newest and the best; later ones were damaged, or left behind by a resume."""
+        """Keep the newest, the best, and those of later iterations that are intact."""
         checkpoints = self.all()
         valid = [c for c in checkpoints if c.iteration <= newest]
         kept = [*valid[: self._keep], max(valid, key=lambda c: c.score)]
         for checkpoint in checkpoints:
-            if checkpoint not in kept:
+            if checkpoint not in kept and not self._is_later(checkpoint, newest):
                 checkpoint.path.unlink(missing_ok=True)
                 checkpoint.path.with_suffix(".json").unlink(missing_ok=True)
+
+    def _is_later(self, checkpoint: Checkpoint, newest: int) -> bool:
+        """Return whether it is of a later iteration than ``newest``, and intact."""
+        if checkpoint.iteration <= newest:
+            return False
+        try:
+            self._read(checkpoint)
+        except ValueError:
+            return False
+        return True
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:

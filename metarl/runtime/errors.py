@@ -1,7 +1,8 @@
 """Errors that the user can mend, and warnings."""
 
 import os
-import sys
+
+from metarl.runtime.console import complain, printable
 
 
 class UserError(Exception):
@@ -9,12 +10,12 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         line = " ".join(message.splitlines())  # whatever was quoted in it
-        super().__init__(line.encode(errors="backslashreplace").decode())
+        super().__init__(printable(line.encode(errors="backslashreplace").decode()))
 
 
 def described(error: BaseException) -> str:
     """An exception of whatever kind as one line: its type and its message."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def first_line(error: BaseException) -> str:
@@ -33,6 +34,6 @@ def leads() -> bool:
 
 
 def warn(message: str) -> None:
-    """One line on standard error; the work goes on."""
+    """Print one line on standard error; the work goes on, whether that is possible or not."""
     if leads():
-        print(f"metarl: warning: {message}", file=sys.stderr, flush=True)
+        complain(f"metarl: warning: {message}")

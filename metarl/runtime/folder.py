@@ -21,15 +21,15 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from metarl.runtime.checkpoint import CheckpointFolder
-from metarl.runtime.errors import UserError
-from metarl.runtime.files import read_json, write_atomically
+from metarl.runtime.errors import UserError, warn
+from metarl.runtime.files import make_folder, read_file, read_json, write_atomically
 from metarl.runtime.launch import launch_id
 from metarl.runtime.paths import path_of
 from metarl.runtime.record import (
@@ -38,6 +38,7 @@ from metarl.runtime.record import (
     data_from_json,
     data_to_json,
 )
+from metarl.runtime.scores import EPISODES_LIMIT
 from metarl.runtime.sinks import read_metrics
 
 FREE = (
@@ -53,6 +54,8 @@ def fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: kept[key] for key in ("env", "data") if key in kept} | kept
 
 
+LARGEST_RECORD = 2**28
+"""Bytes of ``evaluation.json`` and of a task file, many times those of any."""
 PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 
@@ -61,6 +64,9 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.trusted = False  # whether code that the run names may be imported, whoever made it
+        self.checked = False  # whether it was found that it may be
+        self.is_own = False  # whether this user made the run here
         self.name = path.resolve().name
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
@@ -78,6 +84,8 @@ class RunFolder:
         packages: Sequence[str] = (),
         code: Mapping[str, str] = MappingProxyType({}),
         data: DataRecord = MappingProxyType({}),
+        compiled: bool = False,
+        sign: Callable[[dict[str, Any]], str | None] = lambda info: None,
     ) -> "RunFolder":
         """Make the folder of a new run.
 
@@ -88,19 +96,14 @@ class RunFolder:
             packages: top-level packages that the user's own parts come from.
             code: hash of the source of each of these parts by its name.
             data: the labelled examples that it is trained on.
+            compiled: whether training is compiled.
+            sign: gives the user's signature, from the content of ``run.json``.
 
         Raises:
             UserError: it already holds a run, or cannot be written.
         """
         run = cls(path)
-        if (
-            run.config_file.exists()
-            or run.metrics_file.is_file()
-            or not run.checkpoints().is_empty()
-        ):
-            raise UserError(
-                f"{path} already holds a run; choose another --name, or go on with --resume {path}"
-            )
+        run.require_new()
         info = {
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
@@ -114,12 +117,13 @@ class RunFolder:
             "directory_git_commit": git_commit(Path.cwd()),
             "tracking_id": _tracking_id(),
             "launch": launch_id(),
+            "compiled": compiled,
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_atomically(path / "run.json", json.dumps(info, indent=2).encode())
             if data:
                 write_atomically(run.data_file, data_to_json(data).encode())
+            run.write_info(info | {"signature": sign(info)})
             # Last: it is what makes the folder a run.
             write_atomically(run.config_file, config_yaml.encode())
         except OSError as error:
@@ -127,8 +131,12 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path, trusted: bool = False) -> "RunFolder":
         """An existing run.
+
+        Args:
+            path: of the folder.
+            trusted: whether code that the run names may be imported, whoever made it.
 
         Raises:
             UserError: there is no run in ``path``.
@@ -139,7 +147,17 @@ class RunFolder:
         run = cls(path)
         if not run.is_begun():
             raise UserError(f"{path} holds no run: config.yaml is missing")
+        run.trusted = trusted
         return run
+
+    def require_new(self) -> None:
+        """Raise UserError where there is a run already."""
+        there = self.config_file.exists() or self.metrics_file.is_file()
+        if there or not self.checkpoints().is_empty():
+            raise UserError(
+                f"{self.path} already holds a run; choose another --name, or go on with "
+                f"--resume {self.path}"
+            )
 
     def own_task_file(self, name: str) -> Path | None:
         """The run's copy of the task file of this name; None if it has none."""
@@ -155,8 +173,8 @@ class RunFolder:
         """
         own = self.path / "tasks" / path.name
         if path.resolve() != own.resolve():
-            own.parent.mkdir(exist_ok=True)
-            write_atomically(own, path.read_bytes())
+            make_folder(own.parent)
+            write_atomically(own, read_file(path, LARGEST_RECORD))
 
     def is_begun(self) -> bool:
         """Return whether there is a run here."""
@@ -170,16 +188,23 @@ class RunFolder:
     def checkpoints(self, keep: int = 3) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints", keep)
 
-    def require_not_ahead_of(self, start: int, checkpoint_every: int) -> None:
-        """Raise UserError when a resume from ``start`` = 0 would throw away a run without need.
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of ``metrics.jsonl``; a file that cannot be read is reported."""
+        try:
+            return read_metrics(self.metrics_file)
+        except UserError as error:
+            warn(str(error))
+            return []
 
-        A run that was stopped before its first checkpoint starts again; one that has done more has
-        lost its checkpoints, and its metrics should not go the same way unasked.
+    def require_not_ahead_of(self, start: int, checkpoint_every: int) -> None:
+        """Raise UserError when a resume would lose rows of metrics without need.
+
+        They may be unreadable. Or the run starts again, from ``start`` = 0, and has done more than
+        a run does before its first checkpoint: it has lost its checkpoints.
         """
-        if start > 0 or not self.metrics_file.is_file():
-            return
-        done = max((row["iteration"] + 1 for row in read_metrics(self.metrics_file)), default=0)
-        if done > checkpoint_every:
+        rows = read_metrics(self.metrics_file)
+        done = max((row["iteration"] + 1 for row in rows), default=0)
+        if start == 0 and done > checkpoint_every:
             raise UserError(
                 f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
             )
@@ -199,11 +224,13 @@ class RunFolder:
     def load_evaluation(self) -> tuple[EvaluationRecord, bytes | None] | None:
         """The evaluation that was kept, and the file of its episodes; None for what is damaged."""
         try:
-            record = EvaluationRecord.from_json(self.evaluation_file.read_bytes())
+            record = EvaluationRecord.from_json(
+                read_file(self.evaluation_file, LARGEST_RECORD, links=False)
+            )
         except (OSError, ValueError):
             return None
         try:
-            data = self.episodes_file.read_bytes()
+            data = read_file(self.episodes_file, EPISODES_LIMIT, links=False)
         except OSError:
             return record, None
         intact = hashlib.sha256(data).hexdigest() == record.episodes_sha256
@@ -228,6 +255,10 @@ class RunFolder:
         """Hashes of the source of the user's own parts by name; empty if they are not known."""
         code = self.info().get("code")
         return code if isinstance(code, dict) else {}
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        write_atomically(self.path / "run.json", json.dumps(info, indent=2).encode())
 
     def update_config(self, config_yaml: str) -> None:
         """Write the settings that a resumed run goes on with."""

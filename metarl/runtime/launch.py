@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from metarl.core.processes import ALONE, Processes, connected
+from metarl.runtime.console import complain
 from metarl.runtime.errors import UserError, under_torchrun
 
 
@@ -75,7 +76,7 @@ def joined(device: str, timeout: float) -> Iterator[Processes]:
         yield processes
     except UserError as error:
         if not processes.leads:  # which speaks for itself
-            print(f"process {processes.rank}: {error}", file=sys.stderr, flush=True)
+            complain(f"process {processes.rank}: {error}")
         raise
     dist.destroy_process_group()
 

@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from metarl.runtime.console import is_printable
 from metarl.runtime.files import to_json
 
 Number = float | None  # None: not a finite number
+EXACT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Row:
         success: share of episodes that solve the task; policies only, where it is defined.
     """
 
+    __pydantic_config__: ClassVar = EXACT
+
     inner_steps: int
     mean: Number
     ci95: Number
@@ -39,6 +43,8 @@ class Row:
 class Candidate:
     """An inner rate that was tried on validation tasks, and its score there."""
 
+    __pydantic_config__: ClassVar = EXACT
+
     rate: float
     score: Number
 
@@ -49,6 +55,8 @@ class Published:
 
     ``scores`` [steps + 1]; ``per_task`` [steps + 1, M], in the order of the record's tasks.
     """
+
+    __pydantic_config__: ClassVar = EXACT
 
     source: str
     test: str
@@ -70,6 +78,8 @@ class EvaluationSettings:
         tasks_sha256: of policies, hash of the task file.
         tests, queries: of supervised models, how support data are drawn; query examples.
     """
+
+    __pydantic_config__: ClassVar = EXACT
 
     problem: dict[str, Any]
     tasks: int
@@ -101,6 +111,8 @@ class TaskScoresRecord:
         trajectories, actions: see ``EvaluationSettings``.
     """
 
+    __pydantic_config__: ClassVar = EXACT
+
     test: str
     measure: str
     rows: list[Row]
@@ -117,12 +129,15 @@ class TaskScoresRecord:
 
     def __post_init__(self) -> None:
         steps = range(len(self.inner_rates) + 1)
-        if not len(self.rows) == len(self.scores) == len(steps):
-            raise ValueError("rows, scores and inner_rates are of different numbers of steps")
+        if len(self.rows) != len(steps):
+            raise ValueError("rows and inner_rates are of different numbers of steps")
         if [row.inner_steps for row in self.rows] != [*steps]:
             raise ValueError("rows should be of 0, 1, 2, ... inner steps")
-        if any(len(scores) != len(self.tasks) for scores in self.scores):
-            raise ValueError("scores should have an entry for every task")
+        for table in (self.scores, self.lengths, self.success):
+            if table is not None and [len(row) for row in table] != [
+                len(self.tasks) for _ in steps
+            ]:
+                raise ValueError("scores, lengths and success should have an entry for every task")
         if any(len(task) != len(self.task_fields) for task in self.tasks):
             raise ValueError("tasks should have a number for every field")
 
@@ -182,9 +197,14 @@ class EvaluationRecord(TaskScoresRecord):
             ValueError: the data are not such a record.
         """
         try:
-            return _ADAPTER.validate_json(data, strict=True)
+            record = _ADAPTER.validate_json(data, strict=True)
         except ValidationError as error:
-            raise ValueError(f"not the record of an evaluation: {error.errors()[0]}") from error
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"not the record of an evaluation: {where} {first['msg']}") from error
+        if not is_printable(as_plain(record)):
+            raise ValueError("not the record of an evaluation: it has control characters")
+        return record
 
 
 _ADAPTER = TypeAdapter(EvaluationRecord)

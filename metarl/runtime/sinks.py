@@ -5,6 +5,7 @@ A sink that fails says so once and is left out from then on; it never stops trai
 
 import json
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
@@ -22,8 +24,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from metarl.runtime.errors import warn
-from metarl.runtime.files import to_json, write_atomically
+from metarl.runtime.console import say
+from metarl.runtime.errors import UserError, warn
+from metarl.runtime.files import read_file, to_json, write_atomically
 
 Metrics = Mapping[str, float]
 
@@ -130,23 +133,32 @@ class JsonlSink:
     """
 
     def __init__(self, path: Path, start: int = 0):
-        if path.exists():
-            kept = [row for row in read_metrics(path) if row["iteration"] < start]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = path.open("ab", buffering=0)
-        self._waiting = b""
+        self._path = path
+        kept = [row for row in read_metrics(path) if row["iteration"] < start]
+        self._waiting = "".join(json.dumps(row) + "\n" for row in kept).encode()
+        self._is_begun = not os.path.lexists(path)  # the file has no other lines than these
+        self._file: FileIO | None = None
         self._warned = False
+        self._try_to_write()
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         self._waiting += to_json({"iteration": iteration, **metrics}).encode() + b"\n"
+        self._try_to_write()
+
+    def _try_to_write(self) -> None:
         reason = self._write()
         if reason and not self._warned:
-            warn(f"{self._file.name} cannot be written, and is once it can: {reason}")
+            warn(f"{self._path} cannot be written, and is once it can: {reason}")
         self._warned = bool(reason)
 
     def _write(self) -> str:
         """Write what waits; why it cannot be, if so."""
         try:
+            if not self._is_begun:
+                write_atomically(self._path, self._waiting)
+                self._is_begun, self._waiting = True, b""
+            if self._file is None:
+                self._file = FileIO(self._path, "ab")
             while self._waiting:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
         except OSError as error:
@@ -159,23 +171,51 @@ class JsonlSink:
     def close(self) -> None:
         if reason := self._write():
             lost = self._waiting.count(b"\n")
-            warn(f"{self._file.name} lacks the last {lost} lines: {reason}")
-        self._file.close()
+            warn(f"{self._path} lacks the last {lost} lines: {reason}")
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a ``metrics.jsonl``; a line that a crash cut off is left out."""
+    """Rows of a ``metrics.jsonl``, none where there is no file; damaged lines are left out.
+
+    Raises:
+        UserError: it cannot be read, or is not a file of the run's own.
+    """
+    try:
+        text = read_file(path, LARGEST_METRICS, links=False).decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     rows = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # a crash cut it off, say
             continue
-        if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+        if _is_row(row):
             rows.append(row)
     return rows
 
 
+def _is_row(row: Any) -> bool:
+    """Return whether ``row`` has numbers by name, and the number of its iteration."""
+    return (
+        isinstance(row, dict)
+        and all(value is None or is_number(value) for value in row.values())
+        and type(row.get("iteration")) is int
+        and 0 <= row["iteration"] < 2**53
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of JSON is a number, and none that is larger than any float."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1023)
+
+
+LARGEST_METRICS = 2**31
+"""Bytes of ``metrics.jsonl``; a million iterations have about one gigabyte."""
 PACE_OF = 20  # lines, from which the time left is told
 
 
@@ -193,6 +233,7 @@ class ConsoleSink:
         self._began = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque(maxlen=PACE_OF + 1)  # when so many were done
         self._live: Live | None = None
+        self._warned = False
         console = Console(file=sys.stdout)
         if console.is_terminal:
             self._progress = Progress(
@@ -214,10 +255,16 @@ class ConsoleSink:
         seconds = self._pace(done, metrics) * (self._total - done)
         left = f"left {timedelta(seconds=round(seconds))}"
         if self._live is None:
-            print(f"{done}/{self._total}  {text}  {left}", flush=True)
+            self._print(f"{done}/{self._total}  {text}  {left}")
             return
         self._progress.update(self._task, completed=done, description=left)
         self._live.update(Group(self._progress, Text(text, no_wrap=True, overflow="ellipsis")))
+
+    def _print(self, line: str) -> None:
+        reason = say(line)
+        if reason and not self._warned:
+            warn(f"standard output cannot be written, and is once it can: {reason}")
+        self._warned = bool(reason)
 
     def _pace(self, done: int, metrics: Metrics) -> float:
         """Seconds per iteration of late: a compiler makes some take far longer than the rest."""

@@ -6,6 +6,7 @@ import reprlib
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -60,17 +61,22 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # os.write, not print: a signal may arrive in the middle of one, and it does not reenter.
         terminal = os.isatty(2)
         if self.requested:
             if terminal:
-                os.write(2, b"\x1b[?25h\n")  # the cursor, which the progress display hides
-            os.write(2, b"metarl: stopped now; --resume goes on from the last checkpoint\n")
+                _write(b"\x1b[?25h\n")  # the cursor, which the progress display hides
+            _write(b"metarl: stopped now; --resume goes on from the last checkpoint\n")
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.requested = True
         gap = b"\n" if terminal else b""  # the progress display redraws its own two lines
-        os.write(2, gap + b"metarl: stopping after this iteration; again to stop now\n" + gap)
+        _write(gap + b"metarl: stopping after this iteration; again to stop now\n" + gap)
+
+
+def _write(message: bytes) -> None:
+    """Write to standard error as a handler of signals may: print does not reenter."""
+    with suppress(OSError):  # its disk is full, say
+        os.write(2, message)
 
 
 class Trainer(Generic[Result]):
@@ -230,13 +236,13 @@ def load_into(
     except UserError:
         raise
     except Exception as error:  # whatever a checkpoint that is not ours leads to
-        raise UserError(f"{origin} does not fit this run: {error}") from error
+        raise UserError(f"{origin} does not fit this run: {brief(str(error))}") from error
 
 
 def first_difference(found: Any, wanted: Any, where: str = "") -> str:
     """Return the first difference of nested dictionaries: ``outer.max_kl is 0.01, not 0.02``."""
     if not isinstance(found, dict) or not isinstance(wanted, dict):
-        return "" if found == wanted else f"{where} is {_brief(found)}, not {_brief(wanted)}"
+        return "" if found == wanted else f"{where} is {brief(found)}, not {brief(wanted)}"
     differences = (
         first_difference(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
         for key in {**wanted, **found}
@@ -244,6 +250,6 @@ def first_difference(found: Any, wanted: Any, where: str = "") -> str:
     return next(filter(None, differences), "")
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     """A value as text of bounded length, whatever a checkpoint may hold."""
-    return value[:200] if isinstance(value, str) else reprlib.repr(value)
+    return value[:500] if isinstance(value, str) else reprlib.repr(value)

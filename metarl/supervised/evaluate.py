@@ -78,6 +78,20 @@ class RecordedExamples(NamedTuple):
     query_targets: Array  # [M', Q, ...]
     outputs: Array  # [steps + 1, M', Q, ...], after 0, 1, ... inner steps
 
+    def fits(self, moments: int, tasks: int) -> bool:
+        """Return whether the arrays have their shapes, for ``moments`` = steps + 1 and M tasks."""
+        if any(array.ndim < 2 or array.dtype.kind not in "fiu" for array in self):
+            return False
+        shown, queries = self.query_inputs.shape[:2]
+        return (
+            0 < shown <= tasks
+            and self.outputs.shape[:3] == (moments, shown, queries)
+            and self.query_targets.shape[:2] == (shown, queries)
+            and self.support_inputs.shape[:2] == self.support_targets.shape[:2]
+            and self.support_inputs.shape[:1] == (shown,)
+            and self.support_inputs.shape[2:] == self.query_inputs.shape[2:]
+        )
+
 
 class TaskScores(NamedTuple):
     """One task after 0, 1, ... inner steps; of all tasks with M in front."""

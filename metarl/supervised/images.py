@@ -1,13 +1,14 @@
 """Labelled images for few-shot classification: how they are read, and sets in a folder."""
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from metarl.runtime.errors import UserError, warn
+from metarl.runtime.files import read_file
 from metarl.supervised.labelled import SPLITS, LabelledSet, require_disjoint
 
 NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -29,6 +31,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MOST_PIXELS = 2**24  # 4096x4096; a small file can stand for an image as large as memory
 
 NAMED = 3  # classes in a message
+LARGEST_FILE = 2**27  # bytes of a table or an image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 
@@ -52,7 +55,7 @@ def reading(where: object) -> Iterator[None]:
         raise UserError(" ".join(f"cannot read {where}: {reason}".split())) from error
 
 
-def decode(file: Path | BinaryIO, channels: int, size: int) -> NDArray[np.uint8]:
+def decode(file: BinaryIO, channels: int, size: int) -> NDArray[np.uint8]:
     """An image file as [channels, size, size], resized by Lanczos; its aspect ratio is not kept.
 
     Raises:
@@ -142,7 +145,8 @@ class ImageFolder(LabelledSet):
 
         def fill(i: int) -> None:
             with reading(rows[i].file):
-                pixels[i] = decode(rows[i].file, self.channels, self.size)
+                data = io.BytesIO(read_file(rows[i].file, LARGEST_FILE))
+                pixels[i] = decode(data, self.channels, self.size)
 
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(fill, range(len(rows))):  # its first error ends it
@@ -250,13 +254,16 @@ def _class_folders(
 
 def _table(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The lines of a CSV file with their numbers."""
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
+    with reading(path):
+        text = read_file(path, LARGEST_FILE).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
         return [(reader.line_num, row) for row in reader]
 
 
 def _row(path: Path, line: int, row: Mapping[str, str]) -> Row:
     name = _cell(path, line, row, "filename", "file")
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise UserError(f"{path}, line {line}: {name} should be in the folder of the set")
     candidates = [path.parent / "images" / name, path.parent / name]
     file = next((file for file in candidates if os.path.isfile(file)), None)
     if file is None:

@@ -13,7 +13,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 
 from metarl.runtime.errors import UserError, warn
-from metarl.runtime.files import write_atomically
+from metarl.runtime.files import read_file, write_atomically
 from metarl.runtime.seeding import Purpose, generator
 from metarl.supervised.download import cache_folder, fetch
 from metarl.supervised.images import LabelledImages, decode, reading
@@ -133,9 +133,8 @@ def find(folder: Path | None, archive: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     # An archive first: it is whole or refused, a folder may be half extracted.
-    for path in (folder / f"{archive}.zip", folder / archive):
-        if path.exists():
-            return path
+    if (path := folder / f"{archive}.zip").is_file() or (path := folder / archive).is_dir():
+        return path
     raise UserError(f"{folder} should hold {archive}.zip, or the folder {archive} that is in it")
 
 
@@ -158,12 +157,15 @@ def read(source: Path, size: int) -> LabelledImages:
     )
 
 
-def _drawings(source: Path) -> Iterator[tuple[str, BinaryIO | Path, str]]:
+def _drawings(source: Path) -> Iterator[tuple[str, BinaryIO, str]]:
     """(class name, image file, how to call it in an error), in sorted order."""
     if source.is_dir():
         paths = {str(path.relative_to(source)): path for path in source.rglob("*.png")}
         for name, member in _sorted_members(paths):
-            yield name, paths[member], str(paths[member])
+            path = paths[member]
+            with reading(path):
+                data = read_file(path, LARGEST_DRAWING)
+            yield name, io.BytesIO(data), str(path)
         return
     with reading(source):
         archive = zipfile.ZipFile(source)

@@ -14,10 +14,10 @@ import torch
 import yaml
 
 import metarl
+from metarl.__main__ import main as command_line
 from metarl.commands.completion import completion
 from metarl.commands.list import list_
 from metarl.commands.main import evaluate, report, train
-from metarl.commands.main import main as command_line
 from metarl.experiment.settings import read_settings
 from metarl.runtime.sinks import read_metrics
 from metarl_envs import FAMILIES

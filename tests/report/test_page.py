@@ -1,6 +1,7 @@
 """The report page: what it shows and escapes, that it needs nothing else, in a real browser."""
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from metarl.commands.main import evaluate, report, train
 from metarl.experiment.evaluations import newest
 from metarl.experiment.settings import read_config
 from metarl.report.film import film
+from metarl.report.page import DRAWN
 from metarl.report.view import RunView
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.record import EvaluationRecord
@@ -94,7 +96,7 @@ def test_a_report_shows_the_run(reported: Path):
         kind, _, data = str(source).partition(";base64,")
         assert (kind, base64.b64decode(data)) == ("data:video/mp4", file.read_bytes())
     kinds = {path.suffix for path in (reported / "report_files").iterdir()}
-    assert kinds == {".svg", ".png", ".mp4"}
+    assert kinds == {".svg", ".png", ".mp4", ".json"}
 
 
 def test_a_page_needs_nothing_but_itself_and_escapes_what_it_prints(workplace: Path):
@@ -222,6 +224,42 @@ def test_a_smaller_report_leaves_nothing_of_a_larger_one(reported: Path, tmp_pat
     assert len([*files.glob("*.mp4")]) == 3
     assert report([str(run), "--videos", "1"]) == 0
     assert [path.name for path in files.glob("*.mp4")] == ["task-1.mp4"]
+
+
+def test_a_report_deletes_nothing_that_it_did_not_draw(workplace: Path):
+    """Neither beside its own files, nor one of theirs that was changed, nor elsewhere."""
+    files = workplace / "page_files"
+    own = [files / "holiday.png", files / "2026" / "beach.mp4", files / "task-9.mp4"]
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    command = ["two", "--output", "page.html", "--videos", "0"]
+    assert report(command) == 0
+    drawn = json.loads((files / DRAWN).read_text())
+    assert set(drawn) == {p.name for p in files.iterdir() if p.is_file()} - {
+        *(path.name for path in own),
+        DRAWN,
+    }
+    outside = workplace / "outside.png"
+    outside.write_bytes(b"mine")
+    mine = hashlib.sha256(b"mine").hexdigest()
+    earlier = {"../outside.png": mine, str(outside): mine, "task-9.mp4": "0", "a\0b": mine}
+    (files / "old.svg").write_bytes(b"mine")
+    (files / DRAWN).write_text(json.dumps({**drawn, **earlier, "old.svg": mine}))
+    assert report(command) == 0
+    assert all(path.read_bytes() == b"mine" for path in (*own, outside))
+    assert not (files / "old.svg").exists()
+    assert json.loads((files / DRAWN).read_text()) == drawn
+
+
+def test_a_report_writes_through_no_link(workplace: Path, capsys):
+    album = workplace / "album"
+    album.mkdir()
+    (album / "training.png").write_bytes(b"mine")
+    (workplace / "page_files").symlink_to(album)
+    assert report(["two", "--output", "page.html", "--videos", "0"]) == 2
+    assert "page_files is a link" in capsys.readouterr().err
+    assert [p.read_bytes() for p in album.iterdir()] == [b"mine"]
 
 
 @pytest.mark.parametrize("moment", ["training.svg", "diagnostics.png"])  # it draws, and films

@@ -818,6 +818,13 @@ def test_figures_need_no_pyplot_and_are_the_same_in_every_process(tmp_path):
     ]
 
 
+def test_fields_of_tasks_are_no_mathematics():
+    view = whole_view("point-navigation")
+    fields = dataclasses.replace(view.evaluation, task_fields=["$\\frac{", "y$"])
+    for figure in figures([dataclasses.replace(view, evaluation=fields)]).values():
+        to_svg(figure, "x")
+
+
 def test_names_are_no_mathematics_but_powers_of_ten_are():
     """Log axes have ticks like 10^-1, drawn as such; a name with dollars is drawn as it is."""
     rows = metric_rows()

@@ -16,6 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metarl.core.outer.adam import Adam
+from metarl.core.params import like_tree, plain_tree
 from metarl.runtime.checkpoint import Checkpoint, CheckpointFolder
 from metarl.runtime.errors import UserError
 from metarl.runtime.files import write_atomically
@@ -99,6 +101,21 @@ def test_saving_after_a_resume_removes_what_came_later(folder: CheckpointFolder)
     folder.save(25, state_after(25), score=0.0)
     assert [c.iteration for c in folder.all()] == [25, 20, 10]
     assert folder.load("last")[0].iteration == folder.load("best")[0].iteration == 25
+
+
+def test_saving_removes_no_later_checkpoint_that_is_intact(folder: CheckpointFolder):
+    folder.save(15, state_after(15), score=0.0)
+    assert [c.iteration for c in folder.all()] == [30, 20, 15, 10]
+
+
+@pytest.mark.parametrize("key", ["step", "mean"])
+def test_an_optimiser_whose_state_is_not_a_number_is_damaged(key: str):
+    theta = torch.zeros(3)
+    state = Adam().init(theta)
+    broken = state._replace(**{key: getattr(state, key) * torch.nan})
+    assert same(like_tree(plain_tree(state), state).step, state.step)
+    with pytest.raises(ValueError, match="NaN"):
+        like_tree(plain_tree(broken), state)
 
 
 def test_more_than_a_million_iterations_are_in_order(tmp_path: Path):

@@ -219,13 +219,16 @@ def test_a_fault_before_the_first_checkpoint_is_no_reason_to_resume(tmp_path: Pa
     assert said.endswith(f"; the traceback is in {tmp_path / 'error.txt'}")
 
 
-def test_a_policy_that_breaks_the_simulation_is_counted_and_training_goes_on(toy, runs: Path):
+def test_a_policy_that_breaks_the_simulation_is_counted_and_training_goes_on(
+    toy, runs: Path, capsys
+):
     cheetah = ("--env.family", "half-cheetah-velocity", "--inner.rate", "1e30")
     assert train(toy("run", *POINT, *cheetah, "--iterations", "3")) == 0
     found = read_metrics(runs / "run" / "metrics.jsonl")
     assert len(found) == 3
     assert all(row["episodes/diverged"] > 0 for row in found)
     assert all(row["outer/accepted"] == 0 for row in found), "no step on what is not finite"
+    assert "no outer step was accepted in 3 logged iterations" in capsys.readouterr().out
 
 
 def test_out_of_memory_of_the_device_takes_smaller_chunks():

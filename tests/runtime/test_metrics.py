@@ -78,6 +78,26 @@ def test_a_resumed_file_loses_what_was_cut_off_or_will_be_repeated(tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize("fails", ["write_atomically", "FileIO"])
+def test_rows_wait_for_room_on_the_disk_after_a_resume_too(
+    tmp_path: Path, monkeypatch, capsys, fails: str
+):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 0}\n{"iteration": 1}\n{"iteration": 2}\n')
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"metarl.runtime.sinks.{fails}", full)
+        sink = JsonlSink(path, start=2)
+        sink.log(2, {"a": 1.0})
+    sink.log(3, {"a": 2.0})
+    sink.close()
+    assert [row["iteration"] for row in read_metrics(path)] == [0, 1, 2, 3]
+    assert capsys.readouterr().err.count("cannot be written, and is once it can: No space") == 1
+
+
 # --- several sinks
 
 

@@ -137,9 +137,11 @@ def test_a_run_killed_while_its_folder_is_made_can_be_started_again(toy, fork, r
     process = fork(exec, CRASH, {"left": 2, "arguments": toy("run")})
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert [path.name for path in (runs / "run").iterdir()] == [f"run.json.{process.pid}.tmp"]
+    left = {path.name for path in (runs / "run").iterdir()}
+    assert left == {"run.lock", f"run.json.{process.pid}.tmp"}
     assert train(["--resume", str(runs / "run")]) == 2
     assert train(toy("run")) == 0
+    assert not [*(runs / "run").rglob("*.tmp")]
 
 
 def test_a_run_with_a_damaged_checkpoint_is_repeated_from_the_one_before(

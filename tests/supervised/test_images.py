@@ -870,7 +870,6 @@ def test_a_class_in_two_splits_is_refused():
 
 def test_an_image_that_another_program_would_have_to_open_is_refused(tmp_path: Path) -> None:
     """Pillow goes by the content, and hands PostScript to Ghostscript."""
-    file = tmp_path / "x.png"
-    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(UserError, match="not an image"), reading(file):
+    file = io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match="not an image"), reading("x.png"):
         decode(file, 1, 28)
