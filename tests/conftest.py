@@ -192,6 +192,7 @@ COMMAND = """
 import os, sys
 for number, name in ((1, "stdout"), (2, "stderr")):
     os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY), number)
+    setattr(sys, name, open(number, "w", closefd=False))
 os.chdir(folder)
 sys.exit(command(arguments))
 """

@@ -82,11 +82,11 @@ def test_the_trust_region_shrinks() -> None:
     )
     theta = torch.zeros(5, dtype=torch.float64)
     for iteration, share in ((0, 1.0), (5, 0.5), (9, 0.1)):
-        _, _, stats = config.step(objective(torch.ones(5).double(), iteration), theta, ())
+        _, _, stats = config.step(objective(torch.ones(5).double(), iteration), theta, {})
         # The model is exact: the first length lies on the border, or a backtrack is inside.
         assert stats["kl"] <= 0.02 * share * (1 + 1e-9)
         assert stats["kl"] >= 0.02 * share * 0.8**2 * (1 - 1e-9)
-    kept, _, stats = config.step(objective(torch.ones(5).double(), 10), theta, ())
+    kept, _, stats = config.step(objective(torch.ones(5).double(), 10), theta, {})
     assert stats["accepted"] == 0
     assert torch.equal(kept, theta)
 

@@ -522,7 +522,8 @@ def test_the_page_has_the_scores_of_every_test(folder, tmp_path):
             for value in of_step:
                 assert f"<td>{value:.3f}</td>" in html
     # In the comparison and in the details of the main test, which it is of.
-    assert html.count("<td>Finn et al. 2017</td>") == html.count("<th>Finn et al. 2017</th>") == 1
+    name = "published: Finn et al. 2017"
+    assert html.count(f"<td>{name}</td>") == html.count(f"<th>{name}</th>") == 1
     assert "episode length" not in text
     assert html.count("<svg") == 3
     assert {path.name for path in (tmp_path / "page_files").iterdir()} == {DRAWN} | {

@@ -55,7 +55,7 @@ def test_numbers_are_whole_on_any_terminal(view: RunView, columns: str, monkeypa
 
 def test_the_difference_is_ours_minus_theirs_by_task(view: RunView):
     header, rows = tables.scores(view)
-    assert header[-2:] == ["MAML, figure 5", "difference"]
+    assert header[-2:] == ["published: MAML, figure 5", "difference"]
     assert [row[-1] for row in rows] == ["2.00 ± 2.48", "2.00 ± 2.48"]
     assert "difference: minus the published return, paired by task" in tables.protocol(view)
     assert "of goals" in tables.protocol(view)
@@ -66,4 +66,4 @@ def test_without_returns_of_every_task_there_is_no_difference(view: RunView):
     evaluation = dataclasses.replace(view.evaluation, published=published)
     view = dataclasses.replace(view, evaluation=evaluation)
     header, _ = tables.scores(view)
-    assert header[-1] == "MAML, figure 5"
+    assert header[-1] == "published: MAML, figure 5"

@@ -83,7 +83,7 @@ def test_pipes_among_images_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="not a regular file"):
         ImageFolder(size=8).load(tmp_path / "folders")
     with pytest.raises(UserError, match="not a regular file"):
-        find_rows(tmp_path / "table")
+        find_rows(tmp_path / "table", "first")
     with pytest.raises(UserError, match=r"should hold images_background\.zip"):
         find(tmp_path / "archive", "images_background")
     with pytest.raises(UserError, match="not a regular file"):
@@ -98,7 +98,7 @@ def test_a_table_names_no_image_outside_of_its_set(tmp_path: Path, name: str):
     with pytest.raises(
         UserError, match=r"train.csv, line 2: .* should be in the folder of the set"
     ):
-        find_rows(tmp_path / "set")
+        find_rows(tmp_path / "set", "first")
 
 
 def test_a_folder_of_checkpoints_that_is_a_link_leads_to_another_runs(tmp_path: Path):

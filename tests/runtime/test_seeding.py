@@ -27,6 +27,8 @@ def test_old_runs_can_be_repeated():
         "MEAN_ACTION_ROLLOUT": 7,
         "IMAGE_SPLIT": 8,
         "GLYPHS": 9,
+        "DIAGNOSIS_TASKS": 10,
+        "DIAGNOSIS_ROLLOUT": 11,
     }
     rng = generator(0, Purpose.PARAMETERS)
     assert rng.integers(10**6, size=3).tolist() == [802237, 942937, 5483]
