@@ -225,7 +225,8 @@ class Command:
         self.process.join()
 
     def communicate(self) -> tuple[str, str]:
-        said = self.stdout.read(), self.stderr.read()
+        with self.stdout, self.stderr:
+            said = self.stdout.read(), self.stderr.read()
         self.process.join()
         return said
 

@@ -226,6 +226,7 @@ def test_a_smaller_report_leaves_nothing_of_a_larger_one(reported: Path, tmp_pat
     assert [path.name for path in files.glob("*.mp4")] == ["task-1.mp4"]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_report_deletes_nothing_that_it_did_not_draw(workplace: Path):
     """Neither beside its own files, nor one of theirs that was changed, nor elsewhere."""
     files = workplace / "page_files"

@@ -315,6 +315,7 @@ def test_an_offline_run_holds_config_and_history_also_after_a_resume(
     assert others <= {"staging"}
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path, capsys):
     run = runs / "run"
     arguments = ("--logging.wandb", "offline", "--logging.tensorboard", "true")
@@ -322,7 +323,7 @@ def test_pictures_of_every_evaluation_reach_the_trackers(wandb, toy, runs: Path,
     assert train(toy("run", *arguments, *drawing, "--iterations", "3")) == 0
     assert capsys.readouterr().err == ""
     drawn = {path.stem for path in (run / "report_files").glob("*.png")}
-    assert drawn == {"adaptation", "by_task", "training", "paths", "diagnostics"}
+    assert drawn == {"adaptation"}
 
     (folder,) = (run / "wandb").glob("offline-run-*")
     _, _, history, _ = wandb_session(folder)
