@@ -65,9 +65,9 @@ def test_metarl_installed_in_a_users_repository_has_no_commit_of_its_own(
 
 
 def test_packages_of_parts_of_ones_own_are_recorded_where_they_are_installed(workplace: Path):
-    info = RunFolder.create(Path("run"), CONFIG, packages=["pytest", "mine"]).info()
+    info = RunFolder.create(Path("run"), CONFIG, packages=["pytest", "nobodys_package"]).info()
     assert info["packages"]["pytest"] == pytest.__version__
-    assert "mine" not in info["packages"]
+    assert "nobodys_package" not in info["packages"]
     assert {*folder.PACKAGES} <= {*info["packages"]}
 
 
