@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from metarl.commands.training import Fault, Training, beginning
+from metarl.commands.training import Fault, Training, beginning, stored_shapes
 from metarl.core.algorithms import split_rates
 from metarl.core.params import Params
 from metarl.core.processes import ALONE
@@ -91,7 +91,8 @@ def train(
             settings.require_same_run(folder, experiment)
             if settings.is_done(folder, experiment):
                 return load(folder.path)
-        learner = build.make_learner(beginning(experiment, folder if go_on else None))
+        begun = folder if go_on else None
+        learner = build.make_learner(beginning(experiment, begun), stored=stored_shapes(begun))
         training = Training(experiment, folder, learner, ALONE, callbacks)
         try:
             training.run(go_on)

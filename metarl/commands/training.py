@@ -1,6 +1,7 @@
 """A run in its folder: the trainer, and what is written and said of it."""
 
 import json
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -186,8 +187,13 @@ class Training:
             self._folder.update_config(to_yaml(self._config))
             info = self._folder.info()
             self._warn_of_rounding(info.get("compiled", self._config.compile))
-            if info:
+            if not (self._folder.is_own or self._folder.trusted):
+                # The folders that are signed now should be those of this user's parts.
+                info |= {"directory": os.getcwd(), "modules": plugins.folders()}
+            if "command" in info:  # else run.json is missing or damaged
                 self._folder.write_info(info | {"signature": self._sign(info)})
+            if self._folder.load_data():
+                self._folder.write_data(provenance.data_of(self._learner))
             self._keep_task_file()
         since = f", from iteration {trainer.start}" if go_on else ""
         say(f"run folder: {self._folder.path}{since}")

@@ -44,7 +44,7 @@ OWN = {
     *("config.yaml", "run.json", "data.json", "metrics.jsonl", "evaluation.json"),
     *("tasks", "checkpoints"),
     *("episodes.npz", "report.html", "report_files", "comparison.html", "comparison_files"),
-    *("error.txt", "wandb", "tensorboard"),
+    *("error.txt", "run.lock", "wandb", "tensorboard"),
 }
 """What a run's folder has; a kept run's folder may have other files of the user's."""
 
@@ -91,8 +91,7 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
 def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint) -> None:
     (new / "config.yaml").write_text(to_yaml(config))
     (new / "run.json").write_text(json.dumps(_portable_info(run, config), indent=2) + "\n")
-    if run.data_file.is_file():
-        shutil.copyfile(run.data_file, new / "data.json")
+    RunFolder(new).write_data(run.load_data())
     rows = _thin(read_metrics(run.metrics_file))
     (new / "metrics.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
     if saved := run.load_evaluation():
@@ -165,7 +164,7 @@ def _portable_info(run: RunFolder, config: Experiment) -> dict[str, Any]:
     info = {key: value for key, value in run.info().items() if key not in of_machine}
     command = info.get("command")
     words = [str(word) for word in command] if isinstance(command, list) else []
-    signed = signature_of(plain(config), [])
+    signed = signature_of(plain(config), []) if run.is_own else None
     command = [_without_folder(word) for word in words]
     return info | {"command": command, "signature": signed, "kept": True}
 

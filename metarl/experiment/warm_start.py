@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from metarl.core.algorithms import split_rates
+from metarl.core.outer.step import OuterStep
 from metarl.core.params import Params, flatten, like_tree, unflatten
 from metarl.experiment.registries import OUTER
 from metarl.experiment.schema import Experiment, plain
@@ -38,11 +39,12 @@ def initial_parameters(config: Experiment, own: Params) -> Params:
     if config.init is None:
         return own
     run = RunFolder.open(Path(config.init))
-    read_config(run, parts_of(plain(config)))  # may its code be imported?
+    source = read_config(run, parts_of(plain(config)))  # refuses code that the user may not trust
     checkpoint, saved = run.checkpoints().load()
     try:
         state = upgraded_state(saved)
-        found = _evaluated_meta(state)
+        # Not the checkpoint's own settings: these could name other code.
+        found = _evaluated_meta(state["learner"], OUTER.make(plain(source)["outer"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"init: {checkpoint.path} is not a checkpoint of a run") from error
     (theta, rates), (own_theta, own_rates) = split_rates(found), split_rates(own)
@@ -55,7 +57,7 @@ def initial_parameters(config: Experiment, own: Params) -> Params:
     if difference := _difference(wanted, there):
         theirs, ours = (
             {name: settings[name] for name in OF_NETWORKS if name in settings}
-            for settings in (state["settings"], plain(config))
+            for settings in (plain(source), plain(config))
         )
         why = first_difference(theirs, ours)
         raise UserError(
@@ -65,11 +67,11 @@ def initial_parameters(config: Experiment, own: Params) -> Params:
     return own | {name: there[name].to(p) for name, p in wanted.items()}
 
 
-def _evaluated_meta(state: dict[str, Any]) -> Params:
-    """Return the meta-parameters in a checkpoint's state, averaged if its outer step does so."""
-    meta, outer = state["learner"]["meta"], OUTER.make(state["settings"]["outer"])
+def _evaluated_meta(learner: Mapping[str, Any], outer: OuterStep) -> Params:
+    """Return the meta-parameters in a learner's state, averaged if its outer step does so."""
+    meta = learner["meta"]
     theta = flatten(meta)
-    outer_state = like_tree(state["learner"]["outer"], outer.init(theta))
+    outer_state = like_tree(learner["outer"], outer.init(theta))
     return unflatten(outer.evaluated(theta, outer_state), meta)
 
 

@@ -121,8 +121,7 @@ class RunFolder:
         }
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if data:
-                write_atomically(run.data_file, data_to_json(data).encode())
+            run.write_data(data)
             run.write_info(info | {"signature": sign(info)})
             # Last: it is what makes the folder a run.
             write_atomically(run.config_file, config_yaml.encode())
@@ -247,9 +246,14 @@ class RunFolder:
     def load_data(self) -> DataRecord:
         """The examples that the run is trained on; empty if that is not known."""
         try:
-            return data_from_json(self.data_file.read_bytes())
+            return data_from_json(read_file(self.data_file, LARGEST_RECORD, links=False))
         except (OSError, ValueError):
             return {}
+
+    def write_data(self, data: DataRecord) -> None:
+        """Write which examples the run is trained on, if it has any."""
+        if data:
+            write_atomically(self.data_file, data_to_json(data).encode())
 
     def code(self) -> Mapping[str, str]:
         """Hashes of the source of the user's own parts by name; empty if they are not known."""

@@ -9,7 +9,6 @@ import hmac
 import json
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,12 @@ def _key() -> bytes | None:
             new = file.with_name(secrets.token_hex(8))
             new.touch(mode=0o600)
             new.write_text(secrets.token_hex(32))
-            with suppress(FileExistsError):  # another process was faster
+            try:
                 os.link(new, file)
-            new.unlink()
+            except FileExistsError:  # another process was faster
+                pass
+            finally:
+                new.unlink()
         return file.read_bytes()
     except (OSError, RuntimeError):  # there is no home
         return None

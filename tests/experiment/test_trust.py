@@ -107,6 +107,30 @@ def test_the_user_may_name_the_part_or_trust_in_python(theirs: Path, made: Path,
     assert Path("imported").exists()
 
 
+def test_of_a_resumed_run_only_folders_of_this_user_are_signed(
+    theirs: Path, made: Path, workplace: Path
+):
+    shutil.copy(made / "theirs.py", "theirs.py")
+    named = ["--env.family", "theirs:Goal", "--iterations", "2"]
+    assert train(["--resume", str(theirs), *named]) == 0
+    assert RunFolder.open(theirs).info()["directory"] == str(workplace)
+    assert read_config(RunFolder.open(theirs)).iterations == 2
+    assert str(theirs.parent) not in sys.path
+
+
+def test_a_warm_start_imports_no_code_that_a_checkpoint_alone_names(
+    toy, runs: Path, made: Path, workplace: Path
+):
+    shutil.copy(made / "theirs.py", "theirs.py")
+    assert train(toy("source", "--iterations", "1")) == 0
+    checkpoints = RunFolder.open(runs / "source").checkpoints()
+    _, state = checkpoints.load()
+    state["settings"]["outer"] = {"name": "theirs:Step"}
+    checkpoints.save(1, state, 0.0)
+    assert train(toy("warm", "--iterations", "1", "--init", str(runs / "source"))) == 0
+    assert not Path("imported").exists()
+
+
 def test_a_run_of_this_user_needs_no_word(made: Path, workplace: Path):
     assert metarl.load(made / "run").iterations == 1
 

@@ -7,6 +7,7 @@ import pytest
 
 from metarl.runtime import folder
 from metarl.runtime.folder import RunFolder
+from metarl.runtime.record import SplitRecord
 
 CONFIG = "iterations: 1\n"
 
@@ -76,3 +77,13 @@ def test_in_a_sweep_of_wandbs_the_agent_chooses_the_trackers_id(workplace: Path,
     assert RunFolder.create(Path("a"), CONFIG).info()["tracking_id"] != "chosen"
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     assert RunFolder.create(Path("b"), CONFIG).info()["tracking_id"] == "chosen"
+
+
+def test_a_record_of_data_that_is_a_link_is_none(workplace: Path):
+    run = RunFolder.create(Path("run"), CONFIG)
+    data = {split: SplitRecord({"a": 1}, "0") for split in ("train", "test")}
+    run.write_data(data)
+    assert run.load_data() == data
+    run.data_file.rename("elsewhere.json")
+    run.data_file.symlink_to(Path("elsewhere.json").absolute())
+    assert run.load_data() == {}
