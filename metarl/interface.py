@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from metarl.commands.training import Fault, Training, beginning, stored_shapes
+from metarl.commands.training import Fault, Training, learner_of
 from metarl.core.algorithms import split_rates
 from metarl.core.params import Params
 from metarl.core.processes import ALONE
@@ -91,8 +91,7 @@ def train(
             settings.require_same_run(folder, experiment)
             if settings.is_done(folder, experiment):
                 return load(folder.path)
-        begun = folder if go_on else None
-        learner = build.make_learner(beginning(experiment, begun), stored=stored_shapes(begun))
+        learner = learner_of(experiment, folder if go_on else None)
         training = Training(experiment, folder, learner, ALONE, callbacks)
         try:
             training.run(go_on)

@@ -16,7 +16,7 @@ from metarl.experiment.checking import REQUIRED, Setting, leaves, make, shown, t
 from metarl.experiment.reading import merged, read_words
 from metarl.experiment.suggestions import did_you_mean
 from metarl.runtime.console import complain, prepare, settle
-from metarl.runtime.errors import UserError, described, leads
+from metarl.runtime.errors import UserError, described, first_line, leads
 from metarl.runtime.launch import launched
 
 HELP = ("--help", "-h")
@@ -93,7 +93,7 @@ class Command:
                 complain(f"{where}: error: {error}")
             code = 2
         except (Fault, torch.OutOfMemoryError) as error:
-            complain(f"{where}: error: {str(error).partition(chr(10))[0]}")
+            complain(f"{where}: error: {first_line(error)}")
             code = 1
         except StoppedElsewhere:
             code = 1

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from metarl.commands.command import HELP, command, print_settings
-from metarl.commands.training import Training, beginning, require_same_settings, stored_shapes
-from metarl.experiment import build
+from metarl.commands.training import Training, learner_of, require_same_settings
 from metarl.experiment.reading import read_words
 from metarl.experiment.schema import plain
 from metarl.experiment.settings import asked, known_settings, parse, read_settings
@@ -25,11 +24,7 @@ def train(argv: Sequence[str]) -> int:
         config, resumed = read_settings(argv, lambda run: held.enter_context(locked(run.path)))
         processes = held.enter_context(joined(config.device, config.timeout))
         require_same_settings(config, processes)
-        learner = processes.in_turn(
-            lambda: build.make_learner(
-                beginning(config, resumed), processes, stored_shapes(resumed)
-            )
-        )
+        learner = processes.in_turn(lambda: learner_of(config, resumed, processes))
         run = resumed or RunFolder(config.path)
         return Training(config, run, learner, processes).run(go_on=resumed is not None)
 

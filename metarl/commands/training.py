@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from metarl.core.processes import Disconnected, Processes, StoppedElsewhere
+from metarl.core.processes import ALONE, Disconnected, Processes, StoppedElsewhere
 from metarl.experiment import build, evaluations, plugins, provenance, registries
 from metarl.experiment.resolution import task_file_path
 from metarl.experiment.schema import Experiment, fixed_settings, plain, to_yaml
@@ -70,6 +70,17 @@ def stored_shapes(resumed: RunFolder | None) -> Shapes | None:
         return None
     checkpoint, state = resumed.checkpoints().load()
     return shapes_in(state, str(checkpoint.path))
+
+
+def learner_of(
+    config: Experiment, resumed: RunFolder | None, processes: Processes = ALONE
+) -> build.Learner:
+    """Return the learner of a run that begins, or goes on from ``resumed``.
+
+    Raises:
+        UserError: see ``build.make_learner``.
+    """
+    return build.make_learner(beginning(config, resumed), processes, stored_shapes(resumed))
 
 
 class Training:

@@ -1,4 +1,4 @@
-"""What a run was trained on, and with which code of the user's own: is it the same today?"""
+"""Compare the data and the user's own code that a run was trained with with those of today."""
 
 from metarl.experiment import plugins
 from metarl.experiment.build import Learner

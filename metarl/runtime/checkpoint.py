@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from annotated_types import Ge, Gt
 
-from metarl.runtime.errors import UserError, warn
+from metarl.runtime.errors import UserError, first_line, warn
 from metarl.runtime.files import (
     make_folder,
     read_file,
@@ -144,7 +144,7 @@ class CheckpointFolder:
                 raise ValueError("its bytes do not match its SHA-256")
             return from_bytes(data)
         except Exception as error:  # whatever a damaged file leads to
-            reason = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
+            reason = first_line(error)[:500]
             raise ValueError(f"{checkpoint.path} is damaged ({reason})") from error
 
     def _prune(self, newest: int) -> None:

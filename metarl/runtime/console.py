@@ -1,4 +1,4 @@
-"""What the terminal gets: nothing that controls it, and only characters that it knows."""
+"""Print nothing that controls the terminal, and only characters that it knows."""
 
 import codecs
 import io

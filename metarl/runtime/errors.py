@@ -9,8 +9,7 @@ class UserError(Exception):
     """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
 
     def __init__(self, message: str):
-        line = " ".join(message.splitlines())  # whatever was quoted in it
-        super().__init__(printable(line.encode(errors="backslashreplace").decode()))
+        super().__init__(printable(" ".join(message.splitlines())))  # whatever was quoted in it
 
 
 def described(error: BaseException) -> str:
