@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from metarl.core.outer.curvature import dot
 from metarl.core.outer.step import Objective, OuterStep
-from metarl.core.outer.trust_region import dot
 from metarl.core.params import tree_map
 from metarl.rl.losses import Transitions
 

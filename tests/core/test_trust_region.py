@@ -9,13 +9,13 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from metarl.core.outer.step import Objective
-from metarl.core.outer.trust_region import (
-    TrustRegion,
+from metarl.core.outer.curvature import (
     conjugate_gradient,
     finite_difference_hvp,
     relative_difference,
 )
+from metarl.core.outer.step import Objective
+from metarl.core.outer.trust_region import TrustRegion
 
 
 def positive_definite(size: int, seed: int = 0) -> Tensor:
@@ -81,8 +81,7 @@ def test_finite_difference_product_equals_the_dense_hessian(
     dtype, epsilon: float, tolerance: float, symmetric: bool
 ) -> None:
     problem, theta, hessian = gaussian_problem(dtype)
-    config = TrustRegion(hvp_epsilon=epsilon, hvp_symmetric=symmetric)
-    product = finite_difference_hvp(problem.kl_gradient, theta, config)
+    product = finite_difference_hvp(problem.kl_gradient, theta, epsilon, symmetric=symmetric)
     for scale in (1e-4, 1.0, 1e4):  # the perturbation must not depend on the length of v
         v = scale * torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=dtype)
         expected = hessian @ v
@@ -103,7 +102,7 @@ def test_proportional_differences_are_rllabs() -> None:
     def gradient(x: Tensor) -> Tensor:
         return (x - theta) + torch.tanh(3 * (x - theta))
 
-    product = finite_difference_hvp(gradient, theta, RLLAB)
+    product = finite_difference_hvp(gradient, theta, 1.0, proportional=True, symmetric=True)
     for v in (torch.tensor([0.01, 0.0, 0.02]), torch.tensor([5.0, -3.0, 1.0])):
         v = v.double()
         expected = (gradient(theta + v / 1.3) - gradient(theta - v / 1.3)) / (2 / 1.3)

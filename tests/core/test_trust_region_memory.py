@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from metarl.core.outer.averages import moving_mean
+from metarl.core.outer.curvature import conjugate_gradient
 from metarl.core.outer.step import Objective
-from metarl.core.outer.trust_region import TrustRegion, conjugate_gradient
+from metarl.core.outer.trust_region import TrustRegion
 
 HESSIAN = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.5]], dtype=torch.float64)
 THETA = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)

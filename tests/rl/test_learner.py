@@ -15,11 +15,7 @@ from metarl.core.adapt import adapt
 from metarl.core.algorithms import ALGORITHMS
 from metarl.core.compile import Program, Traced
 from metarl.core.networks import ACTIVATIONS
-from metarl.core.outer.trust_region import (
-    TrustRegion,
-    finite_difference_hvp,
-    relative_difference,
-)
+from metarl.core.outer.curvature import finite_difference_hvp, relative_difference
 from metarl.core.params import Params, flatten, tree_map, unflatten
 from metarl.core.task_map import TaskMap
 from metarl.experiment.build import make_learner
@@ -528,8 +524,9 @@ def test_both_hvps_agree_and_are_symmetric(algorithm: str, loss: str, inner_hess
     theta = flatten(learner.meta)
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(2, len(theta), generator=generator).double()
-    central = TrustRegion(hvp_epsilon=1e-5, hvp_symmetric=True)
-    product = finite_difference_hvp(learner.outer.kl_gradient(problem), theta, central)
+    product = finite_difference_hvp(
+        learner.outer.kl_gradient(problem), theta, epsilon=1e-5, symmetric=True
+    )
     assert relative_difference(product(v), problem.kl_hvp(theta, v)) < 1e-4
     assert float(u @ product(v)) == pytest.approx(float(v @ product(u)), rel=1e-3)
 
@@ -596,8 +593,7 @@ def test_finite_difference_hvp_equals_the_exact_one_and_the_dense_hessian(symmet
     hessian = torch.autograd.functional.hessian(mean_kl_of, theta)
     v = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(problem.kl_hvp(theta, v), hessian @ v)
-    config = TrustRegion(hvp_epsilon=1e-5, hvp_symmetric=symmetric)
-    approximate = finite_difference_hvp(problem.kl_gradient, theta, config)
+    approximate = finite_difference_hvp(problem.kl_gradient, theta, 1e-5, symmetric=symmetric)
     assert relative_difference(approximate(v), hessian @ v) < 1e-3
 
 

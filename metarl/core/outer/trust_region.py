@@ -10,12 +10,16 @@ import torch
 from annotated_types import Ge, Gt, Interval, Le
 from torch import Tensor
 
-from metarl.core.differences import derivative
 from metarl.core.outer.averages import moving_mean
+from metarl.core.outer.curvature import (
+    HessianVectorProduct,
+    conjugate_gradient,
+    dot,
+    finite_difference_hvp,
+    relative_difference,
+)
 from metarl.core.outer.schedule import ScheduledStep, is_due
 from metarl.core.outer.step import Objective, Stats
-
-HessianVectorProduct: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def suited_epsilon(activation: str, hvp_length: str = "fixed") -> float:
@@ -23,80 +27,6 @@ def suited_epsilon(activation: str, hvp_length: str = "fixed") -> float:
     if hvp_length == "proportional":
         return 1.0
     return 2e-2 if activation == "relu" else 1e-3
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    """Inner product of two vectors, accumulated in float64."""
-    return float(a.double() @ b.double())
-
-
-def conjugate_gradient(
-    hvp: HessianVectorProduct,
-    b: Tensor,
-    iterations: int,
-    tolerance: float = 1e-10,
-    guess: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Solve H x = b for a positive definite H (Nocedal and Wright, algorithm 5.2).
-
-    Args:
-        hvp: v -> H v.
-        b: right-hand side [P]; not modified.
-        iterations: largest number of products, besides one for the guess.
-        tolerance: stop when norm(b - H x) <= tolerance * norm(b).
-        guess: x [P] to start from; zero where that leaves a smaller residual.
-
-    Returns:
-        x [P] and the residual b - H x [P], as the recursion sees it. Stops early where the
-        curvature along the direction is not positive.
-    """
-    x, r = torch.zeros_like(b), b
-    rr = bb = dot(b, b)
-    if guess is not None:
-        residual = b - hvp(guess)
-        if dot(residual, residual) < bb:
-            x, r, rr = guess, residual, dot(residual, residual)
-    p = r
-    for _ in range(iterations):
-        if rr <= tolerance**2 * bb:
-            break
-        hp = hvp(p)
-        curvature = dot(p, hp)
-        if not curvature > 0:
-            break
-        step = rr / curvature
-        x = x + step * p
-        r = r - step * hp
-        rr, previous = dot(r, r), rr
-        p = r + (rr / previous) * p
-    return x, r
-
-
-def finite_difference_hvp(
-    gradient: Callable[[Tensor], Tensor], theta: Tensor, config: "TrustRegion"
-) -> HessianVectorProduct:
-    """Hessian-vector products from gradients only, perturbing along the unit vector u = v / |v|.
-
-    One-sided, where the gradient is zero at theta:  |v| g(theta + eps u) / eps
-    Symmetric:  |v| (g(theta + eps u) - g(theta - eps u)) / (2 eps)
-
-    eps is ``hvp_epsilon``, or ``hvp_epsilon |v| / |theta|`` with ``hvp_length`` proportional.
-    """
-
-    def length(v: Tensor) -> float:
-        if config.hvp_length == "fixed" or not v.any():  # any length does for v = 0
-            return config.hvp_epsilon
-        return config.hvp_epsilon * math.sqrt(dot(v, v) / dot(theta, theta))
-
-    def hvp(v: Tensor) -> Tensor:
-        epsilon = length(v)
-        # Without the gradient at theta: it is zero, or cancels.
-        forward = derivative(gradient, theta, v, epsilon, at_x=0.0)
-        if not config.hvp_symmetric:
-            return forward
-        return (forward - derivative(gradient, theta, -v, epsilon, at_x=0.0)) / 2
-
-    return hvp
 
 
 Memory: TypeAlias = dict[str, Tensor]
@@ -227,13 +157,13 @@ class TrustRegion(ScheduledStep):
             new, tried = line_search(objective.loss_and_kl, theta, full_step, max_kl, self, tried)
             return new, memory, tried
 
-        new, memory, found = attempt(state)
-        if not found["accepted"] and state.get("age"):
-            new, memory, found = attempt(forgotten(state))
-            found["restarted"] = 1.0
-        if not found["accepted"]:
+        new, memory, result = attempt(state)
+        if not result["accepted"] and state.get("age"):
+            new, memory, result = attempt(forgotten(state))
+            result["restarted"] = 1.0
+        if not result["accepted"]:
             memory = forgotten(memory)
-        return new, self._with_average(memory, new), found
+        return new, self._with_average(memory, new), result
 
     def _direction(
         self, objective: Objective, damped: HessianVectorProduct, g: Tensor, memory: Memory
@@ -279,7 +209,13 @@ class TrustRegion(ScheduledStep):
         return partial(objective.kl_hvp, theta, fraction=self.curvature_fraction)
 
     def _approximate(self, objective: Objective, theta: Tensor) -> HessianVectorProduct:
-        return finite_difference_hvp(self.kl_gradient(objective), theta, self)
+        return finite_difference_hvp(
+            self.kl_gradient(objective),
+            theta,
+            self.hvp_epsilon,
+            proportional=self.hvp_length == "proportional",
+            symmetric=self.hvp_symmetric,
+        )
 
     def kl_gradient(self, objective: Objective) -> Callable[[Tensor], Tensor]:
         """theta -> gradient of the KL, as finite-difference products take it."""
@@ -320,11 +256,3 @@ def line_search(
         fits = config.fit_length and max_kl < kl < math.inf
         length *= math.sqrt(FITTED_SHARE * max_kl / kl) if fits else config.backtrack_ratio
     return theta, stats
-
-
-def relative_difference(a: Tensor, b: Tensor) -> float:
-    """Return norm(a - b) / norm(b); 0 if both are zero, infinity if b alone is."""
-    difference, size = math.sqrt(dot(a - b, a - b)), math.sqrt(dot(b, b))
-    if difference == 0:
-        return 0.0
-    return difference / size if size else math.inf
