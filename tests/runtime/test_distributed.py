@@ -33,7 +33,9 @@ OUTER = (
 )
 POLE = (
     *("--env.family", "cartpole", "--env.horizon", "40", "--policy.name", "categorical-mlp"),
-    *("--tasks", "5", "--evaluation.tasks", "4", "--iterations", "3"),
+    *("--tasks", "7", "--evaluation.tasks", "4", "--iterations", "3"),
+    *("--outer.memory", "direction", "--outer.average_decay", "0.9", "--outer.fit_length", "true"),
+    *("--diagnose_every", "2"),
 )
 SINUSOID = (
     *("--iterations", "5", "--tasks", "7", "--evaluation.tasks", "5", "--logging.every", "1"),
@@ -163,12 +165,15 @@ def test_three_processes_train_as_one_with_promp_dice_exploration_and_a_critic(
     assert_same_outcome(runs / "parts", runs / "whole")
 
 
-def test_three_processes_train_as_one_where_episodes_end_early(
+def test_three_processes_train_as_one_where_episodes_end_early_and_the_outer_step_remembers(
     three: Three, toy, assert_same_outcome, runs: Path
 ):
     """Tasks of one process may have more env steps than those of the others."""
     assert train(toy("whole", *POLE)) == 0
     assert_same_outcome(three.folder / "pole", runs / "whole")
+    assert train(toy("parts", *POLE, "--iterations", "2")) == 0
+    assert train(["--resume", str(runs / "parts"), "--iterations", "3"]) == 0
+    assert_same_outcome(runs / "parts", runs / "whole")
 
 
 def test_what_one_process_refuses_is_said_once_for_all(three: Three):
