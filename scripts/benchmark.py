@@ -7,13 +7,14 @@
     python scripts/benchmark.py scaling [options of scripts/scaling.py]
 
 Suites: physics, sampler, update, iteration, supervised (all five by default); size, an iteration
-with each of its sizes varied alone; workers, gymnasium's environments in worker processes; scaling,
-what more processes would give. Every suite of every case runs in a process of its own, whose peak
-memory is shown. A limit and what is compared with it are measured in turn, as often as --repeats
-says: tables show medians, ranges, and the median of the repeats' own ratios; the JSON, on the last
-line and in --json, has every measurement. With --compare a number got slower where the ranges of
-its repeats do not overlap and its median is worse by more than 10 %; one that has a limit is judged
-by its share of it, as the machine's speed changes too. What got slower changes no exit code.
+with each of its sizes varied alone; algorithms, an iteration of every algorithm; workers,
+gymnasium's environments in worker processes; scaling, what more processes would give. Every suite
+of every case runs in a process of its own, whose peak memory is shown. A limit and what is compared
+with it are measured in turn, as often as --repeats says: tables show medians, ranges, and the
+median of the repeats' own ratios; the JSON, on the last line and in --json, has every measurement.
+With --compare a number got slower where the ranges of its repeats do not overlap and its median is
+worse by more than 10 %; one that has a limit is judged by its share of it, as the machine's speed
+changes too. What got slower changes no exit code.
 """
 
 import argparse
@@ -42,7 +43,16 @@ from metarl.runtime.errors import UserError
 from metarl.runtime.files import require_writable
 
 SCALING = Path(__file__).with_name("scaling.py")
-SUITES = ("physics", "sampler", "update", "iteration", "supervised", "size", "workers")
+SUITES = (
+    "physics",
+    "sampler",
+    "update",
+    "iteration",
+    "supervised",
+    "size",
+    "algorithms",
+    "workers",
+)
 BY_DEFAULT = SUITES[:5]
 WIDTH = 150  # of tables, where there is no terminal
 
@@ -185,7 +195,8 @@ def cases_of(suite: str, args: argparse.Namespace) -> list[str]:
         "workers": GYMNASIUM_CASES,
     }
     all_of_them = of_suite.get(suite, RL_CASES)
-    by_default = ["half-cheetah-velocity"] if suite == "size" else all_of_them
+    is_long = suite in ("size", "algorithms")
+    by_default = ["half-cheetah-velocity"] if is_long else all_of_them
     return [case for case in args.cases or by_default if case in all_of_them]
 
 

@@ -22,10 +22,13 @@ from benchmarks.results import Limit, Numbers, Result, peak_memory
 from metarl.core.params import tree_map
 from metarl.core.task_map import TaskMap
 from metarl.experiment.build import make_rl_learner, make_supervised_learner
+from metarl.experiment.configs import config_files, read_layers
 from metarl.experiment.registries import make_family
-from metarl.experiment.schema import RLExperiment, SupervisedExperiment
+from metarl.experiment.schema import RLExperiment, SupervisedExperiment, plain
+from metarl.experiment.settings import parse
 from metarl.rl.adaptation import of_every_task
 from metarl.rl.sampler import Stream
+from metarl.runtime.errors import UserError
 from metarl.runtime.seeding import Purpose
 from metarl.supervised.learner import SupervisedLearner
 from metarl.supervised.objective import Task
@@ -173,6 +176,30 @@ def iteration(config: RLExperiment, settings: Settings) -> Numbers:
     return numbers
 
 
+def algorithms(config: RLExperiment, settings: Settings) -> Numbers:
+    """Iterations of every algorithm of policies in configs/algorithms, against MAML's."""
+    numbers, learners = Numbers(), {"maml": make_rl_learner(config)}
+    for name in config_files("algorithms"):
+        try:
+            overlaid = parse([plain(config), *read_layers(f"algorithms/{name}")])
+        except UserError:  # of supervised models
+            continue
+        assert isinstance(overlaid, RLExperiment)
+        learners[name] = make_rl_learner(overlaid)
+    for learner in learners.values():
+        learner.iterate(0)
+    add_memory(numbers)
+    for number in range(1, settings.repeats + 1):
+        limits: dict[str, Limit] = {}
+        for name, learner in learners.items():
+            metrics = learner.iterate(number)
+            for part in ("adaptation", "update", "iteration"):
+                measured = f"{name}, {part}, s", metrics[f"seconds/{part}"]
+                numbers.add(*measured, limits.get(part))
+                limits.setdefault(part, Limit(*measured))
+    return numbers
+
+
 def supervised(config: SupervisedExperiment, settings: Settings) -> Numbers:
     """Whole iterations of supervised learning: data, meta-gradient, Adam; compiled and not."""
     numbers = Numbers()
@@ -212,6 +239,7 @@ SUITES: dict[str, Callable[[Any, Settings], Numbers]] = {
     "iteration": iteration,
     "budget": budget,
     "size": iteration,
+    "algorithms": algorithms,
     "supervised": supervised,
 }
 
