@@ -25,6 +25,7 @@ from metarl.runtime.files import write_atomically
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.launch import launched
 from metarl.runtime.lock import locked
+from metarl.runtime.origin import origin
 from metarl.runtime.scores import Evaluation
 from metarl.runtime.sinks import ConsoleSink, JsonlSink, Media, Sink, Sinks
 from metarl.runtime.trackers import TensorboardSink, WandbSink
@@ -155,16 +156,15 @@ class Training:
         """Make the run's folder, locked until ``held`` is closed."""
         self._folder.require_new()
         held.enter_context(locked(self._folder.path))
-        RunFolder.create(
-            self._folder.path,
-            to_yaml(self._config),
+        info = origin(
             plugins.folders(),
             plugins.packages(),
             plugins.code_of(plain(self._config)),
-            provenance.data_of(self._learner),
             build.compiles(self._config),
-            self._sign,
         )
+        info["signature"] = self._sign(info)
+        data = provenance.data_of(self._learner)
+        RunFolder.create(self._folder.path, to_yaml(self._config), info, data)
         self._keep_task_file()
 
     def _sign(self, info: Mapping[str, Any]) -> str | None:

@@ -16,13 +16,7 @@ runs/<name>/
 import hashlib
 import json
 import os
-import platform
-import secrets
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -56,7 +50,6 @@ def fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 LARGEST_RECORD = 2**28
 """Bytes of ``evaluation.json`` and of a task file, many times those of any."""
-PACKAGES = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "scipy")
 
 
 class RunFolder:
@@ -80,49 +73,26 @@ class RunFolder:
         cls,
         path: Path,
         config_yaml: str,
-        modules: Sequence[str] = (),
-        packages: Sequence[str] = (),
-        code: Mapping[str, str] = MappingProxyType({}),
+        info: Mapping[str, Any],
         data: DataRecord = MappingProxyType({}),
-        compiled: bool = False,
-        sign: Callable[[dict[str, Any]], str | None] = lambda info: None,
     ) -> "RunFolder":
         """Make the folder of a new run.
 
         Args:
             path: of the folder.
             config_yaml: all settings.
-            modules: folders of modules of the user's own, besides the current one.
-            packages: top-level packages that the user's own parts come from.
-            code: hash of the source of each of these parts by its name.
+            info: the content of ``run.json``, see ``origin``.
             data: the labelled examples that it is trained on.
-            compiled: whether training is compiled.
-            sign: gives the user's signature, from the content of ``run.json``.
 
         Raises:
             UserError: it already holds a run, or cannot be written.
         """
         run = cls(path)
         run.require_new()
-        info = {
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": sys.argv,
-            "directory": os.getcwd(),
-            "modules": [*modules],
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": _versions(packages),
-            "code": dict(code),
-            "git_commit": _own_commit(),
-            "directory_git_commit": git_commit(Path.cwd()),
-            "tracking_id": _tracking_id(),
-            "launch": launch_id(),
-            "compiled": compiled,
-        }
         try:
             path.mkdir(parents=True, exist_ok=True)
             run.write_data(data)
-            run.write_info(info | {"signature": sign(info)})
+            run.write_info(info)
             # Last: it is what makes the folder a run.
             write_atomically(run.config_file, config_yaml.encode())
         except OSError as error:
@@ -272,44 +242,3 @@ class RunFolder:
         """Raise UserError unless files can be written here."""
         if not os.access(self.path, os.W_OK):
             raise UserError(f"cannot write the run folder {self.path}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _tracking_id() -> str:
-    """Return a new id for a tracker; the one that ``wandb agent`` chose in a sweep of its own."""
-    chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-    return chosen or secrets.token_hex(4)
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """Return the versions of metarl's packages, and of those of the user's that are installed."""
-    own = {name: _version(name) for name in packages}
-    return {name: _version(name) for name in PACKAGES} | {n: v for n, v in own.items() if v}
-
-
-def _own_commit() -> str | None:
-    """Return the commit of metarl; None where it is installed, perhaps in another repository."""
-    source = Path(__file__)
-    is_tracked = _git(source.parent, "ls-files", "--error-unmatch", source.name) is not None
-    return git_commit(source.parent) if is_tracked else None
-
-
-def git_commit(folder: Path) -> str | None:
-    """Return a folder's commit, with ``-dirty`` when it differs; None outside a repository."""
-    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

@@ -23,7 +23,7 @@ def signature(content: Any) -> str | None:
 def is_signed(content: Any, found: Any) -> bool:
     """Return whether ``found`` is this user's signature of the content."""
     wanted = signature(content)
-    return wanted is not None and isinstance(found, str) and wanted == found
+    return wanted is not None and isinstance(found, str) and hmac.compare_digest(wanted, found)
 
 
 def key_file() -> Path:
