@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from metarl_envs.batch import EnvStep, require_tasks
 from metarl_envs.family import Array, Mask
-from metarl_envs.gym_workers import Envs, Worker, buffers_in, kinds_of_buffers, memory_of
+from metarl_envs.gym_workers import (
+    REQUESTS,
+    RESET,
+    STEP,
+    Envs,
+    Worker,
+    buffers_in,
+    kinds_of_buffers,
+    memory_of,
+)
 
 if TYPE_CHECKING:
     from metarl_envs.gym_family import GymFamily
@@ -82,7 +91,7 @@ class GymBatch:
         self._buffers.running[:] = True
         self._buffers.success[:] = np.nan
         self._elapsed[:] = 0
-        self._all("reset")
+        self._all(RESET)
         return self._observations()
 
     def step(self, action: NDArray[np.floating]) -> EnvStep:
@@ -98,11 +107,12 @@ class GymBatch:
             raise ValueError(f"action must have shape {expected}, got {action.shape}")
         alive = buffers.running.copy()
         buffers.actions[:] = action.reshape(buffers.actions.shape)
-        for x in (buffers.rewards, buffers.terminated, buffers.truncated):
-            x[~alive] = 0
-        buffers.success[~alive] = np.nan
-        self._all("step")
-        self._elapsed[alive] += 1
+        if not alive.all():
+            for x in (buffers.rewards, buffers.terminated, buffers.truncated):
+                x[~alive] = 0
+            buffers.success[~alive] = np.nan
+        self._all(STEP)
+        self._elapsed += alive
         truncated = buffers.truncated | (alive & (self._elapsed >= self.family.horizon))
         truncated &= ~buffers.terminated
         buffers.running[:] = alive & ~buffers.terminated & ~truncated
@@ -120,13 +130,13 @@ class GymBatch:
         for worker in self._workers:
             worker.close()
 
-    def _all(self, what: str) -> None:
+    def _all(self, request: bytes) -> None:
         if self._local is not None:
-            getattr(self._local, what)()
+            REQUESTS[request](self._local)
             return
         try:
             for worker in self._workers:
-                worker.send(what)
+                worker.send(request)
             for worker in self._workers:
                 worker.wait()
         except BaseException:  # also when interrupted: answers must not be mixed up later

@@ -46,6 +46,7 @@ class Env(Protocol):
     def step(self, action: Any) -> Step: ...
 
 
+CONTIGUOUS = torch.contiguous_format
 HALVES = 2  # more would only wait for Python's interpreter lock
 
 Watch: TypeAlias = Callable[[int, NDArray[np.float64]], None]
@@ -176,34 +177,40 @@ class Sampler:
         """Play the episodes that ``env`` has just begun, and write them into ``out``."""
         observation = out.final_observations
         noise = self._noise(out, rngs)
+        fields = (out.observations, out.actions, *leaves_of_tree(out.sampling))
+        fields = (*fields, out.rewards, out.discounts, out.mask)
+        # In the order of time an env step is one block of memory; NumPy writes it in a microsecond.
+        by_time = [torch.zeros_like(x.movedim(2, 0), memory_format=CONTIGUOUS) for x in fields]
+        rows = [x.numpy() for x in by_time]
+        diverged, success = out.diverged.numpy(), out.success.numpy()
         for t in range(self._horizon):
             if watch is not None:
                 watch(env.qpos)
-            alive = torch.from_numpy(env.alive)
+            alive = env.alive
             if not alive.any():
                 break
-            distribution, action = act(params, observation, noise[:, :, t])
+            distribution, action = act(params, observation, noise[t])
             step = env.step(action.numpy())
-            out.observations[:, :, t], out.actions[:, :, t] = observation, action
-            for field, x in zip(*map(leaves_of_tree, (out.sampling, distribution)), strict=True):
-                field[:, :, t] = x
-            out.rewards[:, :, t] = torch.from_numpy(step.reward)
-            out.discounts[:, :, t] = torch.from_numpy(~step.terminated)
-            out.mask[:, :, t] = alive
-            out.diverged[torch.from_numpy(step.diverged)] = 1
-            torch.fmax(out.success, torch.from_numpy(step.success).to(out.success), out=out.success)
+            seen = [x.numpy() for x in (observation, action, *leaves_of_tree(distribution))]
+            for row, now in zip(rows, (*seen, step.reward, ~step.terminated, alive), strict=True):
+                row[t] = now
+            diverged[step.diverged] = 1
+            np.fmax(success, step.success, out=success, casting="same_kind")
             observation = torch.from_numpy(step.observation).to(observation)
         if watch is not None:
             watch(env.qpos)
+        for field, x in zip(fields, by_time, strict=True):
+            field.copy_(x.movedim(0, 2))
         out.final_observations.copy_(observation)
         _finish(out)
 
     def _noise(self, out: Trajectories, rngs: Sequence[np.random.Generator]) -> Tensor:
-        """Standard normal numbers [m, N, T, noise_dim] for the actions of every task."""
+        """Standard normal numbers [T, m, N, noise_dim] for the actions of every task."""
         assert self._like is not None
         shape = *out.mask.shape[1:], self._like.noise_dim
         noise = [rng.standard_normal(shape, dtype=np.float32) for rng in rngs]
-        return torch.from_numpy(np.stack(noise)).to(out.observations.dtype)
+        by_time = np.ascontiguousarray(np.moveaxis(np.stack(noise), 2, 0))
+        return torch.from_numpy(by_time).to(out.observations.dtype)
 
     def _sampled(
         self, params: Params, observation: Tensor, noise: Tensor
