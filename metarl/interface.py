@@ -1,6 +1,5 @@
 """The Python interface: train, load a trained run, adapt its policy, act."""
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,7 +11,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
@@ -26,6 +24,7 @@ from metarl.experiment.overrides import EvaluateOptions, with_options
 from metarl.experiment.reading import merged
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.adaptation import Adaptation, of_every_task
+from metarl.rl.adapted_policy import AdaptedPolicy, record
 from metarl.rl.episodes import Episode, as_trajectories
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.rollout import make_batch
@@ -36,7 +35,7 @@ from metarl.runtime.lock import locked
 from metarl.runtime.paths import path_of
 from metarl.runtime.record import EvaluationRecord
 from metarl.runtime.seeding import Purpose
-from metarl_envs.family import as_task, native_actions
+from metarl_envs.family import as_task
 
 Callback = Callable[[int, Mapping[str, float]], Any]
 """Called with the iteration and its metrics after every iteration; an exception ends training."""
@@ -183,7 +182,7 @@ class Run:
         env: gymnasium.Env[Any, Any] = self.family.env(task, render_mode)
         return env
 
-    def policy(self) -> "AdaptedPolicy":
+    def policy(self) -> AdaptedPolicy:
         """Return the meta-policy as it is before adaptation.
 
         Raises:
@@ -224,7 +223,7 @@ class Run:
         steps: int = 1,
         trajectories: int | None = None,
         seed: int = 0,
-    ) -> "AdaptedPolicy":
+    ) -> AdaptedPolicy:
         """Adapt the policy to a task of the family, to an environment, or to recorded episodes.
 
         Args:
@@ -256,7 +255,7 @@ class Run:
 
     def _adapt_to_task(
         self, task: NDArray[np.float64], rates: list[float], number: int, seed: int
-    ) -> "AdaptedPolicy":
+    ) -> AdaptedPolicy:
         stream = Stream(seed, Purpose.EVALUATION_ROLLOUT)
         state = self._rl.baseline_state
         rounds, _ = self._adaptation.sample_and_adapt(
@@ -273,7 +272,7 @@ class Run:
         seed: int,
         env: gymnasium.Env[Any, Any] | None,
         episodes: Sequence[Episode],
-    ) -> "AdaptedPolicy":
+    ) -> AdaptedPolicy:
         adaptation, state = self._adaptation, self._rl.baseline_state
         phi, returns = self._theta, []
         _, alphas = adaptation.inner.split(self._rl.evaluated_meta, rates)
@@ -294,7 +293,7 @@ class Run:
             phi = {name: p[0] for name, p in phi.items()}
         return self._adapted(phi, returns)
 
-    def _adapted(self, phi: Params, returns: list[float]) -> "AdaptedPolicy":
+    def _adapted(self, phi: Params, returns: list[float]) -> AdaptedPolicy:
         family = self.family  # refused where the run is supervised
         module = self._rl.network.with_parameters(phi)
         shape = build.shape_of_inputs(self.config, family)
@@ -319,101 +318,6 @@ class Run:
     def _theta(self) -> Params:
         theta, _ = split_rates(self._trained.learner.evaluated_meta)
         return {name: p.detach() for name, p in theta.items()}
-
-
-class AdaptedPolicy:
-    """A policy with the parameters of one task.
-
-    Args:
-        module: from observations [..., *observation_shape] to a distribution of actions.
-        action_space: of the environment.
-        observation_shape: shape of one observation.
-        returns: mean return of the trajectories that were sampled or given, after 0, 1, ... inner
-            steps. Only adaptation to a task of the family samples again after the last one.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        action_space: spaces.Space[Any],
-        observation_shape: tuple[int, ...],
-        returns: Sequence[float] = (),
-    ):
-        self.module = module
-        self.action_space = action_space
-        self.observation_shape = observation_shape
-        self.returns = list(returns)
-
-    def predict(
-        self,
-        observation: ArrayLike,
-        deterministic: bool = True,
-        generator: torch.Generator | None = None,
-    ) -> Any:
-        """Return actions for ``env.step``.
-
-        Args:
-            observation: one observation, or many [..., *observation_shape].
-            deterministic: take the mode of the policy's distribution.
-            generator: source of random actions; None: PyTorch's own.
-
-        Raises:
-            ValueError: the observation has another shape, or is not finite.
-        """
-        found = np.asarray(observation, dtype=np.float64)
-        if found.shape[found.ndim - len(self.observation_shape) :] != self.observation_shape:
-            raise ValueError(
-                f"an observation should have shape [..., {self.observation_shape}], "
-                f"got {found.shape}"
-            )
-        if not np.isfinite(found).all():
-            raise ValueError("an observation should be finite")
-        dtype = next(self.module.parameters()).dtype
-        with torch.no_grad():
-            distribution = self.module(torch.from_numpy(found).to(dtype))
-            if deterministic:
-                action = distribution.mode()
-            else:
-                shape = (*distribution[0].shape[: found.ndim - len(self.observation_shape)],)
-                noise = torch.randn(*shape, distribution.noise_dim, generator=generator)
-                action = distribution.sample(noise.to(dtype))
-        native = native_actions(self.action_space, action.numpy())
-        return native.item() if native.ndim == 0 else native
-
-    def save(self, path: str | Path) -> None:
-        """Write the module's weights; ``torch.load(path, weights_only=True)`` reads them."""
-        torch.save(self.module.state_dict(), path)
-
-    def copy(self) -> "AdaptedPolicy":
-        """Return a policy whose weights are its own."""
-        module = copy.deepcopy(self.module)
-        return AdaptedPolicy(module, self.action_space, self.observation_shape, self.returns)
-
-
-def record(
-    policy: AdaptedPolicy,
-    env: gymnasium.Env[Any, Any],
-    horizon: int,
-    generator: torch.Generator,
-    seed: int,
-) -> Episode:
-    """Play one episode with random actions of the policy, at most ``horizon`` env steps long."""
-    observation, _ = env.reset(seed=seed)
-    seen = [np.asarray(observation).reshape(policy.observation_shape)]
-    done: list[NDArray[np.float64]] = []
-    rewards: list[float] = []
-    space = policy.action_space
-    start = int(space.start) if isinstance(space, spaces.Discrete) else 0
-    terminated = truncated = False
-    while not (terminated or truncated or len(rewards) == horizon):
-        action = policy.predict(seen[-1], deterministic=False, generator=generator)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        done.append(np.asarray(action, dtype=float) - start)
-        rewards.append(float(reward))
-        seen.append(np.asarray(observation).reshape(policy.observation_shape))
-    return Episode(
-        np.stack(seen[:-1]), np.stack(done), np.array(rewards), seen[-1], bool(terminated)
-    )
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_envs.family import Array, Mask, State, Target, Transition, require, require_range
+from metarl_envs.checks import require, require_range
+from metarl_envs.family import Array, Mask, State, Target, Transition
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.random_dynamics import RandomDynamics
 from metarl_envs.simulator import TORSO

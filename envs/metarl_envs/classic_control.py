@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from metarl_envs.family import Array, require_range
+from metarl_envs.checks import require_range
+from metarl_envs.family import Array
 from metarl_envs.gym_family import GymFamily
 
 Range = tuple[float, float]

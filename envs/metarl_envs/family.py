@@ -10,7 +10,7 @@ O observation, A action.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
+
+from metarl_envs.checks import is_finite, require, require_count
 
 if TYPE_CHECKING:
     import gymnasium
@@ -115,7 +117,7 @@ class Family(ABC):
         for field in fields(self):
             value = getattr(self, field.name)
             require(
-                value is None or isinstance(value, str) or _is_finite(value),
+                value is None or isinstance(value, str) or is_finite(value),
                 f"{field.name} must hold finite numbers, got {value!r}",
             )
         require_count("horizon", self.horizon)
@@ -343,36 +345,3 @@ def native_actions(space: "spaces.Space[Any]", actions: NDArray[Any]) -> NDArray
         return numbers + np.int64(space.start)
     assert isinstance(space, spaces.Box)
     return np.clip(actions, space.low, space.high).astype(space.dtype)
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ``ValueError(message)`` unless ``condition`` holds."""
-    if not condition:
-        raise ValueError(message)
-
-
-def require_count(name: str, value: int) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer of at least 1."""
-    require(
-        isinstance(value, int | np.integer) and value >= 1,
-        f"{name} must be an integer of at least 1, got {value!r}",
-    )
-
-
-def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def require_range(name: str, bounds: tuple[float, float]) -> None:
-    """Raise ``ValueError`` unless ``bounds`` are finite with low < high."""
-    require(
-        np.shape(bounds) == (2,) and _is_finite(bounds) and bounds[0] < bounds[1],
-        f"{name} must be [low, high] with low < high, got {bounds}",
-    )
-
-
-def _is_finite(value: object) -> bool:
-    """Return whether ``value`` is a finite number, or a sequence of them."""
-    array = np.asarray(value)
-    return array.dtype.kind in "biuf" and bool(np.isfinite(array).all())

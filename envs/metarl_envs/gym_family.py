@@ -12,7 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl_envs.family import Array, Family, as_task, require
+from metarl_envs.checks import require
+from metarl_envs.family import Array, Family, as_task
 from metarl_envs.gym_batch import GymBatch
 
 TRIED_STEPS = 50  # env steps in which two tasks should differ

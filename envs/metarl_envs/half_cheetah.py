@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from metarl_envs.family import Array, State, Target, Transition, require_range
+from metarl_envs.checks import require_range
+from metarl_envs.family import Array, State, Target, Transition
 from metarl_envs.locomotion import Locomotion
 from metarl_envs.planar import PlanarChain
 from metarl_envs.random_dynamics import RandomDynamics

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal, get_args
 import mujoco
 import numpy as np
 
-from metarl_envs.family import Array, State, TaskFamily, require, require_choice, require_count
+from metarl_envs.checks import require, require_choice, require_count
+from metarl_envs.family import Array, State, TaskFamily
 from metarl_envs.simulator import MujocoSimulator, load_model
 
 VelocityOf = Literal["torso", "centre-of-mass"]

@@ -5,16 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.family import (
-    Array,
-    Mask,
-    State,
-    Target,
-    TaskFamily,
-    Transition,
-    require,
-    require_range,
-)
+from metarl_envs.checks import require, require_range
+from metarl_envs.family import Array, Mask, State, Target, TaskFamily, Transition
 
 
 class PointSimulator:

@@ -9,7 +9,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.family import Array, require, require_range
+from metarl_envs.checks import require, require_range
+from metarl_envs.family import Array
 from metarl_envs.locomotion import Locomotion
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl_envs.family import Array, Mask, State, TaskFamily, Transition, require, require_count
+from metarl_envs.checks import require, require_count
+from metarl_envs.family import Array, Mask, State, TaskFamily, Transition
 
 NextState = Callable[[NDArray[np.int64], NDArray[np.int64], Array, Array], Any]
 """Next states [B] of states [B], actions [B], tasks [B, task_dim] and noise [B, noise_dim]."""

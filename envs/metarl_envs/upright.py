@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metarl_envs.family import Array, Mask, State, Transition, require_range
+from metarl_envs.checks import require_range
+from metarl_envs.family import Array, Mask, State, Transition
 from metarl_envs.random_dynamics import RandomDynamics
 
 MAX_SPEED = 10.0
