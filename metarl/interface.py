@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from metarl.adapted_policy import AdaptedPolicy, record
 from metarl.commands.training import Fault, Training, learner_of
 from metarl.core.algorithms import split_rates
 from metarl.core.params import Params
@@ -24,7 +25,6 @@ from metarl.experiment.overrides import EvaluateOptions, with_options
 from metarl.experiment.reading import merged
 from metarl.experiment.schema import RLExperiment
 from metarl.rl.adaptation import Adaptation, of_every_task
-from metarl.rl.adapted_policy import AdaptedPolicy, record
 from metarl.rl.episodes import Episode, as_trajectories
 from metarl.rl.learner import MetaRLLearner
 from metarl.rl.rollout import make_batch

@@ -23,11 +23,11 @@ LAYERS = (
     {"metarl.rl", "metarl.supervised", "metarl.report"},
     {"metarl.experiment"},
     {"metarl.commands", "metarl.__main__"},
-    {"metarl.interface"},
+    {"metarl.interface", "metarl.adapted_policy"},
     {"scripts"},
 )
 APART = ({"metarl.rl"}, {"metarl.supervised"})
-USERS_OF_ENVS = {"metarl.experiment", "metarl.interface", "scripts"}
+USERS_OF_ENVS = {"metarl.experiment", "metarl.interface", "metarl.adapted_policy", "scripts"}
 SELDOM_USED = {"wandb", "av", "matplotlib"}  # by trackers, videos and reports
 LIBRARIES_OF_CORE = {"torch", "annotated_types"}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import metarl
-from metarl.rl.adapted_policy import record
+from metarl.adapted_policy import record
 from metarl.runtime.errors import UserError
 
 SMALL = {
