@@ -10,6 +10,7 @@ results/<name>/
     checkpoints/     the last one
 """
 
+import glob
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from metarl.experiment.settings import parse, read_config
 from metarl.experiment.trust import signature_of
 from metarl.runtime.checkpoint import Checkpoint
 from metarl.runtime.errors import UserError
-from metarl.runtime.files import to_json
+from metarl.runtime.files import abandoned, to_json
 from metarl.runtime.folder import RunFolder
 from metarl.runtime.sinks import read_metrics
 
@@ -71,9 +72,10 @@ def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
     checkpoint = newest_checkpoint(run, config)
     target = folder / name
     kept_config = _portable_config(config, folder, name)
-    _require_free(target, run, checkpoint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _recover(target)
+        _require_free(target, run, checkpoint)
         with _replacing(target) as new:
             _write(new, run, kept_config, checkpoint)
             if path := task_file_path(config):
@@ -212,11 +214,27 @@ def _replacing(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         new.rename(target)
-        for path in old.iterdir() if old.exists() else ():
-            if path.name not in OWN:
-                path.rename(target / path.name)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        if old.exists():
+            _end_replacing(old, target)
+
+
+def _end_replacing(old: Path, target: Path) -> None:
+    """Remove the folder that was replaced, or put it back where nothing has taken its place."""
+    if not target.exists():
+        old.rename(target)
+        return
+    for path in old.iterdir():
+        if path.name not in OWN:
+            path.rename(target / path.name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(target: Path) -> None:
+    """End what a killed process was replacing."""
+    name = f".{glob.escape(target.name)}.*"
+    for new in abandoned(target.parent, name, "new"):
+        shutil.rmtree(new, ignore_errors=True)
+    for old in abandoned(target.parent, name, "old"):
+        _end_replacing(old, target)

@@ -45,10 +45,29 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def remove_temporary(folder: Path) -> None:
     """Remove what ``write_atomically`` left in a folder when its process was killed."""
-    for path in folder.glob("*.tmp"):
-        if re.search(r"\.\d+\.tmp$", path.name):
-            with suppress(OSError):
-                path.unlink()
+    for path in abandoned(folder, "*", "tmp"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def abandoned(folder: Path, pattern: str, suffix: str) -> list[Path]:
+    """Return the paths ``pattern.PROCESS.suffix`` in a folder whose process does not run."""
+    paths = folder.glob(f"{pattern}.{suffix}")
+    found = {path: re.search(r"\.(\d{1,9})\.\w+$", path.name) for path in paths}
+    return [path for path, match in found.items() if match and not _is_running(int(match[1]))]
+
+
+def _is_running(process: int) -> bool:
+    """Return whether another process of this number runs on this machine, as far as one can see."""
+    if process == os.getpid() or os.name == "nt":  # Windows has no signal 0
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -33,6 +33,8 @@ def files_of(path: Path) -> set[str]:
     return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
 
 
+NO_PROCESS = 999_999_999  # more than any system numbers
+
 KEPT = {
     *("config.yaml", "run.json", "metrics.jsonl", "evaluation.json"),
     *("checkpoints/iteration-000002.pt", "checkpoints/iteration-000002.json"),
@@ -232,6 +234,21 @@ def test_files_of_the_user_stay(finished: Path):
     keep([str(finished)])
     Path("results/run/notes.txt").write_text("good")
     assert keep(["results/run"]) == 0
+    assert Path("results/run/notes.txt").read_text() == "good"
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_a_killed_process_was_replacing_is_ended(finished: Path, replaced: bool):
+    keep([str(finished)])
+    old = Path(f"results/.run.{NO_PROCESS}.old")
+    if replaced:
+        old.mkdir()
+    else:
+        Path("results/run").rename(old)
+    (old / "notes.txt").write_text("good")
+    Path(f"results/.run.{NO_PROCESS}.new").mkdir()
+    assert keep([str(finished)]) == 0
+    assert [*Path("results").iterdir()] == [Path("results/run")]
     assert Path("results/run/notes.txt").read_text() == "good"
 
 

@@ -15,6 +15,8 @@ from metarl.runtime import lock
 from metarl.runtime.errors import UserError
 from metarl.runtime.lock import locked
 
+NO_PROCESS = 999_999_999  # more than any system numbers
+
 
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path: Path):
     run = tmp_path / "run"
@@ -92,12 +94,15 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path):
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
-    left = [tmp_path / "config.yaml.12.tmp", tmp_path / "checkpoints" / "iteration-000002.pt.7.tmp"]
-    own = tmp_path / "notes.tmp"
-    for path in (*left, own):
+    left = [
+        tmp_path / f"config.yaml.{NO_PROCESS}.tmp",
+        tmp_path / "checkpoints" / f"iteration-000002.pt.{NO_PROCESS}.tmp",
+    ]
+    others = {tmp_path / "notes.tmp", tmp_path / f"evaluation.json.{os.getppid()}.tmp"}
+    for path in (*left, *others):
         path.touch()
     with locked(tmp_path):
-        assert {*tmp_path.rglob("*.tmp")} == {own}
+        assert {*tmp_path.rglob("*.tmp")} == others
 
 
 def test_it_imports_where_there_is_no_fcntl(monkeypatch):
