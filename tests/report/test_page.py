@@ -392,7 +392,8 @@ def test_a_browser_shows_the_page_and_plays_its_videos(browser: Browser):
     assert columns == (1 if width < 600 else 2)
     played = browser.evaluate(
         "(async () => { const v = document.querySelector('video'); v.loop = false; await v.play();"
-        " await new Promise(r => setTimeout(r, 600)); return [v.currentTime, v.videoWidth]; })()"
+        " await new Promise(r => v.ontimeupdate = () => v.currentTime > 0.1 && r());"
+        " return [v.currentTime, v.videoWidth]; })()"
     )
     assert played[0] > 0.1
     assert played[1] == 720
