@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.run import main as torchrun
 
 from metarl.core.compile import compiler_fault
 from metarl.report.curves import adaptation_curves
@@ -27,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 # Whoever runs the tests may have an account; the tests say themselves when wandb is to be used.
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]
+
+torch.set_num_threads(1)  # threads of OpenMP spin where a core is busy, and tensors here are small
 
 TOY = [
     *("--config", "smoke"),
@@ -165,10 +169,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         yield run
 
 
+PRELOADED = ["metarl.commands.main", "torch._dynamo", "torch.distributed.run"]
+
+
 @pytest.fixture(scope="session")
 def _forks() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["metarl.commands.main", "torch._dynamo"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
@@ -188,18 +195,17 @@ def fork(_forks: Any) -> Iterator[Callable[..., BaseProcess]]:
         process.join()
 
 
-COMMAND = """
+SETTLE_IN = """
 import os, sys
 for number, name in ((1, "stdout"), (2, "stderr")):
     os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY), number)
     setattr(sys, name, open(number, "w", closefd=False))
 os.chdir(folder)
-sys.exit(command(arguments))
 """
 
 
 class Command:
-    """A command in a process of its own, used as a ``subprocess.Popen``."""
+    """A program in a process of its own, used as a ``subprocess.Popen``."""
 
     def __init__(self, process: BaseProcess, folder: Path):
         self.process = process
@@ -232,18 +238,34 @@ class Command:
 
 
 @pytest.fixture
-def start_command(fork: Callable[..., BaseProcess], tmp_path: Path) -> Callable[..., Command]:
+def start_program(fork: Callable[..., BaseProcess], tmp_path: Path) -> Callable[..., Command]:
+    """``start_program(source, **values)`` in a new folder, without a wait for imports."""
+
+    def run(source: str, **values: Any) -> Command:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        for name in ("stdout", "stderr"):
+            os.mkfifo(folder / name)
+        return Command(fork(exec, SETTLE_IN + source, {"folder": str(folder), **values}), folder)
+
+    return run
+
+
+@pytest.fixture
+def start_command(start_program: Callable[..., Command]) -> Callable[..., Command]:
     """``start_command(train, *arguments)`` in a new folder, without a wait for imports."""
 
     def run(command: Callable[[list[str]], int], *arguments: str) -> Command:
-        folder = tmp_path / "process"
-        folder.mkdir()
-        for name in ("stdout", "stderr"):
-            os.mkfifo(folder / name)
-        values = {"folder": str(folder), "command": command, "arguments": [*arguments]}
-        return Command(fork(exec, COMMAND, values), folder)
+        source = "sys.exit(command(arguments))"
+        return start_program(source, command=command, arguments=[*arguments])
 
     return run
+
+
+@pytest.fixture
+def start_torchrun(start_command: Callable[..., Command]) -> Callable[..., Command]:
+    """``start_torchrun(*arguments)``; its workers need not import anything, restarted ones too."""
+    forked = ("--run-path", "--start-method", "fork")
+    return lambda *arguments: start_command(torchrun, *forked, *arguments)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """The benchmark runs; what it measures is never asserted."""
 
 import argparse
+import io
 import json
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from benchmarks import limits, size, suites, tables
 from benchmarks.cases import Settings, experiment
 from benchmarks.compare import compared, judged, summary, table_of
 from benchmarks.results import Limit, Number, Numbers, Result, read_results
+from metarl.core.compile import Compiled, Traced
 
 TOY = Settings(
     eager=True, repeats=2, seconds=0.01, threads=1, tasks=2, trajectories=3, horizon=4, width=5
@@ -110,7 +113,9 @@ def test_bare_environments_take_every_env_step() -> None:
     assert limits._step_environments(0) == 12
 
 
-def test_a_supervised_case_is_measured_compiled_and_not() -> None:
+def test_a_supervised_case_is_measured_compiled_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "matrix_peak", lambda threads, device: 1e3)
+    monkeypatch.setattr(Compiled, "_finish", Traced._finish)  # a compiler would take seconds
     numbers = suites.run("supervised", "sinusoid", TOY).numbers
     for kind in ("not compiled", "compiled"):
         for unit in ("iterations/s", "tasks/s", "GFLOP/s"):
@@ -339,8 +344,21 @@ def test_tables_in_markdown_have_every_cell() -> None:
 
 
 def test_a_case_of_its_own_process_is_measured_shown_written_and_compared(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """The first of two; the second is measured in this process, without its imports."""
+    real = subprocess.run
+
+    def process(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if json.loads(command[-1])["suite"] == "physics":
+            return real(command, **options)
+        with redirect_stdout(io.StringIO()) as out:
+            code = benchmark.main(command[2:])
+        return subprocess.CompletedProcess(command, code, out.getvalue())
+
+    monkeypatch.setattr(Traced, "from_call", Traced.from_call)  # a job sets it
+    processes = SimpleNamespace(run=process, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(benchmark, "subprocess", processes)
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     toy = ("--tasks", "2", "--trajectories", "2", "--horizon", "5", "--width", "4")
     toy = (*toy, "--threads", "1", "--repeats", "1", "--cases", "half-cheetah-velocity", "--eager")
@@ -433,11 +451,19 @@ def test_scaling_is_a_script_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_small_model_is_measured_and_shown(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], start_torchrun
 ) -> None:
     small = ("--family", "point-navigation", "--measured-tasks", "8", "--trajectories", "2")
     words = ["scaling.py", *small, "--repeats", "1", "--tasks", "20"]
     monkeypatch.setattr(sys, "argv", words)
+
+    def process(command: list[str], **_: Any) -> None:
+        assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+        launched = start_torchrun(*command[3:])
+        said = launched.communicate()
+        assert launched.returncode == 0, said
+
+    monkeypatch.setattr(scaling, "subprocess", SimpleNamespace(run=process))
     assert scaling.main() == 0
     shown = capfd.readouterr().out
     assert re.search(r"2 processes: predicted \S+ s, measured \S+ s \([+-]\d+%\)", shown)

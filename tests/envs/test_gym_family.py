@@ -236,7 +236,8 @@ def test_what_an_environment_does_wrong_is_said(fault: str, said: str):
     ],
 )
 def test_a_worker_that_dies_or_hangs_is_named(fault: str, said: str):
-    batch = Counting(fault=fault, timeout=3.0).environments(1, 2, 2)
+    timeout = 3.0 if fault == "hang" else 600.0
+    batch = Counting(fault=fault, timeout=timeout).environments(1, 2, 2)
     batch.reset(np.full((1, 1), 5.0), rngs(1))
     batch.step(np.zeros((1, 2)))
     with pytest.raises(WorkerError, match=said):

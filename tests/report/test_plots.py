@@ -819,7 +819,7 @@ def test_figures_need_no_pyplot_and_are_the_same_in_every_process(tmp_path):
 
 
 def test_fields_of_tasks_are_no_mathematics():
-    view = whole_view("point-navigation")
+    view = whole_view("point-navigation", metrics=[])
     fields = dataclasses.replace(view.evaluation, task_fields=["$\\frac{", "y$"])
     for figure in figures([dataclasses.replace(view, evaluation=fields)]).values():
         to_svg(figure, "x")

@@ -117,7 +117,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
     arguments = (*POINT, "--iterations", "9", "--evaluation.every", "0")
     settings = {"left": before_the_rename_of_the_second, "arguments": toy("torn", *arguments)}
     process = fork(exec, CRASH, settings)
-    process.join(60)
+    process.join()
     assert process.exitcode == -signal.SIGKILL
     left = sorted(path.name for path in (runs / "torn" / "checkpoints").iterdir())
     left = [name.replace(f".{process.pid}.", ".") for name in left]
@@ -135,7 +135,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
 
 def test_a_run_killed_while_its_folder_is_made_can_be_started_again(toy, fork, runs: Path):
     process = fork(exec, CRASH, {"left": 2, "arguments": toy("run")})
-    process.join(60)
+    process.join()
     assert process.exitcode == -signal.SIGKILL
     left = {path.name for path in (runs / "run").iterdir()}
     assert left == {"run.lock", f"run.json.{process.pid}.tmp"}
