@@ -97,6 +97,17 @@ def test_the_budget_knows_what_an_iteration_does() -> None:
     assert all(part in shown for part in calls)
 
 
+def test_algorithms_of_policies_are_measured_beside_maml(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {name: Path() for name in ("promp", "imaml")}
+    monkeypatch.setattr(suites, "config_files", lambda folder: chosen)
+    numbers = suites.run("algorithms", "point-navigation", TOY).numbers
+    parts = [f"{n}, {part}, s" for n in ("maml", "promp") for part in suites.OF_AN_ITERATION]
+    assert [*numbers] == ["peak memory, MB", *parts]
+    for part in suites.OF_AN_ITERATION:
+        number = numbers[f"promp, {part}, s"]
+        assert (number.limit, len(number.limits)) == (f"maml, {part}, s", TOY.repeats)
+
+
 @pytest.mark.usefixtures("peak")
 def test_environments_are_measured_beside_bare_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "BareGymnasium", lambda config: lambda: 1e3)

@@ -36,6 +36,7 @@ from metarl.supervised.objective import Task
 STREAM = Stream(0, Purpose.TRAIN_ROLLOUT)
 LOCK_STEP = "lock-step physics, env steps/s"
 PEAK = "matrix peak, GFLOP/s"
+OF_AN_ITERATION = ("adaptation", "update", "iteration")
 
 
 def run(suite: str, case: str, settings: Settings) -> Result:
@@ -193,7 +194,7 @@ def algorithms(config: RLExperiment, settings: Settings) -> Numbers:
         limits: dict[str, Limit] = {}
         for name, learner in learners.items():
             metrics = learner.iterate(number)
-            for part in ("adaptation", "update", "iteration"):
+            for part in OF_AN_ITERATION:
                 measured = f"{name}, {part}, s", metrics[f"seconds/{part}"]
                 numbers.add(*measured, limits.get(part))
                 limits.setdefault(part, Limit(*measured))
