@@ -41,7 +41,7 @@ class Program(ABC, Generic[Result]):
     """
 
     from_call: ClassVar[int]
-    made: ClassVar[str]  # how, for the warning
+    label: ClassVar[str]  # for the warning
     exact: ClassVar[bool]  # whether results are those of the function to the last bit
     decompositions: ClassVar[dict[Any, Callable[..., Any]]] = {}
 
@@ -66,20 +66,20 @@ class Program(ABC, Generic[Result]):
             return None
         with self._lock:  # threads that come while it is made wait for it
             if key not in self._programs:
-                expected = self._fn(*inputs)  # its own errors are not the program's
-                self._programs[key] = self._program(inputs, leaves, list(leaves_of_tree(expected)))
+                result = self._fn(*inputs)  # its own errors are not the program's
+                self._programs[key] = self._program(inputs, leaves, list(leaves_of_tree(result)))
             return self._programs[key]
 
     def _program(
-        self, inputs: Any, leaves: list[Tensor], expected: list[Tensor]
+        self, inputs: Any, leaves: list[Tensor], results: list[Tensor]
     ) -> Callable[..., Result] | None:
         try:
             program = self._trace(inputs, leaves)
-            if self.exact and not all(map(_same_bits, leaves_of_tree(program(*leaves)), expected)):
+            if self.exact and not all(map(_same_bits, leaves_of_tree(program(*leaves)), results)):
                 raise ValueError("two calls with the same tensors differ")
             return program
         except Exception as error:  # a full disk, say, or a compiler that got our Ctrl-C too
-            warnings.warn(f"not {self.made}, which is slower: {_line(error)}", stacklevel=4)
+            warnings.warn(f"not {self.label}, which is slower: {_line(error)}", stacklevel=4)
             return None
 
     def _trace(self, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result]:
@@ -112,7 +112,7 @@ class Traced(Program[Result]):
     """
 
     from_call = 2000
-    made = "traced"
+    label = "traced"
     exact = True
 
     def _finish(self, graph: GraphModule, example: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
@@ -126,7 +126,7 @@ class Compiled(Program[Result]):
     """
 
     from_call = 1
-    made = "compiled"
+    label = "compiled"
     exact = False
     decompositions: ClassVar = {torch.ops.aten.mm.default: _mm}
 

@@ -702,7 +702,7 @@ def test_compiled_inner_steps_are_those_before(algorithm: str, loss: str, chunk_
     for name, p in expected.items():
         torch.testing.assert_close(phi[name], p, rtol=1e-4, atol=1e-5)
         assert torch.equal(p, theta_of(learner, 4)[name]) == (
-            name not in learner.adaptation.inner.adapted
+            name not in learner.adaptation.inner.names
         )
 
 
