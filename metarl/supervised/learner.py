@@ -172,16 +172,16 @@ class SupervisedLearner:
         objective = objective_of(
             task, self._task_map, theta, episodes, needs_kl, iteration, weights
         )
-        seen: list[Tensor] = []
+        history: list[Tensor] = []
 
         def loss_gradient(theta: Tensor) -> tuple[Tensor, Tensor]:
             values, gradient = objective.loss_gradient(theta)
-            seen.append(values)
+            history.append(values)
             return values, gradient
 
-        watched = replace(objective, loss_gradient=loss_gradient)
-        theta, state, stats = self.outer.step(watched, theta, state)
-        return theta, state, dict(stats), seen[0]
+        recorder = replace(objective, loss_gradient=loss_gradient)
+        theta, state, stats = self.outer.step(recorder, theta, state)
+        return theta, state, dict(stats), history[0]
 
     # --- its parts
 
