@@ -35,10 +35,10 @@ def launch_id() -> str | None:
     """
     if not under_torchrun():
         return None
-    found = os.environ["TORCHELASTIC_RUN_ID"]
-    if found == "none":
+    name = os.environ["TORCHELASTIC_RUN_ID"]
+    if name == "none":
         raise UserError("give torchrun an --rdzv-id, by which restarted processes find their run")
-    return found
+    return name
 
 
 @contextmanager
