@@ -306,7 +306,7 @@ def test_a_diverged_episode_counts_for_nothing() -> None:
         def step(self, action):
             step = super().step(action)
             first = np.zeros(self.shape, dtype=bool)
-            first[0, 0] = self._elapsed.max() == 3
+            first[0, 0] = self._episode_steps.max() == 3
             return step._replace(diverged=step.diverged | first)
 
     learner = toy_learner("half-cheetah-velocity")
