@@ -127,7 +127,7 @@ def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperi
     )
 
 
-def described(config: RLExperiment | SupervisedExperiment) -> str:
+def describe(config: RLExperiment | SupervisedExperiment) -> str:
     """All that a number depends on besides the machine: results are compared where it is equal."""
     words = [f"M {config.tasks}"]
     if isinstance(config, RLExperiment):

@@ -34,7 +34,7 @@ class Change(NamedTuple):
         return self.verdict in ("slower", "more")
 
 
-def judged(before: Sequence[float], after: Sequence[float], less_is_better: bool) -> int:
+def judge(before: Sequence[float], after: Sequence[float], less_is_better: bool) -> int:
     """-1 for worse beyond noise, 1 for better, 0 for neither."""
     growth = median(after) / median(before) - 1
     if growth > MARGIN and min(after) > max(before):
@@ -44,7 +44,7 @@ def judged(before: Sequence[float], after: Sequence[float], less_is_better: bool
     return 0
 
 
-def compared(before: Sequence[Result], after: Sequence[Result]) -> list[Change]:
+def changes_between(before: Sequence[Result], after: Sequence[Result]) -> list[Change]:
     """Every number that both have."""
     earlier = {result.title: result.numbers for result in before}
     return [
@@ -63,12 +63,12 @@ def change(title: str, name: str, before: Number, after: Number, is_limit: bool)
     medians = median(before.values), median(after.values)
     if after.limit and after.limit == before.limit:
         old, new = before.shares(name), after.shares(name)
-        verdict = ("slower", "", "faster")[judged(old, new, less_is_better=False) + 1]
+        verdict = ("slower", "", "faster")[judge(old, new, less_is_better=False) + 1]
         return Change(title, name, *medians, (median(old), median(new)), verdict)
     if is_limit:
         return Change(title, name, *medians, None, "the machine")
     words = ("more", "", "less") if unit(name) == "MB" else ("slower", "", "faster")
-    verdict = words[judged(before.values, after.values, less_is_better(name)) + 1]
+    verdict = words[judge(before.values, after.values, less_is_better(name)) + 1]
     return Change(title, name, *medians, None, verdict)
 
 

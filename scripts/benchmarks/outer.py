@@ -47,16 +47,16 @@ def watch(
     """
     make = learner.objective
 
-    def watched(
+    def make_and_watch(
         support: Sequence[Transitions], query: Transitions, iteration: int = 0
     ) -> Objective:
         begin(tuple(support), query)
         objective = make(support, query, iteration)
         functions: dict[str, Any] = {n: f for n, f in vars(objective).items() if callable(f)}
-        wrapped: dict[str, Any] = {n: wrap(n, f) for n, f in functions.items()}
-        return replace(objective, **wrapped)
+        wrappers: dict[str, Any] = {n: wrap(n, f) for n, f in functions.items()}
+        return replace(objective, **wrappers)
 
-    learner.objective = watched  # type: ignore[method-assign]
+    learner.objective = make_and_watch  # type: ignore[method-assign]
 
 
 class FlopMeter:
@@ -71,12 +71,12 @@ class FlopMeter:
         self._data: Any = None  # of the newest objective: batches of support and query
         self._flop: dict[str, int] = {}  # of a call of its functions
         self._calls: list[tuple[str, Function]] = []
-        watch(learner, self._counted, self._begin)
+        watch(learner, self._wrap, self._begin)
 
     def _begin(self, *data: Any) -> None:
         self._data, self._flop = data, {}
 
-    def _counted(self, name: str, function: Function) -> Function:
+    def _wrap(self, name: str, function: Function) -> Function:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             self._calls.append((name, partial(_call, args, kwargs)))
