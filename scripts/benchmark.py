@@ -67,7 +67,7 @@ class Job:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[Job], list[Result]]:
-    """A command line, what it asks for, and what that is compared with; ends where it is wrong."""
+    """Return the arguments, their jobs, and the earlier results; exit where a word is wrong."""
     parser = make_parser()
     args = parser.parse_args(words)
     try:
@@ -160,7 +160,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:
-    """One per suite, case and point of the suite size.
+    """Return a job per suite, case and point of the suite size.
 
     Raises:
         UserError: there is nothing to do.
@@ -189,7 +189,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def cases_of(suite: str, args: argparse.Namespace) -> list[str]:
-    """Those of the suite's kind that were asked for."""
+    """Return the requested cases of the suite's kind."""
     of_suite: dict[str, Collection[str]] = {
         "supervised": SUPERVISED_CASES,
         "workers": GYMNASIUM_CASES,
@@ -201,7 +201,7 @@ def cases_of(suite: str, args: argparse.Namespace) -> list[str]:
 
 
 def plan(case: str, args: argparse.Namespace) -> dict[str, dict[int, Job]]:
-    """Jobs of the suite size, by what is varied and its values."""
+    """Return the jobs of the suite size by setting and value."""
     settings = settings_of(args)
     return {
         what: {

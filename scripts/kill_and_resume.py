@@ -63,7 +63,7 @@ def train(command: list[str]) -> None:
 
 
 def train_and_kill(command: list[str], seconds: float) -> None:
-    """``seconds`` are those since it was started."""
+    """Start training, and kill it ``seconds`` later."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         process.wait(seconds)
@@ -80,7 +80,7 @@ def iterations(run: Path) -> int:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Everything but clocks."""
+    """Return the results of a run, without its clocks."""
     checkpoint, _ = RunFolder.open(run).checkpoints().load()
     rows = [
         {k: v for k, v in row.items() if not k.startswith(("seconds/", "env_steps_per"))}

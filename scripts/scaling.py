@@ -46,7 +46,7 @@ BARELY = 1.5  # twice the processes should be faster by this
 
 
 class Counting(Processes):
-    """Counts what is said: the bytes of every message."""
+    """Counts the bytes of every message."""
 
     def __init__(self, processes: Processes):
         super().__init__(processes.rank, processes.size, processes.local_rank, processes.local_size)
@@ -123,7 +123,7 @@ def measure(args: argparse.Namespace) -> None:
 def seconds(
     args: argparse.Namespace, tasks: int, processes: Processes, both: Processes
 ) -> dict[str, list[float]]:
-    """Of the parts of an iteration and of the whole, in every repeat after the first."""
+    """Return seconds of an iteration's parts and of the whole, for all repeats but the first."""
     config = RLExperiment(
         env={"family": args.family},
         policy={"name": "gaussian-mlp", "activation": "relu"},
@@ -142,7 +142,7 @@ def seconds(
 
 
 def time_of_sums(size: int, processes: Processes, times: int = 50) -> float:
-    """Seconds of one sum of so many float64 numbers."""
+    """Return the seconds of one sum of ``size`` float64 numbers."""
     x = torch.zeros(size, dtype=torch.float64)
     for _ in range(5):
         processes.sum(x)
@@ -157,7 +157,7 @@ def time_of_sums(size: int, processes: Processes, times: int = 50) -> float:
 
 
 def predict(measurements: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """The fitted model, its check against two processes, and what more would take."""
+    """Return the fitted model, its check against two processes, and predictions for more."""
     tasks = [int(m) for m in measurements["alone"]]
     lines = {}
     for part in PARTS:

@@ -36,7 +36,7 @@ def require_tasks(
 
 
 class EnvState(NamedTuple):
-    """All that the next env steps of M x N environments depend on; see ``BatchedEnv.get_state``."""
+    """The state that env steps of M x N environments depend on; see ``BatchedEnv.get_state``."""
 
     simulator: Any
     tasks: Array  # [M * N, task_dim]
@@ -76,7 +76,7 @@ class BatchedEnv:
 
     @property
     def alive(self) -> Mask:
-        """Which episodes are still running, [M, N]."""
+        """Return which episodes are still running, [M, N]."""
         return self._alive.reshape(self.shape).copy()
 
     @property

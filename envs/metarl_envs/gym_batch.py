@@ -63,7 +63,7 @@ class GymBatch:
 
     @property
     def alive(self) -> Mask:
-        """Which episodes are still running, [M, N]."""
+        """Return which episodes are still running, [M, N]."""
         return self._buffers.running.reshape(self.shape).copy()
 
     @property

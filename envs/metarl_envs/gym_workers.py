@@ -60,7 +60,7 @@ class Envs:
     def step(self) -> None:
         """Step every environment whose episode is running.
 
-        What they return is checked and copied for all at once: for each it would take longer than
+        Results are checked and copied for all at once: for each it would take longer than
         a step of a small environment.
         """
         family, buffers = self._family, self._buffers
@@ -137,7 +137,7 @@ class Worker:
             self._socket.sendall(request)
 
     def wait(self) -> None:
-        """Raise ``WorkerError`` unless what was asked for has been done."""
+        """Raise ``WorkerError`` unless the request succeeded."""
         self._wait(self._timeout)
 
     def _wait(self, timeout: float) -> None:
@@ -168,7 +168,7 @@ class Worker:
 def _work(
     requests: socket.socket, family: "GymFamily", memory: dict[str, Any], number: int, ids: range
 ) -> None:
-    """Do what is asked for until the socket is closed: the program of a worker."""
+    """Answer requests until the socket is closed: the program of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it decides
     with requests:
         try:

@@ -182,7 +182,7 @@ class MujocoSimulator:
 
 
 def _is_sane(state: State) -> Mask:
-    """Which simulations the engine would go on with, [B]: its own bound, which NaN fails too."""
+    """Return which simulations are within the engine's own bound, [B]; NaN is not."""
     within = [np.abs(x) <= mujoco.mjMAXVAL for x in (state.qpos, state.qvel)]
     if all(x.all() for x in within):  # at once: the rule, and several times faster than row by row
         return np.ones(len(state.qpos), dtype=bool)

@@ -106,7 +106,7 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         options = check_options(options, {"reset_mask", "task"})
         mask = np.ones(self.num_envs, dtype=bool)
         if "reset_mask" in options:
-            mask = _checked_mask(options["reset_mask"], self.num_envs)
+            mask = _check_mask(options["reset_mask"], self.num_envs)
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         if seeds is not None and len(seeds) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} seeds, one per env, got {len(seeds)}")
@@ -228,7 +228,7 @@ def _info(**entries: tuple[NDArray[Any], Mask]) -> dict[str, Any]:
     return info
 
 
-def _checked_mask(mask: object, num_envs: int) -> Mask:
+def _check_mask(mask: object, num_envs: int) -> Mask:
     """``options["reset_mask"]``, refused for the reasons for which SyncVectorEnv refuses it."""
     name = "options['reset_mask']"
     if not isinstance(mask, np.ndarray):

@@ -24,7 +24,7 @@ HELP = ("--help", "-h")
 
 @dataclass(frozen=True)
 class Arguments:
-    """The positional arguments of a command: their name, what they are, how many there may be."""
+    """The positional arguments of a command: their name, meaning and number."""
 
     name: str
     meaning: str

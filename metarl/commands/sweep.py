@@ -59,7 +59,7 @@ def results(runs: Sequence[Planned], codes: Sequence[int]) -> tuple[list[str], l
 
 
 def main_of_run() -> None:
-    """Be ``metarl train`` in a child process of a sweep."""
+    """Run ``metarl train`` in a child process of a sweep."""
     from metarl.__main__ import main
 
     die_with_parent()

@@ -1,4 +1,4 @@
-"""A run in its folder: the trainer, and what is written and said of it."""
+"""Train a run in its folder: write its files, and print its result."""
 
 import json
 import os
@@ -90,7 +90,7 @@ class Training:
     Args:
         config: its settings.
         folder: the run's, which is there only if it goes on.
-        learner: what is trained.
+        learner: the learner to train.
         processes: the processes that share it; the first one writes and speaks.
         callbacks: called with every iteration and its metrics.
     """
@@ -118,7 +118,7 @@ class Training:
 
         Raises:
             UserError: the run cannot go on.
-            Fault: what nobody foresaw.
+            Fault: an unexpected error.
         """
         if go_on:
             self._processes.by_leader(self._require_same)
@@ -279,7 +279,7 @@ class Training:
 
 
 def _describe(error: Exception, run: RunFolder) -> str:
-    """One line on an error that nobody foresaw; its traceback is kept in the run's folder."""
+    """Return one line on an unexpected error, and keep its traceback in the run's folder."""
     text = "".join(traceback.format_exception(error))
     file = run.path / f"error{launched().rank or ''}.txt"
     try:

@@ -24,7 +24,7 @@ RATE_PREFIX = "rate:"
 
 
 class LearnedRates(ABC):
-    """Which parts of a parameter tensor have a learned rate of their own."""
+    """The parts of a parameter tensor that have a learned rate of their own."""
 
     @abstractmethod
     def initial(self, param: Tensor, rate: float, steps: int) -> Tensor:

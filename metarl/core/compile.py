@@ -60,7 +60,7 @@ class Program(ABC, Generic[Result]):
             return self._fn(*inputs) if program is None else program(*leaves)
 
     def _due(self, key: Any, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result] | None:
-        """The program, if this is the call that it is made at or a later one."""
+        """Return the program, from call ``from_call`` on; None where none can be made."""
         if self._calls[key] + 1 < self.from_call:
             self._calls[key] += 1
             return None
@@ -146,7 +146,7 @@ class Compiled(Program[Result]):
 
 @cache
 def compiler_fault() -> str:
-    """Why nothing can be compiled here (no C++ compiler, for example), in a line; or nothing."""
+    """Return in a line why nothing can be compiled here (no C++ compiler, say), or nothing."""
     x = torch.zeros(2)
     try:
         Compiled(lambda x: x + 1)._trace((x,), [x])
@@ -156,7 +156,7 @@ def compiler_fault() -> str:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Also where both are not a number."""
+    """Return whether two tensors are equal; NaN equals NaN."""
     return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 

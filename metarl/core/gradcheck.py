@@ -1,4 +1,4 @@
-"""Is a meta-gradient right? Compared with finite differences, entry by entry, in float64."""
+"""Compare a meta-gradient with finite differences, entry by entry, in float64."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def check_gradient(
         For every parameter the entry with the largest error.
 
     Raises:
-        ValueError: a parameter is not float64, or the objective is no finite scalar.
+        ValueError: a parameter is not float64, or the objective is not a finite scalar.
     """
     for name, p in params.items():
         if p.dtype != torch.float64:

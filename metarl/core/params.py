@@ -48,13 +48,13 @@ class Functional:
             skeleton = self._skeletons.module = copy.deepcopy(self._module)
         return torch.func.functional_call(
             skeleton,
-            {**self._frozen_on(params), **params} if self._constants else dict(params),
+            {**self._constants_on(params), **params} if self._constants else dict(params),
             args,
             tie_weights=self._has_shared_parameters,
             strict=True,
         )
 
-    def _frozen_on(self, params: Mapping[str, Tensor]) -> Params:
+    def _constants_on(self, params: Mapping[str, Tensor]) -> Params:
         """The frozen parameters on the device of others; moved once."""
         device = next(iter(params.values())).device
         if device not in self._on_device:

@@ -46,7 +46,7 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files and talks to the user."""
+        """Return whether this process is the one that writes files and talks to the user."""
         return self.rank == 0
 
     def share(self, tasks: int) -> range:

@@ -234,7 +234,7 @@ def _end_replacing(old: Path, target: Path) -> None:
 
 
 def _recover(target: Path) -> None:
-    """End what a killed process was replacing."""
+    """Complete or undo replacements that a killed process began."""
     name = f".{glob.escape(target.name)}.*"
     for new in abandoned(target.parent, name, "new"):
         shutil.rmtree(new, ignore_errors=True)

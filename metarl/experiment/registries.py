@@ -52,14 +52,14 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Group(Generic[Made]):
-    """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``.
+    """A group of settings that names a class or function: ``outer: {name: adam, ...}``.
 
     Args:
         where: the group's path.
         key: the setting that has the name.
         registry: what metarl has by name.
-        check: of what a user's own name stands for.
-        later: its first arguments, which are not settings: what is made is a function of them.
+        check: of the user's own object that a name stands for.
+        later: first arguments that are not settings: the group makes a function of them.
     """
 
     where: str

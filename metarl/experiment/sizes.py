@@ -1,6 +1,6 @@
-"""Sizes, before anything is made: what an experiment keeps in memory, what a checkpoint holds.
+"""Checks of sizes before anything is allocated: an experiment's memory, a checkpoint's shapes.
 
-What is counted is less than what is needed: nothing is refused that would have fitted.
+The count is a lower bound: nothing is refused that would have fitted.
 """
 
 import math

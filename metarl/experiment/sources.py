@@ -1,4 +1,4 @@
-"""Sources of supervised tasks, from what a config says of them."""
+"""Make the sources of supervised tasks that a config describes."""
 
 from pathlib import Path
 from typing import Any

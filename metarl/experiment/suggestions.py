@@ -1,4 +1,4 @@
-"""Suggest what somebody may have meant by a name that does not exist."""
+"""Suggest existing names for one that does not exist."""
 
 import difflib
 from collections.abc import Iterable

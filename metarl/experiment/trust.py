@@ -1,4 +1,4 @@
-"""Whose code a run may name: a run that was not made here by this user names none unasked."""
+"""Trust: only runs that this user made here may name code without the user's permission."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,7 +39,7 @@ def folders_of(info: Mapping[str, Any]) -> list[str]:
 def require_trust(
     run: RunFolder, settings: Mapping[str, Any], user_parts: Iterable[str] = ()
 ) -> None:
-    """See to it that the code which a run names may be imported.
+    """Raise UserError unless the code that a run names may be imported.
 
     It may be if this user made the run or trusts it, or named the same parts. The run's checkpoint
     has to be of the same settings. Nothing in the run's folder itself is ever imported.

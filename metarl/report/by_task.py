@@ -17,7 +17,7 @@ def has_task_axis(view: RunView) -> bool:
 
 
 def returns_by_task(view: RunView) -> Figure:
-    """Ours and, where they are known, the published ones: a panel for every inner step."""
+    """Draw the run's returns by task, and published ones if known: a panel for every inner step."""
     axis = _axis(view)
     assert axis is not None
     name, x = axis
@@ -41,7 +41,7 @@ def returns_by_task(view: RunView) -> Figure:
 
 
 def _axis(view: RunView) -> tuple[str, Array] | None:
-    """Name and values [M] of a number that says what a task asks for."""
+    """Return name and values [M] of the number that a task asks for; None if there is none."""
     fields = view.evaluation.task_fields
     tasks = np.array(view.evaluation.tasks, dtype=np.float64)
     if view.family is None:

@@ -1,4 +1,4 @@
-"""Tables that compare runs: what differs, the scores of every group, and their differences."""
+"""Tables that compare runs: settings that differ, scores of every group, and differences."""
 
 from collections.abc import Sequence
 

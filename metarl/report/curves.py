@@ -264,7 +264,7 @@ NOT_DRAWN = {
 
 
 def diagnostics(view: RunView) -> Figure:
-    """The statistics of the outer step that were logged, and what it rests on, over iterations."""
+    """The logged statistics of the outer step, and of its data, over iterations."""
     names = {name for row in view.metrics for name in row if name.startswith("outer/")}
     others = {name: (name.partition("/")[2].replace("_", " "), "linear") for name in sorted(names)}
     panels = dict(DIAGNOSTICS) | {n: t for n, t in others.items() if n not in DIAGNOSTICS}

@@ -1,4 +1,4 @@
-"""Recorded examples of held-out tasks, and what supervised models say of them."""
+"""Recorded examples of held-out tasks, and the predictions of supervised models."""
 
 from collections.abc import Callable, Sequence
 

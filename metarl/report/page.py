@@ -88,7 +88,7 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
 
 
 def _remove_earlier(assets: Path, files: Sequence[Path]) -> None:
-    """Remove what an earlier report drew and this one did not; list the files of this one."""
+    """Remove an earlier report's files that this one did not draw; list the files of this one."""
     digests = {path.relative_to(assets).as_posix(): _digest(path) for path in files}
     for name, digest in _read_digests(assets / DRAWN).items():
         path = assets / name

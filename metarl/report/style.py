@@ -24,17 +24,17 @@ ARROW = {"arrowstyle": "-|>", "color": COLOURS[2], "linewidth": 1.8}
 
 
 def label(name: str) -> str:
-    """Matplotlib hides labels that begin with ``_`` and reads ``$`` as mathematics."""
+    """Escape a label: matplotlib hides a leading ``_`` and reads ``$`` as mathematics."""
     return f"{' ' * name.startswith('_')}{name}".replace("$", r"\$")
 
 
 def wrapped(name: str, inches: float) -> str:
-    """A label as a title of a panel that is so wide."""
+    """A label as the title of a panel that is ``inches`` wide."""
     return label(textwrap.fill(name, max(8, int(13 * inches))))
 
 
 def legend_below(figure: Figure, *panels: Axes, order: Sequence[str] = ()) -> None:
-    """One legend of all that the panels name, each name once, those of ``order`` first."""
+    """Draw one legend below all panels, each name once, those of ``order`` first."""
     handles_by_name = {
         name: handle
         for axes in panels

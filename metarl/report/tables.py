@@ -93,7 +93,7 @@ def published_name(reference: Published) -> str:
 
 
 def paired_with_published(view: RunView) -> list[Difference]:
-    """Ours minus the published return, paired by task, after every inner step both have."""
+    """Returns minus published ones, paired by task, after every inner step that both have."""
     per_task = published_of(view).per_task or []
     steps = min(len(per_task), len(view.scores))
     return paired_differences(np.array(per_task[:steps]), view.scores[:steps]) if steps else []

@@ -1,4 +1,4 @@
-"""A run as reports see it: what its folder holds, and its family's geometry."""
+"""A run as reports see it: the content of its folder, and its family's geometry."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -29,7 +29,7 @@ class Adaptation:
     Args:
         inner: the inner loop of one task.
         advantage: how rewards become advantages.
-        baseline: what they are measured against.
+        baseline: the values that advantages are measured against.
         sampler: collects trajectories.
         task_map: evaluates per-task functions over the tasks of this process.
         baseline_state: of the baseline, before the first iteration.

@@ -140,7 +140,7 @@ class Categorical(NamedTuple):
         return 1
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Invert the distribution function at the normal one of the noise."""
+        """Invert the distribution function at the normal CDF of the noise."""
         below = self.probabilities.cumsum(-1) < torch.special.ndtr(noise)
         return below.sum(-1).clamp(max=self.logits.shape[-1] - 1).to(self.logits)
 

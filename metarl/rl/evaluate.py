@@ -136,7 +136,7 @@ class Tasks(Protocol):
 
 @dataclass
 class Recorder:
-    """Keeps where the first few simulations of every round were; a ``Watch``."""
+    """Keeps the positions of the first few simulations of every round; a ``Watch``."""
 
     tasks: int = RECORDED_TASKS
     frames: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)

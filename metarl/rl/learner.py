@@ -54,7 +54,7 @@ class PolicyInnerConfig(InnerConfig):
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """Everything that one meta-update depends on.
+    """The settings that one meta-update depends on.
 
     Args:
         tasks: M, tasks per iteration.
@@ -259,7 +259,7 @@ class MetaRLLearner:
     # --- for the trainer
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """How good an iteration was, higher is better."""
+        """Return the score of an iteration; higher is better."""
         return metrics["return/after"]
 
     def evaluate(self, iteration: int) -> PolicyEvaluation:

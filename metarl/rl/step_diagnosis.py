@@ -1,4 +1,4 @@
-"""How much of an outer step is noise: what it gains on data that it was not made from."""
+"""Estimate how much of an outer step is noise: its gain on data that it was not made from."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def diagnosis(
         outer: the outer step.
         objective: the objective on such data.
         theta, new: meta-parameters [P] before and after the step.
-        rounds: what the step was made from.
+        rounds: the data that the step was made from.
         fresh: trajectories of other tasks, sampled with theta too.
         first_task: index of this process's first task among all tasks.
 

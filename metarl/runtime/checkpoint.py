@@ -29,7 +29,7 @@ from metarl.runtime.memory import memory
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save and what to keep.
+    """The times of checkpoints, and the number that is kept.
 
     Args:
         every: iterations between checkpoints; the last iteration is always saved.
@@ -136,7 +136,7 @@ class CheckpointFolder:
         return self.folder.glob("iteration-*.pt")
 
     def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Raises ValueError, with the reason in one line, when it is damaged."""
+        """Return a checkpoint's state; raise ValueError with one line if it is damaged."""
         try:
             data = read_file(checkpoint.path, memory() // 4, links=False)
             note = read_json(checkpoint.path.with_suffix(".json"))

@@ -44,7 +44,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what ``write_atomically`` left in a folder when its process was killed."""
+    """Remove files that ``write_atomically`` left in a folder when its process was killed."""
     for path in abandoned(folder, "*", "tmp"):
         with suppress(OSError):
             path.unlink()

@@ -144,7 +144,7 @@ class Evaluation:
     """Scores of one model on held-out tasks.
 
     Args:
-        measure: what the scores are: return, MSE, accuracy.
+        measure: the kind of score: return, MSE, accuracy.
         tasks: [M, task_dim], named by ``task_fields``.
         scores: of every task after 0, 1, ... inner steps, [steps + 1, M]; NaN where it diverged.
         diverged: how many did (reinforcement learning: episodes), [steps + 1].

@@ -1,4 +1,4 @@
-"""Signatures of this user: what has one was written with the key in the user's state folder.
+"""Signatures of this user, made with the key in the user's state folder.
 
 An owner or a host name in a run's folder would say less: an archive that is unpacked becomes its
 user's, and whoever writes it can write any host into it. The key never leaves its folder.

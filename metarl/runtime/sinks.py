@@ -72,7 +72,7 @@ class LoggingConfig:
 
 
 class Sink(Protocol):
-    """Somewhere that metrics go."""
+    """A destination of metrics."""
 
     def log(self, iteration: int, metrics: Metrics) -> None: ...
     def show(self, iteration: int, media: Media) -> None: ...

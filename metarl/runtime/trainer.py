@@ -173,7 +173,7 @@ class Trainer(Generic[Result]):
     def _iterate(
         self, iteration: int, sinks: Sinks, stop: StopRequest
     ) -> tuple[Result | None, bool]:
-        """One iteration and what is due after it.
+        """Run one iteration, and what is due after it.
 
         Returns:
             The scores, if it was evaluated, and whether all processes are to stop.

@@ -1,4 +1,4 @@
-"""Files from the web into the user's cache: whole and checked, or not there at all."""
+"""Download files to the user's cache: each is whole and checked, or absent."""
 
 import hashlib
 import os
@@ -69,7 +69,7 @@ def _fetch_and_check(url: str, partial: Path, md5: str, otherwise: str) -> None:
 
 
 def _download(url: str, partial: Path) -> None:
-    """Append what is missing of ``url`` to ``partial``."""
+    """Append the missing bytes of ``url`` to ``partial``."""
     start = partial.stat().st_size if partial.exists() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:

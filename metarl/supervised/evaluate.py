@@ -70,7 +70,7 @@ def parse_test(name: str, variants: Sequence[str]) -> HeldOutTest:
 
 
 class RecordedExamples(NamedTuple):
-    """The first M' held-out tasks and what the model says of their query data."""
+    """The first M' held-out tasks and the model's outputs for their query data."""
 
     support_inputs: Array  # [M', S, ...]
     support_targets: Array  # [M', S, ...]
@@ -121,7 +121,7 @@ class ModelEvaluator:
     Args:
         config: its settings.
         source: what held-out tasks are drawn from.
-        predictor: the model and what it is asked for.
+        predictor: the model, and its loss and score.
         alpha: the trained inner rate.
         shots, queries: as in training.
         task_map: maps over the tasks of this process.
@@ -149,7 +149,7 @@ class ModelEvaluator:
         return [parse_test(name, self.source.variants) for name in self.config.tests]
 
     def run(self, judge: EvaluateTask) -> Evaluation:
-        """The scores of all tests: the first one's, which has the others."""
+        """Return the scores of the first test, which hold those of the others."""
         alpha, validation = self.config.choose_rate(self.alpha, lambda a: self._validate(judge, a))
         evaluations = [e for test in self.tests for e in self._run(judge, test, alpha)]
         main = replace(evaluations[0], validation=validation, others=evaluations[1:])
@@ -237,7 +237,7 @@ def mark_diverged(scores: Array, higher_is_better: bool) -> tuple[Array, Array]:
 
 
 def _warn_of_leaks(evaluation: Evaluation, chance: float) -> None:
-    """Before adaptation nobody can know which class has which number."""
+    """Warn where accuracy before adaptation beats chance: labels leak into the inputs."""
     noise = np.sqrt(chance * (1 - chance) / len(evaluation.tasks))
     for each in (evaluation, *evaluation.others):
         row = each.rows()[0]

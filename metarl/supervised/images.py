@@ -37,7 +37,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 class LabelledImages(NamedTuple):
-    """Images and what they show."""
+    """Images and their classes."""
 
     pixels: Tensor  # uint8 [n, C, H, W]
     labels: Tensor  # int64 [n], index into classes
@@ -46,7 +46,7 @@ class LabelledImages(NamedTuple):
 
 @contextmanager
 def reading(where: object) -> Iterator[None]:
-    """Turn what is raised inside into a UserError that names ``where``."""
+    """Turn an exception raised inside into a UserError that names ``where``."""
     try:
         yield
     # Pillow, zipfile and zlib raise a dozen kinds of errors on damaged bytes.

@@ -110,7 +110,7 @@ def checked_splits(data: Any) -> dict[str, LabelledTensors]:
 
     Raises:
         ValueError: a split is missing, empty or unknown, inputs are not finite or of different
-            shapes, or labels are no integers or of another number.
+            shapes, labels are not integers, or their number differs.
         UserError: a class is in two splits.
     """
     if not isinstance(data, Mapping):

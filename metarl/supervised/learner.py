@@ -37,7 +37,7 @@ EVALUATION_CHUNK = 50  # held-out tasks at once, where training takes no fewer
 
 @dataclass(frozen=True)
 class SupervisedConfig:
-    """Everything that one meta-update depends on.
+    """The settings that one meta-update depends on.
 
     Args:
         tasks: M, tasks per iteration.
@@ -214,7 +214,7 @@ class SupervisedLearner:
     # --- what the trainer asks for
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """How good an iteration was, higher is better: theta on its tasks, not an average."""
+        """Return the score of an iteration, higher is better: theta's, not an average's."""
         criterion = self.task.predictor.criterion
         score = metrics[f"{criterion.measure}/after"]
         return score if criterion.higher_is_better else -score

@@ -48,7 +48,7 @@ LOSS, SCORE, RESIDUAL = 2, 3, 4  # entries of ``TaskObjective.values``
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model and what it is asked for.
+    """A model, and the loss and score of its outputs.
 
     Args:
         model: the model as a function of its parameters.

@@ -192,10 +192,10 @@ def _sorted_members(paths: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def read_cached(source: Path, size: int) -> LabelledImages:
-    """``read``, kept in the user's cache: decoding takes seconds, every time.
+    """Return the result of ``read`` from the user's cache, as decoding takes seconds.
 
     Raises:
-        UserError: as ``read`` does; a cache that is damaged or cannot be written is no error.
+        UserError: as ``read`` does; a cache that is damaged or cannot be written is not an error.
     """
     try:
         path = cache_folder() / "omniglot" / f"{_fingerprint(source, size)}.npz"
@@ -243,7 +243,7 @@ def _fingerprint(source: Path, size: int) -> str:
 
 
 def _concatenate(*sets: LabelledImages) -> LabelledImages:
-    """One set of several that have no class in common."""
+    """Concatenate sets that have no class in common."""
     first = np.cumsum([0, *(len(images.classes) for images in sets)])
     return LabelledImages(
         torch.cat([images.pixels for images in sets]),

@@ -148,7 +148,7 @@ def _block(family: RegressionFamily, what: TaskRequest) -> TaskBatch:
 
 
 def _as_float32(family: RegressionFamily, method: str, value: Any, shape: tuple[int, ...]) -> Array:
-    """Return what a method gave as float32.
+    """Return a method's result as float32.
 
     Raises:
         UserError: it has another shape, or holds other things than finite real numbers.

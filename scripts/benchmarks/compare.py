@@ -35,7 +35,7 @@ class Change(NamedTuple):
 
 
 def judge(before: Sequence[float], after: Sequence[float], less_is_better: bool) -> int:
-    """-1 for worse beyond noise, 1 for better, 0 for neither."""
+    """Return -1 for worse beyond noise, 1 for better, 0 for neither."""
     growth = median(after) / median(before) - 1
     if growth > MARGIN and min(after) > max(before):
         return -1 if less_is_better else 1
@@ -45,7 +45,7 @@ def judge(before: Sequence[float], after: Sequence[float], less_is_better: bool)
 
 
 def changes_between(before: Sequence[Result], after: Sequence[Result]) -> list[Change]:
-    """Every number that both have."""
+    """Return the change of every number that both have."""
     earlier = {result.title: result.numbers for result in before}
     return [
         change(result.title, name, earlier[result.title][name], number, name in limits_of(result))
@@ -73,7 +73,7 @@ def change(title: str, name: str, before: Number, after: Number, is_limit: bool)
 
 
 def table_of(changes: Sequence[Change]) -> Table:
-    """Those that are beyond noise, and what the machine does."""
+    """Return a table of the changes that are beyond noise, and of the machine's limits."""
     table = Table(title="changes beyond noise, and the machine's own")
     for name in ("", "number", "before", "after", "change", "of the limit", "verdict"):
         table.add_column(name, justify="left" if name in ("", "number", "verdict") else "right")
@@ -87,7 +87,7 @@ def table_of(changes: Sequence[Change]) -> Table:
 
 
 def summary(changes: Sequence[Change]) -> str:
-    """In one line."""
+    """Return a summary of the changes in one line."""
     if not changes:
         return "nothing to compare: no suite, case, sizes, threads and device in common"
     worse = [f"{one.title.partition(' (')[0]}, {one.name}" for one in changes if one.is_worse]

@@ -30,18 +30,18 @@ class Physics:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a simulator to speak of."""
+        """Return whether the family has a simulator."""
         return isinstance(self.env.simulator, MujocoSimulator)
 
     def open_loop(self) -> float:
-        """Of one call into C++ for whole trajectories: nobody sees a state in between."""
+        """Return env steps/s of one call into C++ for whole trajectories, without its states."""
         simulator = self._reset()
         skip = self.family.frame_skip  # type: ignore[attr-defined]
         controls = np.repeat(self._controls.transpose(1, 0, 2), skip, axis=1)
         return self._speed(lambda: simulator.batch.rollout(controls.shape[1], controls, record=()))
 
     def lock_step(self) -> float:
-        """Of one call into C++ per env step: what any policy that looks needs."""
+        """Return env steps/s of one call into C++ per env step, as any policy needs."""
         simulator = self._reset()
         control = simulator.batch.bind("ctrl")
         skip = self.family.frame_skip  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ class Physics:
         return self._speed(run)
 
     def env_step(self) -> float:
-        """Of the environments: physics, observation, reward, what ended."""
+        """Return env steps/s of the environments: physics, observations, rewards, terminations."""
         tasks, trajectories = self.env.shape
         rows = self.family.sample_tasks(self._rng, tasks)
         self.env.reset(rows, [np.random.default_rng(task) for task in range(tasks)])

@@ -1,4 +1,4 @@
-"""All that the benchmark knows of the outer step's insides: its parts, and their arithmetic."""
+"""The outer step's parts and their arithmetic, for the benchmark."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 def parts(
     learner: MetaRLLearner, support: Sequence[Transitions], query: Transitions
 ) -> dict[str, Callable[[], object]]:
-    """The outer step and what it is made of, each ready to be called."""
+    """Return the outer step and its parts as functions without arguments."""
     objective, theta, step = (
         learner.objective(support, query, 1),
         flatten(learner.meta),
@@ -42,8 +42,8 @@ def watch(
     wrap: Callable[[str, Function], Function],
     begin: Callable[..., None] = lambda *data: None,
 ) -> None:
-    """From now on ``begin`` sees the data of the learner's every objective, and ``wrap(name, f)``
-    takes the place of every function f of it.
+    """Call ``begin`` with the data of each later objective of the learner, and replace each of the
+    objective's functions f by ``wrap(name, f)``.
     """
     make = learner.objective
 
@@ -105,6 +105,6 @@ def _call(args: Any, kwargs: Any, function: Function) -> Any:
 
 
 def _of_a_task(batch: Transitions) -> Transitions:
-    """One task with as many env steps as the mean one: padding is no work."""
+    """Return one task with the mean number of env steps, as padding is not work."""
     env_steps = max(1, round(float(batch.mask.sum(1).mean())))
     return tree_map(lambda x: x[:1, :env_steps], batch)

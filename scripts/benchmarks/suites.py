@@ -251,14 +251,14 @@ def add_memory(numbers: Numbers) -> None:
 
 
 def per_second(work: Callable[[], float]) -> float:
-    """Of what ``work`` returns the number of."""
+    """Return the number that ``work`` returns, per second."""
     began = time.perf_counter()
     number = work()
     return number / (time.perf_counter() - began)
 
 
 def iterations_per_second(learner: SupervisedLearner, seconds: float) -> float:
-    """Of as many iterations as so many seconds allow."""
+    """Return iterations per second, measured for ``seconds`` or longer."""
     learner.iterate(0)
     began, count = time.perf_counter(), 0
     while not count or time.perf_counter() - began < seconds:
