@@ -37,9 +37,8 @@ class Functional:
         self._constants = {n: p.detach() for n, p in named_parameters if not p.requires_grad}
         self._on_device: dict[torch.device, Params] = {}
         count = [len(list(module.named_parameters(remove_duplicate=r))) for r in (True, False)]
-        self._has_shared_parameters = (
-            count[0] < count[1]
-        )  # finding out at every call costs more than a small layer
+        # Here, as finding out at every call costs more than a small layer.
+        self._has_shared_parameters = count[0] < count[1]
         self._skeletons = threading.local()
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any) -> Any:
