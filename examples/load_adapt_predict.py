@@ -8,19 +8,19 @@ import metarl
 def main(path, velocity=1.5):
     """Adapt half-cheetah to a goal velocity (m/s); returns the return of one episode."""
     run = metarl.load(path)
-    adapted = run.adapt(task=[velocity], steps=1, trajectories=10)
+    policy = run.adapt(task=[velocity], steps=1, trajectories=10)
     env = run.make_env(task=[velocity])
     observation, _ = env.reset(seed=0)
     total, over = 0.0, False
     while not over:
-        action = adapted.predict(observation, deterministic=True)
+        action = policy.predict(observation, deterministic=True)
         observation, reward, terminated, truncated, _ = env.step(action)
         total += reward
         over = terminated or truncated
-    before, after = adapted.returns
+    before, after = policy.returns
     print(f"sampled actions: {before:.1f} before and {after:.1f} after one inner step")
     print(f"mean actions after it: {total:.1f}")
-    adapted.save("policy.pt")
+    policy.save("policy.pt")
     return total
 
 

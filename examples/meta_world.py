@@ -42,15 +42,15 @@ class AnyEnvironment(gymnasium.Env):
 
     def __init__(self, classes, goals):
         self.classes, self.goals = list(classes.values()), goals
-        self.made = {}
+        self.environments = {}
         self.choose(0, 0)
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
 
     def choose(self, environment, goal):
-        if environment not in self.made:
-            self.made[environment] = self.classes[environment]()
-        self.env = self.made[environment]
+        if environment not in self.environments:
+            self.environments[environment] = self.classes[environment]()
+        self.env = self.environments[environment]
         self.env.set_task(self.goals[environment][goal])
 
     def reset(self, *, seed=None, options=None):
@@ -84,12 +84,12 @@ class MetaWorld(GymFamily):
         import metaworld
 
         if self.benchmark == "ML10":
-            found = metaworld.ML10(seed=self.seed)
+            benchmark = metaworld.ML10(seed=self.seed)
         else:
-            found = metaworld.ML1(self.benchmark, seed=self.seed)
-        classes, tasks = found.train_classes, found.train_tasks
+            benchmark = metaworld.ML1(self.benchmark, seed=self.seed)
+        classes, tasks = benchmark.train_classes, benchmark.train_tasks
         if self.test:
-            classes, tasks = found.test_classes, found.test_tasks
+            classes, tasks = benchmark.test_classes, benchmark.test_tasks
         names = list(classes)
         return classes, [[t for t in tasks if t.env_name == name] for name in names]
 
@@ -123,8 +123,8 @@ def main(benchmark="reach-v3", **settings):
         },
         settings,
     )
-    published = {"tasks": 40, "trajectories": 10, "mean_actions": True, "inner_steps": 1}
-    for row in run.evaluate({**published, "env": {"test": True, "horizon": 500}}).rows:
+    protocol = {"tasks": 40, "trajectories": 10, "mean_actions": True, "inner_steps": 1}
+    for row in run.evaluate({**protocol, "env": {"test": True, "horizon": 500}}).rows:
         print(
             f"after {row.inner_steps} inner steps: success {row.success:.3f}, return {row.mean:.1f}"
         )

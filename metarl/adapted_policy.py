@@ -94,18 +94,22 @@ def record(
 ) -> Episode:
     """Play one episode with random actions of the policy, at most ``horizon`` env steps long."""
     observation, _ = env.reset(seed=seed)
-    seen = [np.asarray(observation).reshape(policy.observation_shape)]
-    done: list[NDArray[np.float64]] = []
+    observations = [np.asarray(observation).reshape(policy.observation_shape)]
+    actions: list[NDArray[np.float64]] = []
     rewards: list[float] = []
     space = policy.action_space
     start = int(space.start) if isinstance(space, spaces.Discrete) else 0
     terminated = truncated = False
     while not (terminated or truncated or len(rewards) == horizon):
-        action = policy.predict(seen[-1], deterministic=False, generator=generator)
+        action = policy.predict(observations[-1], deterministic=False, generator=generator)
         observation, reward, terminated, truncated, _ = env.step(action)
-        done.append(np.asarray(action, dtype=float) - start)
+        actions.append(np.asarray(action, dtype=float) - start)
         rewards.append(float(reward))
-        seen.append(np.asarray(observation).reshape(policy.observation_shape))
+        observations.append(np.asarray(observation).reshape(policy.observation_shape))
     return Episode(
-        np.stack(seen[:-1]), np.stack(done), np.array(rewards), seen[-1], bool(terminated)
+        np.stack(observations[:-1]),
+        np.stack(actions),
+        np.array(rewards),
+        observations[-1],
+        bool(terminated),
     )

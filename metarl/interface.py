@@ -76,7 +76,7 @@ def train(
     layers: list[Mapping[str, Any]] = []
     for config in configs:
         if isinstance(config, Mapping):
-            layers.append(merged({}, ((key, _named(value)) for key, value in config.items())))
+            layers.append(merged({}, ((key, _with_names(value)) for key, value in config.items())))
         else:
             layers += settings.read_layers(str(config))
     experiment = settings.parse(layers)
@@ -99,12 +99,12 @@ def train(
     return load(folder.path)
 
 
-def _named(value: Any) -> Any:
+def _with_names(value: Any) -> Any:
     """Return settings with names in place of the classes and functions of the user's own."""
     if isinstance(value, Mapping):
-        return {key: _named(entry) for key, entry in value.items()}
+        return {key: _with_names(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_named(entry) for entry in value]
+        return [_with_names(entry) for entry in value]
     if isinstance(value, type) or inspect.isfunction(value):
         return plugins.name_of(value)
     if is_dataclass(value):
@@ -127,8 +127,8 @@ class Run:
         self._folder = folder
         self._checkpoint = checkpoint
         with _own_threads():
-            self._trained = evaluations.load(folder, self.config, checkpoint)
-        self.iterations = self._trained.iteration
+            self._model = evaluations.load(folder, self.config, checkpoint)
+        self.iterations = self._model.iteration
 
     @property
     def metrics(self) -> dict[str, NDArray[np.float64]]:
@@ -140,8 +140,8 @@ class Run:
     @property
     def evaluation(self) -> EvaluationRecord | None:
         """The evaluation in its folder, if there is one."""
-        saved = self._folder.load_evaluation()
-        return saved[0] if saved else None
+        files = self._folder.load_evaluation()
+        return files[0] if files else None
 
     @cached_property
     def family(self) -> Any:
@@ -162,11 +162,13 @@ class Run:
             UserError: an option is not allowed.
         """
         values = merged({}, options or {})
-        chosen: EvaluateOptions = make(EvaluateOptions, {"checkpoint": self._checkpoint, **values})
+        evaluate_options: EvaluateOptions = make(
+            EvaluateOptions, {"checkpoint": self._checkpoint, **values}
+        )
         with _own_threads():
-            config = with_options(self.config, chosen, [self.config])
-            trained = evaluations.load(self._folder, config, chosen.checkpoint)
-            return evaluations.evaluated(trained, keep=False).evaluation
+            config = with_options(self.config, evaluate_options, [self.config])
+            model = evaluations.load(self._folder, config, evaluate_options.checkpoint)
+            return evaluations.evaluated(model, keep=False).evaluation
 
     def make_env(
         self,
@@ -188,7 +190,7 @@ class Run:
         Raises:
             UserError: the run is supervised.
         """
-        return self._adapted(self._theta, [])
+        return self._policy_with(self._theta, [])
 
     @property
     def module(self) -> nn.Module:
@@ -196,12 +198,12 @@ class Run:
 
         They are those that evaluations use; an outer step may have averaged them.
         """
-        return self._trained.learner.network.with_parameters(self._theta)
+        return self._model.learner.network.with_parameters(self._theta)
 
     @property
     def rates(self) -> Params:
         """The learned inner rates by parameter name; empty where the algorithm learns none."""
-        return split_rates(self._trained.learner.evaluated_meta)[1]
+        return split_rates(self._model.learner.evaluated_meta)[1]
 
     def export(self, path: str | Path) -> list[Path]:
         """Write the weights, the learned rates and a ``torch.export`` program; returns the files.
@@ -212,7 +214,7 @@ class Run:
         Raises:
             UserError: the path has another ending, or cannot be written.
         """
-        return evaluations.export_to(self._trained, path_of("path", path))
+        return evaluations.export_to(self._model, path_of("path", path))
 
     def adapt(
         self,
@@ -263,7 +265,7 @@ class Run:
         )
         returns = [float(r.trajectories.returns.nanmean()) for r in rounds]
         phi = {name: p[0] for name, p in rounds[-1].phi.items()}
-        return self._adapted(phi, returns)
+        return self._policy_with(phi, returns)
 
     def _adapt_to_episodes(
         self,
@@ -279,21 +281,21 @@ class Run:
         generator = torch.Generator().manual_seed(seed)
         for alpha in alphas:
             if env is not None:
-                actor = self._adapted(phi, [])
+                actor = self._policy_with(phi, [])
                 episodes = [
                     record(actor, env, self.family.horizon, generator, seed * 1000 + n)
                     for n in range(number)
                 ]
-            found = as_trajectories(episodes, adaptation.sampler.policy, phi)
-            returns.append(float(found.returns.mean()))
+            trajectories = as_trajectories(episodes, adaptation.sampler.policy, phi)
+            returns.append(float(trajectories.returns.mean()))
             batch, _, _ = make_batch(
-                found, adaptation.advantage, adaptation.baseline, state, adaptation.task_map
+                trajectories, adaptation.advantage, adaptation.baseline, state, adaptation.task_map
             )
             phi = adaptation.step(of_every_task(phi, 1), alpha, batch)
             phi = {name: p[0] for name, p in phi.items()}
-        return self._adapted(phi, returns)
+        return self._policy_with(phi, returns)
 
-    def _adapted(self, phi: Params, returns: list[float]) -> AdaptedPolicy:
+    def _policy_with(self, phi: Params, returns: list[float]) -> AdaptedPolicy:
         family = self.family  # refused where the run is supervised
         module = self._rl.network.with_parameters(phi)
         shape = build.shape_of_inputs(self.config, family)
@@ -307,8 +309,8 @@ class Run:
 
     @property
     def _rl(self) -> MetaRLLearner:
-        assert isinstance(self._trained.learner, MetaRLLearner)
-        return self._trained.learner
+        assert isinstance(self._model.learner, MetaRLLearner)
+        return self._model.learner
 
     @property
     def _adaptation(self) -> Adaptation:
@@ -316,7 +318,7 @@ class Run:
 
     @property
     def _theta(self) -> Params:
-        theta, _ = split_rates(self._trained.learner.evaluated_meta)
+        theta, _ = split_rates(self._model.learner.evaluated_meta)
         return {name: p.detach() for name, p in theta.items()}
 
 

@@ -67,7 +67,7 @@ class Job:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
@@ -82,28 +82,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = json.loads(words[1])
         print(json.dumps(asdict(run(job["suite"], job["case"], Settings(**job["settings"])))))
         return 0
-    args, jobs, before = understood(words)
+    args, jobs, before = read_arguments(words)
     results = measure(jobs)
-    found = list(results.values())
+    all_results = list(results.values())
     sizes = size_tables(results, args)
     for table in sizes:
         console().print(table)
     if args.compare:
-        changes = compare.compared(before, found)
+        changes = compare.changes_between(before, all_results)
         console().print(compare.table_of(changes))
         print(compare.summary(changes))
-    report = report_of(found)
+    report = report_of(all_results)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2))
     if args.markdown:
-        wholes = [tables.table_of(result) for result in found if result.suite != "size"]
+        wholes = [tables.table_of(result) for result in all_results if result.suite != "size"]
         args.markdown.write_text(tables.as_markdown([*wholes, *sizes]))
     print(json.dumps(report))
     return int(len(results) < len(jobs))
 
 
-def understood(words: Sequence[str]) -> tuple[argparse.Namespace, list[Job], list[Result]]:
-    """A command line, what it asks for, and what that is compared with; ends where it is wrong."""
+def read_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[Job], list[Result]]:
+    """Return the arguments, their jobs, and the earlier results; exit where a word is wrong."""
     parser = make_parser()
     args = parser.parse_args(words)
     try:
@@ -148,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--trajectories", type=count, help="N")
     add("--horizon", type=count, help="T, env steps")
     add("--width", type=count, help="units of every hidden layer of a policy")
-    add("--vary", nargs="+", type=varied, metavar="SIZE=A,B,...", help="of the suite size")
+    add("--vary", nargs="+", type=variation, metavar="SIZE=A,B,...", help="of the suite size")
     add("--profile", action="store_true", help="also where its seconds go, on one thread")
     add("--json", type=Path, metavar="FILE", help="write every measurement to it")
     add("--markdown", type=Path, metavar="FILE", help="write the tables to it")
@@ -160,7 +160,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:
-    """One per suite, case and point of the suite size.
+    """Return a job per suite, case and point of the suite size.
 
     Raises:
         UserError: there is nothing to do.
@@ -189,7 +189,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def cases_of(suite: str, args: argparse.Namespace) -> list[str]:
-    """Those of the suite's kind that were asked for."""
+    """Return the requested cases of the suite's kind."""
     of_suite: dict[str, Collection[str]] = {
         "supervised": SUPERVISED_CASES,
         "workers": GYMNASIUM_CASES,
@@ -201,7 +201,7 @@ def cases_of(suite: str, args: argparse.Namespace) -> list[str]:
 
 
 def plan(case: str, args: argparse.Namespace) -> dict[str, dict[int, Job]]:
-    """Jobs of the suite size, by what is varied and its values."""
+    """Return the jobs of the suite size by setting and value."""
     settings = settings_of(args)
     return {
         what: {
@@ -220,11 +220,11 @@ def measure(jobs: Sequence[Job]) -> dict[Job, Result]:
     results = {}
     for job in jobs:
         command = [sys.executable, __file__, "--job", json.dumps(asdict(job))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if process.returncode:
             print(f"benchmark.py: {job.suite} of {job.case} failed, see above", file=sys.stderr)
             continue
-        results[job] = result = as_result(json.loads(done.stdout.splitlines()[-1]))
+        results[job] = result = as_result(json.loads(process.stdout.splitlines()[-1]))
         console().print(tables.table_of(result))
     return results
 
@@ -277,7 +277,7 @@ def positive(word: str) -> float:
     return value
 
 
-def varied(word: str) -> tuple[str, list[int]]:
+def variation(word: str) -> tuple[str, list[int]]:
     what, _, values = word.partition("=")
     if what not in size.SIZES:
         raise argparse.ArgumentTypeError(f"{what!r} is none of {', '.join(size.SIZES)}")

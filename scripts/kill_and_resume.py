@@ -34,19 +34,19 @@ def main() -> int:
     settings = [*(args.settings or SETTINGS), "--logging.report", "false"]
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
-        killed, whole = Path(name, "killed"), Path(name, "whole")
+        victim, whole = Path(name, "killed"), Path(name, "whole")
         for number in range(1, args.kills + 1):
             seconds = rng.uniform(0, args.longest)
-            train_and_kill([*start(settings, killed), "--iterations", str(10**6)], seconds)
-            print(f"kill {number}, after {seconds:.2f} s: {iterations(killed)} iterations")
-        if not iterations(killed):
+            train_and_kill([*start(settings, victim), "--iterations", str(10**6)], seconds)
+            print(f"kill {number}, after {seconds:.2f} s: {iterations(victim)} iterations")
+        if not iterations(victim):
             print("no session was longer than it takes to start; see --longest", file=sys.stderr)
             return 1
-        last = ["--iterations", str(iterations(killed) + 5)]
-        train([*start(settings, killed), *last])
+        last = ["--iterations", str(iterations(victim) + 5)]
+        train([*start(settings, victim), *last])
         train([*start(settings, whole), *last])
-        found, expected = outcome(killed), outcome(whole)
-    differing = [key for key in expected if found[key] != expected[key]]
+        result, reference = outcome(victim), outcome(whole)
+    differing = [key for key in reference if result[key] != reference[key]]
     print(f"differing: {', '.join(differing)}" if differing else "the same, bit for bit")
     return int(bool(differing))
 
@@ -63,7 +63,7 @@ def train(command: list[str]) -> None:
 
 
 def train_and_kill(command: list[str], seconds: float) -> None:
-    """``seconds`` are those since it was started."""
+    """Start training, and kill it ``seconds`` later."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         process.wait(seconds)
@@ -80,7 +80,7 @@ def iterations(run: Path) -> int:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Everything but clocks."""
+    """Return the results of a run, without its clocks."""
     checkpoint, _ = RunFolder.open(run).checkpoints().load()
     rows = [
         {k: v for k, v in row.items() if not k.startswith(("seconds/", "env_steps_per"))}

@@ -46,7 +46,7 @@ BARELY = 1.5  # twice the processes should be faster by this
 
 
 class Counting(Processes):
-    """Counts what is said: the bytes of every message."""
+    """Counts the bytes of every message."""
 
     def __init__(self, processes: Processes):
         super().__init__(processes.rank, processes.size, processes.local_rank, processes.local_size)
@@ -88,12 +88,12 @@ def main() -> int:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", "2", __file__, *sys.argv[1:], "--worker", str(file)]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        measured = json.loads(file.read_text())
-    report = predict(measured, args)
+        measurements = json.loads(file.read_text())
+    report = predict(measurements, args)
     show(report)
-    print(f"peak memory of a process: {measured['peak memory, MB']:,.0f} MB")
+    print(f"peak memory of a process: {measurements['peak memory, MB']:,.0f} MB")
     if args.json:
-        Path(args.json).write_text(json.dumps({"measured": measured, **report}, indent=2))
+        Path(args.json).write_text(json.dumps({"measured": measurements, **report}, indent=2))
     return 0
 
 
@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace) -> None:
         }
         counting = Counting(processes)
         together = seconds(args, args.measured_tasks, counting, processes)
-        found = {
+        measurements = {
             "alone": alone,
             "sums": sums,
             "together": together,
@@ -117,13 +117,13 @@ def measure(args: argparse.Namespace) -> None:
             "peak memory, MB": peak_memory(),
         }
         if processes.leads:
-            Path(args.worker).write_text(json.dumps(found))
+            Path(args.worker).write_text(json.dumps(measurements))
 
 
 def seconds(
     args: argparse.Namespace, tasks: int, processes: Processes, both: Processes
 ) -> dict[str, list[float]]:
-    """Of the parts of an iteration and of the whole, in every repeat after the first."""
+    """Return seconds of an iteration's parts and of the whole, for all repeats but the first."""
     config = RLExperiment(
         env={"family": args.family},
         policy={"name": "gaussian-mlp", "activation": "relu"},
@@ -132,17 +132,17 @@ def seconds(
         outer={"name": "trpo", "hvp_check_every": 0, "hvp_epsilon": 0.02},
     )
     learner = make_rl_learner(config, processes)
-    found: dict[str, list[float]] = {part: [] for part in (*PARTS, "iteration")}
+    times: dict[str, list[float]] = {part: [] for part in (*PARTS, "iteration")}
     for iteration in range(args.repeats + 1):
         both.any(False)  # both begin together
         metrics = learner.iterate(iteration)
-        for part, values in found.items():
+        for part, values in times.items():
             values.append(metrics[f"seconds/{part}"])
-    return {part: values[1:] for part, values in found.items()}
+    return {part: values[1:] for part, values in times.items()}
 
 
 def time_of_sums(size: int, processes: Processes, times: int = 50) -> float:
-    """Seconds of one sum of so many float64 numbers."""
+    """Return the seconds of one sum of ``size`` float64 numbers."""
     x = torch.zeros(size, dtype=torch.float64)
     for _ in range(5):
         processes.sum(x)
@@ -156,35 +156,40 @@ def time_of_sums(size: int, processes: Processes, times: int = 50) -> float:
 # --- the model
 
 
-def predict(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """The fitted model, its check against two processes, and what more would take."""
-    tasks = [int(m) for m in measured["alone"]]
+def predict(measurements: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fitted model, its check against two processes, and predictions for more."""
+    tasks = [int(m) for m in measurements["alone"]]
     lines = {}
     for part in PARTS:
-        times = [statistics.median(measured["alone"][str(m)][part]) for m in tasks]
-        slope, fixed = np.polyfit(tasks, times, 1)
-        lines[part] = (float(slope), max(0.0, float(fixed)))
-    counts = [8.0 * int(size) for size in measured["sums"]]
-    per_byte, whole = np.polyfit(counts, list(measured["sums"].values()), 1)
+        times = [statistics.median(measurements["alone"][str(m)][part]) for m in tasks]
+        slope, constant = np.polyfit(tasks, times, 1)
+        lines[part] = (float(slope), max(0.0, float(constant)))
+    counts = [8.0 * int(size) for size in measurements["sums"]]
+    per_byte, whole = np.polyfit(counts, list(measurements["sums"].values()), 1)
     # Two processes pass half of the bytes, twice, in each direction.
     here = max(1e-6, float(whole) / 2), 1 / float(per_byte)
     latency, bandwidth = args.latency or here[0], args.bandwidth or here[1]
-    messages = measured["messages"]
+    messages = measurements["messages"]
 
     def computing(m: float) -> float:
-        return sum(slope * m + fixed for slope, fixed in lines.values())
+        return sum(slope * m + constant for slope, constant in lines.values())
 
     def talking(ranks: int, latency: float, bandwidth: float) -> float:
         return sum(2 * (ranks - 1) * (latency + b / (ranks * bandwidth)) for b in messages)
 
-    predicted = computing(args.measured_tasks / 2) + talking(2, *here)
-    found = statistics.median(measured["together"]["iteration"])
+    prediction = computing(args.measured_tasks / 2) + talking(2, *here)
+    measurement = statistics.median(measurements["together"]["iteration"])
     one = computing(args.tasks)
     rows = []
     for ranks in (r for r in RANKS if r <= args.tasks):
-        said = talking(ranks, latency, bandwidth)
-        total = computing(math.ceil(args.tasks / ranks)) + said
-        row = {"ranks": ranks, "seconds": total, "speed-up": one / total, "talking": said / total}
+        communication = talking(ranks, latency, bandwidth)
+        total = computing(math.ceil(args.tasks / ranks)) + communication
+        row = {
+            "ranks": ranks,
+            "seconds": total,
+            "speed-up": one / total,
+            "talking": communication / total,
+        }
         rows.append(row)
     return {
         "lines": lines,
@@ -192,7 +197,11 @@ def predict(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
         "bandwidth": bandwidth,
         "messages": len(messages),
         "bytes": sum(messages),
-        "check": {"predicted": predicted, "measured": found, "error": predicted / found - 1},
+        "check": {
+            "predicted": prediction,
+            "measured": measurement,
+            "error": prediction / measurement - 1,
+        },
         "tasks": args.tasks,
         "measured tasks": args.measured_tasks,
         "rows": rows,
@@ -210,8 +219,8 @@ def pays_up_to(rows: list[dict[str, float]]) -> int:
 
 
 def show(report: dict[str, Any]) -> None:
-    for part, (slope, fixed) in report["lines"].items():
-        print(f"{part}: {1e3 * slope:.1f} ms a task + {1e3 * fixed:.1f} ms")
+    for part, (slope, constant) in report["lines"].items():
+        print(f"{part}: {1e3 * slope:.1f} ms a task + {1e3 * constant:.1f} ms")
     print(
         f"{report['messages']} messages, {report['bytes'] / 1e6:.1f} MB an iteration; "
         f"{1e6 * report['latency']:.0f} us and {report['bandwidth'] / 1e9:.2f} GB/s"

@@ -19,7 +19,7 @@ import benchmark
 import scaling
 from benchmarks import limits, size, suites, tables
 from benchmarks.cases import Settings, experiment
-from benchmarks.compare import compared, judged, summary, table_of
+from benchmarks.compare import changes_between, judge, summary, table_of
 from benchmarks.results import Limit, Number, Numbers, Result, read_results
 from metarl.core.compile import Compiled, Traced
 
@@ -199,8 +199,8 @@ def test_what_is_varied_is_varied_alone() -> None:
     ],
 )
 def test_the_rule_of_noise(before: list[float], after: list[float], verdict: int) -> None:
-    assert judged(before, after, less_is_better=True) == verdict
-    assert judged(before, after, less_is_better=False) == -verdict
+    assert judge(before, after, less_is_better=True) == verdict
+    assert judge(before, after, less_is_better=False) == -verdict
 
 
 def result_of(limit: float, speed: float, seconds: float, settings: str = "M 2") -> Result:
@@ -215,7 +215,7 @@ def result_of(limit: float, speed: float, seconds: float, settings: str = "M 2")
 
 def test_a_number_with_a_limit_is_judged_by_its_share() -> None:
     """The machine got half as fast, and the sampler with it, which is no fault of its."""
-    changes = {c.name: c for c in compared([result_of(100, 80, 1)], [result_of(50, 40, 2)])}
+    changes = {c.name: c for c in changes_between([result_of(100, 80, 1)], [result_of(50, 40, 2)])}
     verdicts = {name: change.verdict for name, change in changes.items()}
     assert verdicts == {
         "start, s": "slower",
@@ -237,14 +237,14 @@ def test_a_number_with_a_limit_is_judged_by_its_share() -> None:
 def test_the_same_speed_on_a_faster_machine_is_slower() -> None:
     (found,) = [
         change
-        for change in compared([result_of(100, 80, 1)], [result_of(200, 80, 1)])
+        for change in changes_between([result_of(100, 80, 1)], [result_of(200, 80, 1)])
         if change.name == "sampler, env steps/s"
     ]
     assert (found.verdict, found.shares) == ("slower", (0.8, 0.4))
 
 
 def test_other_sizes_are_not_compared() -> None:
-    assert compared([result_of(1, 1, 1)], [result_of(1, 1, 1, "M 3")]) == []
+    assert changes_between([result_of(1, 1, 1)], [result_of(1, 1, 1, "M 3")]) == []
     assert "nothing to compare" in summary([])
 
 

@@ -91,11 +91,11 @@ class Ant(Locomotion):
         return state.derived["subtree_linvel"][:, TORSO]
 
     def rllab_observation(self, state: State) -> Array:
-        derived = state.derived
+        fields = state.derived
         return np.concatenate(
             [
                 *(state.qpos, state.qvel, _contact_forces(state)),
-                *(derived["xmat"][:, TORSO], derived["subtree_com"][:, TORSO]),
+                *(fields["xmat"][:, TORSO], fields["subtree_com"][:, TORSO]),
             ],
             axis=1,
         )
@@ -222,8 +222,8 @@ class AntParams(Ant, RandomDynamics):
     """
 
     def reward(self, step: Transition) -> Array:
-        ended = self.terminated(step.after, step.tasks)
-        return super().reward(step) - self.alive_bonus * ended
+        ends = self.terminated(step.after, step.tasks)
+        return super().reward(step) - self.alive_bonus * ends
 
     def motion_reward(self, position: Array, velocity: Array, tasks: Array) -> Array:
         return velocity[:, 0]

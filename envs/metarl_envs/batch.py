@@ -25,10 +25,10 @@ def require_tasks(
     family: Family, number: int, tasks: Array, rngs: Sequence[np.random.Generator]
 ) -> None:
     """Raise ``ValueError`` unless there are ``number`` tasks, each with a generator."""
-    expected = (number, family.task_dim)
-    if tasks.shape != expected or not np.isfinite(tasks).all():
+    shape = (number, family.task_dim)
+    if tasks.shape != shape or not np.isfinite(tasks).all():
         raise ValueError(
-            f"tasks must be finite with shape {expected} "
+            f"tasks must be finite with shape {shape} "
             f"({', '.join(family.task_fields)}), got shape {tasks.shape}"
         )
     if len(rngs) != number:
@@ -36,11 +36,11 @@ def require_tasks(
 
 
 class EnvState(NamedTuple):
-    """All that the next env steps of M x N environments depend on; see ``BatchedEnv.get_state``."""
+    """The state that env steps of M x N environments depend on; see ``BatchedEnv.get_state``."""
 
     simulator: Any
     tasks: Array  # [M * N, task_dim]
-    elapsed: NDArray[np.int64]  # [M * N], env steps of the episode
+    episode_steps: NDArray[np.int64]  # [M * N], env steps of the episode so far
     alive: Mask  # [M * N]
     rngs: list[np.random.Generator | None]  # [M]
 
@@ -69,14 +69,14 @@ class BatchedEnv:
         self.shape = (num_tasks, num_envs)
         self.simulator = family.simulator(num_tasks * num_envs, threads)
         self._tasks = np.zeros((num_tasks * num_envs, family.task_dim))
-        self._elapsed = np.zeros(num_tasks * num_envs, dtype=np.int64)
+        self._episode_steps = np.zeros(num_tasks * num_envs, dtype=np.int64)
         self._alive = np.zeros(num_tasks * num_envs, dtype=bool)
         self._action_shape = family.action_space.shape or ()
         self._rngs: list[np.random.Generator | None] = [None] * num_tasks
 
     @property
     def alive(self) -> Mask:
-        """Which episodes are still running, [M, N]."""
+        """Return which episodes are still running, [M, N]."""
         return self._alive.reshape(self.shape).copy()
 
     @property
@@ -120,7 +120,7 @@ class BatchedEnv:
             np.concatenate([s.qpos for s in starts]), np.concatenate([s.qvel for s in starts])
         )
         self.simulator.reset(ids, start, self._tasks[ids])
-        self._elapsed[ids] = 0
+        self._episode_steps[ids] = 0
         self._alive[ids] = True
         return self._observe()
 
@@ -130,9 +130,9 @@ class BatchedEnv:
         Raises:
             ValueError: ``action`` has the wrong shape.
         """
-        expected = (*self.shape, *self._action_shape)
-        if action.shape != expected:
-            raise ValueError(f"action must have shape {expected}, got {action.shape}")
+        shape = (*self.shape, *self._action_shape)
+        if action.shape != shape:
+            raise ValueError(f"action must have shape {shape}, got {action.shape}")
         alive = self._alive.copy()
         ids = None if alive.all() else np.flatnonzero(alive)
         # As float64 first, so that an action has one control and one cost whatever its dtype.
@@ -143,7 +143,7 @@ class BatchedEnv:
         noise = self._noise()
         diverged = self.simulator.step(control, noise, ids)
         after = self.simulator.state
-        self._elapsed[alive] += 1
+        self._episode_steps[alive] += 1
 
         counts = alive & ~diverged
         step = Transition(before, after, control, self._tasks, noise)
@@ -151,10 +151,10 @@ class BatchedEnv:
         if not np.isfinite(reward).all():
             raise ValueError(f"{type(self.family).__name__}: a reward is not finite")
         terminated = counts & self.family.terminated(after, self._tasks)
-        truncated = counts & (self._elapsed >= self.family.horizon)
+        truncated = counts & (self._episode_steps >= self.family.horizon)
         self._alive = counts & ~terminated & ~truncated
-        solved = self.family.success(after, self._tasks)
-        success = np.full(len(alive), np.nan) if solved is None else np.where(counts, solved, 0.0)
+        outcome = self.family.success(after, self._tasks)
+        success = np.full(len(alive), np.nan) if outcome is None else np.where(counts, outcome, 0.0)
         return EnvStep(
             self._observe(),
             reward.reshape(self.shape),
@@ -170,8 +170,8 @@ class BatchedEnv:
 
     def live_state(self) -> EnvState:
         """Return the state with arrays and generators that go on changing."""
-        simulated = self.simulator.get_state()
-        return EnvState(simulated, self._tasks, self._elapsed, self._alive, self._rngs)
+        simulator_state = self.simulator.get_state()
+        return EnvState(simulator_state, self._tasks, self._episode_steps, self._alive, self._rngs)
 
     def set_state(self, state: EnvState) -> None:
         """Go on from a state that ``get_state`` of environments of the same shape returned."""
@@ -179,8 +179,8 @@ class BatchedEnv:
 
     def set_live_state(self, state: EnvState) -> None:
         """Go on from a state whose arrays and generators are these environments' from now on."""
-        simulated, self._tasks, self._elapsed, self._alive, self._rngs = state
-        self.simulator.set_state(simulated)
+        simulator_state, self._tasks, self._episode_steps, self._alive, self._rngs = state
+        self.simulator.set_state(simulator_state)
 
     def _reward(self, step: Transition) -> Array:
         """Raise ValueError unless there is one reward per simulation."""

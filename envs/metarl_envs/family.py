@@ -41,8 +41,8 @@ class State(NamedTuple):
         return State, (self.qpos, self.qvel, dict(self.derived))  # no proxy can be copied
 
     def copy(self) -> "State":
-        derived = {name: field.copy() for name, field in self.derived.items()}
-        return State(self.qpos.copy(), self.qvel.copy(), derived)
+        arrays = {name: field.copy() for name, field in self.derived.items()}
+        return State(self.qpos.copy(), self.qvel.copy(), arrays)
 
 
 class Transition(NamedTuple):
@@ -312,20 +312,20 @@ def as_task(family: Family, task: ArrayLike | Mapping[str, float]) -> Array:
         ValueError: it has another shape or other fields, or a value is not a finite number.
     """
     name, names = type(family).__name__, family.task_fields
-    allowed = f"a task of {name} is {family.task_dim} finite numbers ({', '.join(names)})"
+    rule = f"a task of {name} is {family.task_dim} finite numbers ({', '.join(names)})"
     if isinstance(task, Mapping):
         for field in [*names, *task]:
-            require(field in names, f"{allowed}; there is no field {field!r}")
-            require(field in task, f"{allowed}; {field} is missing in {task!r}")
+            require(field in names, f"{rule}; there is no field {field!r}")
+            require(field in task, f"{rule}; {field} is missing in {task!r}")
         task = [task[field] for field in names]
     try:
         array = np.array(task, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{allowed}, got {task!r}") from None
+        raise ValueError(f"{rule}, got {task!r}") from None
     array = array[None] if array.ndim == 0 else array
-    require(array.shape == (family.task_dim,), f"{allowed}, got {task!r}")
+    require(array.shape == (family.task_dim,), f"{rule}, got {task!r}")
     for field, value in zip(names, array.tolist(), strict=True):
-        require(math.isfinite(value), f"{allowed}; {field} is {value}")
+        require(math.isfinite(value), f"{rule}; {field} is {value}")
     return array
 
 

@@ -56,14 +56,14 @@ class GymBatch:
             name: memory_of(bool(workers), *kind) for name, kind in kinds_of_buffers(family, number)
         }
         self._buffers = buffers_in(memory, family, number)
-        self._elapsed = np.zeros(number, dtype=np.int64)
+        self._episode_steps = np.zeros(number, dtype=np.int64)
         self._local = None if workers else Envs(family, self._buffers, range(number))
         bounds = [w * number // workers for w in range(workers + 1)] if workers else []
         self._workers = [Worker(family, memory, number, range(*ids)) for ids in pairwise(bounds)]
 
     @property
     def alive(self) -> Mask:
-        """Which episodes are still running, [M, N]."""
+        """Return which episodes are still running, [M, N]."""
         return self._buffers.running.reshape(self.shape).copy()
 
     @property
@@ -90,7 +90,7 @@ class GymBatch:
         self._buffers.seeds[:] = np.concatenate([r.integers(2**31, size=num_envs) for r in rngs])
         self._buffers.running[:] = True
         self._buffers.success[:] = np.nan
-        self._elapsed[:] = 0
+        self._episode_steps[:] = 0
         self._all(RESET)
         return self._observations()
 
@@ -102,9 +102,9 @@ class GymBatch:
             WorkerError: a worker failed.
         """
         buffers = self._buffers
-        expected = (*self.shape, *buffers.actions.shape[1:])
-        if action.shape != expected:
-            raise ValueError(f"action must have shape {expected}, got {action.shape}")
+        shape = (*self.shape, *buffers.actions.shape[1:])
+        if action.shape != shape:
+            raise ValueError(f"action must have shape {shape}, got {action.shape}")
         alive = buffers.running.copy()
         buffers.actions[:] = action.reshape(buffers.actions.shape)
         if not alive.all():
@@ -112,8 +112,8 @@ class GymBatch:
                 x[~alive] = 0
             buffers.success[~alive] = np.nan
         self._all(STEP)
-        self._elapsed += alive
-        truncated = buffers.truncated | (alive & (self._elapsed >= self.family.horizon))
+        self._episode_steps += alive
+        truncated = buffers.truncated | (alive & (self._episode_steps >= self.family.horizon))
         truncated &= ~buffers.terminated
         buffers.running[:] = alive & ~buffers.terminated & ~truncated
         return EnvStep(
@@ -144,7 +144,7 @@ class GymBatch:
             raise
 
     def _observations(self) -> NDArray[np.floating]:
-        found: NDArray[np.floating] = self._buffers.observations
+        observations: NDArray[np.floating] = self._buffers.observations
         if self._observe_task:
-            found = np.concatenate([found, self._buffers.tasks], axis=1)
-        return found.reshape(*self.shape, *found.shape[1:]).copy()
+            observations = np.concatenate([observations, self._buffers.tasks], axis=1)
+        return observations.reshape(*self.shape, *observations.shape[1:]).copy()

@@ -75,8 +75,8 @@ class GymFamily(Family):
 
         An episode succeeds if one of its env steps does.
         """
-        found = info.get("success")
-        return None if found is None else bool(found)
+        success = info.get("success")
+        return None if success is None else bool(success)
 
     @cached_property
     def native_spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
@@ -86,14 +86,14 @@ class GymFamily(Family):
             env = self.make()
         except Exception as error:  # whatever a user's environment does
             raise ValueError(f"{name}.make failed: {type(error).__name__}: {error}") from error
-        found = env.observation_space, env.action_space
+        pair = env.observation_space, env.action_space
         env.close()
-        is_box = isinstance(found[0], spaces.Box)
-        if not (is_box or (self.flatten and found[0].is_np_flattenable)):
-            raise ValueError(f"{name}: observations of {found[0]} are not supported")
-        if not isinstance(found[1], spaces.Box | spaces.Discrete):
-            raise ValueError(f"{name}: actions are those of a Box or Discrete, got {found[1]}")
-        return found
+        is_box = isinstance(pair[0], spaces.Box)
+        if not (is_box or (self.flatten and pair[0].is_np_flattenable)):
+            raise ValueError(f"{name}: observations of {pair[0]} are not supported")
+        if not isinstance(pair[1], spaces.Box | spaces.Discrete):
+            raise ValueError(f"{name}: actions are those of a Box or Discrete, got {pair[1]}")
+        return pair
 
     @property
     def observation_space(self) -> "spaces.Box[Any]":
@@ -114,13 +114,13 @@ class GymFamily(Family):
         space, _ = self.native_spaces
         if not isinstance(space, spaces.Box):
             return np.asarray(spaces.utils.flatten(space, observation))
-        found = np.asarray(observation)
-        if found.shape != space.shape:
+        array = np.asarray(observation)
+        if array.shape != space.shape:
             raise ValueError(
-                f"{type(self).__name__}: an observation has shape {found.shape}, "
+                f"{type(self).__name__}: an observation has shape {array.shape}, "
                 f"but its space says {space.shape}"
             )
-        return found.reshape(-1) if self.flatten else found
+        return array.reshape(-1) if self.flatten else array
 
     def observe_all(self, observations: Sequence[Any]) -> NDArray[Any]:
         """Return ``observe`` of n observations, [n, *observation_shape]."""
@@ -128,9 +128,9 @@ class GymFamily(Family):
         if isinstance(space, spaces.Box):
             shape = len(observations), *space.shape
             with suppress(ValueError):  # of different shapes: ``observe`` says which
-                found = np.array(observations)
-                if found.shape == shape:
-                    return found.reshape(len(observations), -1) if self.flatten else found
+                array = np.array(observations)
+                if array.shape == shape:
+                    return array.reshape(len(observations), -1) if self.flatten else array
         return np.stack([self.observe(observation) for observation in observations])
 
     def tells_tasks_apart(self) -> bool:
@@ -144,7 +144,7 @@ class GymFamily(Family):
             return True
         batch = self.environments(2, 1)
         pair, rngs = np.stack([tasks[0], other]), [np.random.default_rng(0) for _ in range(2)]
-        seen: list[NDArray[Any]] = [batch.reset(pair, rngs)]
+        results: list[NDArray[Any]] = [batch.reset(pair, rngs)]
         self.action_space.seed(0)
         for _ in range(min(self.horizon, TRIED_STEPS)):
             if not batch.alive.all():
@@ -153,9 +153,9 @@ class GymFamily(Family):
             if isinstance(self.action_space, spaces.Discrete):
                 action -= self.action_space.start
             step = batch.step(np.stack([action, action])[:, None])
-            seen += [step.observation, step.reward, step.terminated]
+            results += [step.observation, step.reward, step.terminated]
         batch.close()
-        return any(not np.array_equal(x[0], x[1]) for x in seen)
+        return any(not np.array_equal(x[0], x[1]) for x in results)
 
     def environments(
         self, num_tasks: int, num_envs: int, threads: int = 0, observe_task: bool = False

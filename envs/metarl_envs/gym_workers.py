@@ -60,7 +60,7 @@ class Envs:
     def step(self) -> None:
         """Step every environment whose episode is running.
 
-        What they return is checked and copied for all at once: for each it would take longer than
+        Results are checked and copied for all at once: for each it would take longer than
         a step of a small environment.
         """
         family, buffers = self._family, self._buffers
@@ -115,14 +115,14 @@ class Worker:
     def __init__(self, family: "GymFamily", memory: dict[str, Any], number: int, ids: range):
         context = multiprocessing.get_context("spawn")
         # A round trip over sockets of our own takes half as long as over multiprocessing's pipes.
-        self._socket, theirs = socket.socketpair()
+        self._socket, worker_socket = socket.socketpair()
         self._process = context.Process(
-            target=_work, args=(theirs, family, memory, number, ids), daemon=True
+            target=_work, args=(worker_socket, family, memory, number, ids), daemon=True
         )
         self._timeout = family.timeout
         with _without_main_module(family):
             self._process.start()
-        theirs.close()
+        worker_socket.close()
         self._waits_for_start = True
 
     def __reduce__(self) -> Any:
@@ -137,7 +137,7 @@ class Worker:
             self._socket.sendall(request)
 
     def wait(self) -> None:
-        """Raise ``WorkerError`` unless what was asked for has been done."""
+        """Raise ``WorkerError`` unless the request succeeded."""
         self._wait(self._timeout)
 
     def _wait(self, timeout: float) -> None:
@@ -168,7 +168,7 @@ class Worker:
 def _work(
     requests: socket.socket, family: "GymFamily", memory: dict[str, Any], number: int, ids: range
 ) -> None:
-    """Do what is asked for until the socket is closed: the program of a worker."""
+    """Answer requests until the socket is closed: the program of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it decides
     with requests:
         try:
@@ -235,11 +235,11 @@ def _without_main_module(family: "GymFamily") -> Iterator[None]:
         yield
         return
     names = ("__file__", "__spec__")
-    saved = {name: getattr(main, name) for name in names if hasattr(main, name)}
-    for name in saved:
+    attributes = {name: getattr(main, name) for name in names if hasattr(main, name)}
+    for name in attributes:
         setattr(main, name, None)
     try:
         yield
     finally:
-        for name, value in saved.items():
+        for name, value in attributes.items():
             setattr(main, name, value)

@@ -53,8 +53,8 @@ class RandomDynamics(Locomotion):
         return tuple(name for part in self.parts for name in part.names)
 
     def sample_tasks(self, rng: np.random.Generator, n: int) -> Array:
-        damped = [part.field == "dof_damping" for part in self.parts for _ in part.names]
-        bases = np.where(damped, self.damping_base, 1.5)
+        is_damping = [part.field == "dof_damping" for part in self.parts for _ in part.names]
+        bases = np.where(is_damping, self.damping_base, 1.5)
         return bases ** rng.uniform(*self.exponent_range, (n, self.task_dim))
 
     def model_fields(self, tasks: Array) -> Mapping[str, Array]:
@@ -63,8 +63,8 @@ class RandomDynamics(Locomotion):
         fields = {}
         for part, factors in zip(self.parts, np.split(tasks, ends, axis=1), strict=True):
             own = getattr(self.model, part.field)
-            fields[part.field] = scaled = np.broadcast_to(own, (len(tasks), *own.shape)).copy()
-            scaled[:, part.entries] *= factors
+            fields[part.field] = values = np.broadcast_to(own, (len(tasks), *own.shape)).copy()
+            values[:, part.entries] *= factors
         return fields
 
 

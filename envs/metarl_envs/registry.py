@@ -55,12 +55,12 @@ def find_family(name: str) -> type[Family]:
     if not colon:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"family {name} does not import: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Family)):
+    if not (isinstance(cls, type) and issubclass(cls, Family)):
         raise ValueError(f"family {name} must be a subclass of Family")
-    return found
+    return cls
 
 
 for _name, _family in FAMILIES.items():

@@ -33,10 +33,10 @@ class Renderer(Protocol):
     def __init__(self, batch: BatchedEnv, mode: str, width: int, height: int): ...
 
     def start(self, sims: Iterable[int]) -> None:
-        """Be told that these simulations have just begun an episode."""
+        """Note that these simulations have just begun an episode."""
 
     def advance(self) -> None:
-        """Be told that the batch has made an env step."""
+        """Note that the batch has made an env step."""
 
     def render(self, sim: int) -> Any:
         """A frame of simulation ``sim``, as the render mode defines it.

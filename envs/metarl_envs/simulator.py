@@ -113,8 +113,8 @@ class MujocoSimulator:
         self.model = model
         self.batch = mujoco.batch.Batch(model, num_sims, threads)
         self.batch.reset()
-        derived = {name: self.batch.bind(name) for name in fields}
-        self.state = State(self.batch.bind("qpos"), self.batch.bind("qvel"), derived)
+        bindings = {name: self.batch.bind(name) for name in fields}
+        self.state = State(self.batch.bind("qpos"), self.batch.bind("qvel"), bindings)
         # Without a stage, derived fields would be of the state before the last physics step. Forces
         # cost a quarter of the speed, the others a sixth.
         stages = mujoco.mjtStage
@@ -131,12 +131,12 @@ class MujocoSimulator:
         return self.batch.state.copy(), {name: x.copy() for name, x in self._of_sims.items()}
 
     def set_state(self, state: tuple[Array, dict[str, Array]]) -> None:
-        simulated, of_sims = state
-        self._set_model(np.arange(len(simulated)), of_sims)
-        self.batch.state[:] = simulated
+        array, of_sims = state
+        self._set_model(np.arange(len(array)), of_sims)
+        self.batch.state[:] = array
         if self.state.derived:
             self.batch.forward(stage=self._stage)
-            self.batch.state[:] = simulated  # without the solver's new warm start
+            self.batch.state[:] = array  # without the solver's new warm start
         self._warnings = self.batch.warning[..., 1].sum(axis=1)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -182,7 +182,7 @@ class MujocoSimulator:
 
 
 def _is_sane(state: State) -> Mask:
-    """Which simulations the engine would go on with, [B]: its own bound, which NaN fails too."""
+    """Return which simulations are within the engine's own bound, [B]; NaN is not."""
     within = [np.abs(x) <= mujoco.mjMAXVAL for x in (state.qpos, state.qvel)]
     if all(x.all() for x in within):  # at once: the rule, and several times faster than row by row
         return np.ones(len(state.qpos), dtype=bool)

@@ -149,19 +149,19 @@ def make_family(family: str | TaskFamily, constants: dict[str, Any]) -> TaskFami
     try:
         return cls(**constants)
     except (TypeError, ValueError) as error:
-        allowed = ", ".join(f"{field.name}={field.default}" for field in fields(cls))
+        defaults = ", ".join(f"{field.name}={field.default}" for field in fields(cls))
         raise type(error)(
-            f"{error}; constants of {family} and their defaults: {allowed}"
+            f"{error}; constants of {family} and their defaults: {defaults}"
         ) from error
 
 
-def check_options(options: dict[str, Any] | None, allowed: set[str]) -> dict[str, Any]:
+def check_options(options: dict[str, Any] | None, names: set[str]) -> dict[str, Any]:
     """The options of a reset, {} for None.
 
     Raises:
-        ValueError: one is not in ``allowed``.
+        ValueError: one is not in ``names``.
     """
     options = options or {}
-    if unknown := options.keys() - allowed:
-        raise ValueError(f"reset options must be among {sorted(allowed)}, got {sorted(unknown)}")
+    if unknown := options.keys() - names:
+        raise ValueError(f"reset options must be among {sorted(names)}, got {sorted(unknown)}")
     return options

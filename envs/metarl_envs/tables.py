@@ -196,8 +196,8 @@ class RandomMDP(TableFamily):
     def _of_all(self, tasks: Array, which: int) -> Callable[..., Array]:
         """Return the tables of all simulations as a function of their states and actions."""
         numbers, rows = np.unique(tasks[:, 0], return_inverse=True)
-        found = np.stack([self.tables(np.array([number]))[which] for number in numbers])
-        return lambda state, action: found[rows, state, action]
+        tables = np.stack([self.tables(np.array([number]))[which] for number in numbers])
+        return lambda state, action: tables[rows, state, action]
 
 
 @lru_cache(maxsize=4096)

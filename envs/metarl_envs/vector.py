@@ -72,9 +72,9 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
             raise ValueError("render_mode 'human' has one window: only for a single environment")
         self.render_mode = render_mode
         self._renderer = make_renderer(self.batch, render_mode, width, height)
-        self._given: list[Array | None] = self._as_tasks(task)
+        self._tasks: list[Array | None] = self._as_tasks(task)
         self._generators = [seeding.np_random() for _ in range(num_envs)]
-        self._ended = np.zeros(num_envs, dtype=bool)
+        self._over = np.zeros(num_envs, dtype=bool)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -106,16 +106,16 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         options = check_options(options, {"reset_mask", "task"})
         mask = np.ones(self.num_envs, dtype=bool)
         if "reset_mask" in options:
-            mask = _checked_mask(options["reset_mask"], self.num_envs)
+            mask = _check_mask(options["reset_mask"], self.num_envs)
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         if seeds is not None and len(seeds) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} seeds, one per env, got {len(seeds)}")
-        given = self._as_tasks(options["task"]) if "task" in options else self._given
+        tasks = self._as_tasks(options["task"]) if "task" in options else self._tasks
         for i in np.flatnonzero(mask).tolist():
-            self._given[i] = given[i]
+            self._tasks[i] = tasks[i]
             if seeds is not None and seeds[i] is not None:
                 self._generators[i] = seeding.np_random(seeds[i])
-        self._ended = self._ended & ~mask
+        self._over = self._over & ~mask
         observation = self._start(mask)
         return observation, _info(task=(self.batch.tasks, mask))
 
@@ -130,7 +130,7 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         """
         next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
         same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
-        starting = self._ended if next_step else np.zeros_like(self._ended)
+        starting = self._over if next_step else np.zeros_like(self._over)
         idle = ~self.batch.alive[:, 0] & ~starting
         if idle.any():
             ids = np.flatnonzero(idle).tolist()
@@ -142,10 +142,10 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         observation, reward = step.observation[:, 0], step.reward[:, 0]
         terminated, diverged = step.terminated[:, 0], step.diverged[:, 0]
         truncated = step.truncated[:, 0] | diverged
-        self._ended = terminated | truncated
+        self._over = terminated | truncated
         info: dict[str, Any] = {}
-        if same_step and self._ended.any():
-            starting = self._ended
+        if same_step and self._over.any():
+            starting = self._over
             info = self._final_info(observation, diverged)
         if starting.any():
             observation = self._start(starting)
@@ -155,12 +155,12 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
 
     def get_state(self) -> Any:
         """Return a copy of the state, which can be pickled: for planning, and for workers."""
-        state = self.batch.live_state(), self._given, self._generators, self._ended
+        state = self.batch.live_state(), self._tasks, self._generators, self._over
         return copy.deepcopy(state)
 
     def set_state(self, state: Any) -> None:
         """Go on from a state that ``get_state`` of as many environments of the family returned."""
-        of_batch, self._given, self._generators, self._ended = copy.deepcopy(state)
+        of_batch, self._tasks, self._generators, self._over = copy.deepcopy(state)
         self.batch.set_live_state(of_batch)
         if self._renderer is not None:
             self._renderer.start(range(self.num_envs))
@@ -179,8 +179,8 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
         """Start episodes where ``mask`` holds; the observations of all sub-environments."""
         tasks, rngs = self.batch.tasks, self.np_random
         for i in np.flatnonzero(mask):
-            given = self._given[i]
-            tasks[i] = self.family.sample_tasks(rngs[i], 1)[0] if given is None else given
+            task = self._tasks[i]
+            tasks[i] = self.family.sample_tasks(rngs[i], 1)[0] if task is None else task
         observation = self.batch.reset(tasks, rngs, mask)[:, 0]
         if self._renderer is not None:
             self._renderer.start(np.flatnonzero(mask))
@@ -189,14 +189,14 @@ class TaskVectorEnv(VectorEnv[Array, NDArray[np.float32], NDArray[Any]]):
     def _final_info(self, observation: Array, diverged: Mask) -> dict[str, Any]:
         """Return the last info of the episodes that ended, in the form of SAME_STEP mode."""
         final_observation = np.full(self.num_envs, None, dtype=object)
-        for i in np.flatnonzero(self._ended):
+        for i in np.flatnonzero(self._over):
             final_observation[i] = observation[i]
-        final = _info(task=(self.batch.tasks, self._ended), diverged=(diverged, self._ended))
+        final = _info(task=(self.batch.tasks, self._over), diverged=(diverged, self._over))
         return {
             "final_obs": final_observation,
-            "_final_obs": self._ended.copy(),
+            "_final_obs": self._over.copy(),
             "final_info": final,
-            "_final_info": self._ended.copy(),
+            "_final_info": self._over.copy(),
         }
 
     def _as_tasks(self, task: ArrayLike | Mapping[str, float] | None) -> list[Array | None]:
@@ -228,7 +228,7 @@ def _info(**entries: tuple[NDArray[Any], Mask]) -> dict[str, Any]:
     return info
 
 
-def _checked_mask(mask: object, num_envs: int) -> Mask:
+def _check_mask(mask: object, num_envs: int) -> Mask:
     """``options["reset_mask"]``, refused for the reasons for which SyncVectorEnv refuses it."""
     name = "options['reset_mask']"
     if not isinstance(mask, np.ndarray):

@@ -24,7 +24,7 @@ HELP = ("--help", "-h")
 
 @dataclass(frozen=True)
 class Arguments:
-    """The positional arguments of a command: their name, what they are, how many there may be."""
+    """The positional arguments of a command: their name, meaning and number."""
 
     name: str
     meaning: str
@@ -32,12 +32,12 @@ class Arguments:
     most: float = 1
     choices: Sequence[str] = ()
 
-    def require(self, found: Sequence[str]) -> None:
+    def require(self, words: Sequence[str]) -> None:
         """Raise UserError for too few, too many, or one that is not a choice."""
-        if not self.least <= len(found) <= self.most:
+        if not self.least <= len(words) <= self.most:
             count = str(self.least) if self.most == self.least else f"{self.least} or more"
-            raise UserError(f"{self.name} ({self.meaning}): needs {count}, got {len(found)}")
-        for word in found:
+            raise UserError(f"{self.name} ({self.meaning}): needs {count}, got {len(words)}")
+        for word in words:
             if self.choices and word not in self.choices:
                 there_are = f"there are {', '.join(self.choices)}"
                 nearest = did_you_mean(word, self.choices)
@@ -121,11 +121,11 @@ class Command:
             print(f"  {self.takes.name:36}  {self.takes.meaning}")
             print_settings(leaves(self.options))
             return 0
-        found, options = read_words(argv)
-        given = merged({}, ((self._short.get(name, name), word) for name, word in options))
-        values = make(self.options, given)
-        self.takes.require(found)
-        return self._function(found, values)
+        positional, options = read_words(argv)
+        settings = merged({}, ((self._short.get(name, name), word) for name, word in options))
+        values = make(self.options, settings)
+        self.takes.require(positional)
+        return self._function(positional, values)
 
     def print_usage(self, takes: str = "") -> None:
         """Print how the command is used and what it does."""
@@ -151,8 +151,8 @@ def print_settings(settings: Mapping[str, Setting], whole: bool = False) -> None
             print(textwrap.indent(textwrap.fill(setting.meaning, width - 6), " " * 6))
         else:
             choices = f"{type_name(setting.annotation)}: " if setting.choices else ""
-            left = width - max(40, len(option) + 2)
-            text = textwrap.shorten(choices + setting.meaning, left, placeholder=" ...")
+            room = width - max(40, len(option) + 2)
+            text = textwrap.shorten(choices + setting.meaning, room, placeholder=" ...")
             print(f"{option:38}  {text}")
 
 

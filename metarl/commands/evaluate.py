@@ -22,7 +22,7 @@ def evaluate(paths: Sequence[str], options: EvaluateOptions) -> int:
     runs = evaluations.open_runs(paths, options.trust_code)
     configs = [read_config(run) for run in runs]
     evaluations.require_same_tasks(runs, configs)
-    trained = [
+    models = [
         evaluations.load(run, with_options(config, options, configs), options.checkpoint)
         for run, config in zip(runs, configs, strict=True)
     ]
@@ -30,14 +30,14 @@ def evaluate(paths: Sequence[str], options: EvaluateOptions) -> int:
     for file in [output] if output else [run.evaluation_file for run in runs]:
         require_writable(file)
     views = []
-    for one in trained:
+    for one in models:
         print(f"{one.run.path} after {one.iteration} iterations", flush=True)
         own = evaluations.is_own(one)
         views.append(evaluations.evaluated(one, keep=own and output is None))
         tables.print_scores(views[-1])
         if output is None:
-            kept = f"written to {one.run.evaluation_file}"
-            print(kept if own else OTHER_SETTINGS)
+            message = f"written to {one.run.evaluation_file}"
+            print(message if own else OTHER_SETTINGS)
     if len(views) > 1:
         _print_comparison(views)
     if output is not None:
@@ -50,12 +50,12 @@ def _print_comparison(views: Sequence[RunView]) -> None:
     if different := comparison.what_differs(views):
         tables.print_whole(tables.terminal_table("what differs", *different))
     note = comparison.over_what(views)
-    for test, seen in by_test(views).items():
+    for test, runs in by_test(views).items():
         title = "\n".join(filter(None, [f"side by side{test and f', {test}'}", note]))
-        tables.print_whole(tables.terminal_table(title, *comparison.scores(seen, views)))
-        if (found := comparison.differences(seen, views)) is None:
+        tables.print_whole(tables.terminal_table(title, *comparison.scores(runs, views)))
+        if (differences := comparison.differences(runs, views)) is None:
             continue
-        how, header, rows = found
+        how, header, rows = differences
         title = (
             f"{header[0]}, {how}\n(a model that does not adapt is the same after every inner step)"
         )

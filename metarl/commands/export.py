@@ -29,7 +29,7 @@ class ExportOptions(RunOptions):
 def export(paths: Sequence[str], options: ExportOptions) -> int:
     """Write a run's network: its weights, and a torch.export program that needs no metarl."""
     run = RunFolder.open(Path(paths[0]), options.trust_code)
-    trained = evaluations.load(run, read_config(run), options.checkpoint)
-    for file in evaluations.export_to(trained, Path(options.output)):
+    model = evaluations.load(run, read_config(run), options.checkpoint)
+    for file in evaluations.export_to(model, Path(options.output)):
         print(f"written: {file}")
     return 0

@@ -36,7 +36,7 @@ FILE = Arguments("FILE", f"Python file that defines {DEFINES}")
 @command(FILE, GradcheckOptions, steps="inner_steps")
 def gradcheck(paths: Sequence[str], options: GradcheckOptions) -> int:
     """Compare the meta-gradient of your own model and loss with finite differences, in float64."""
-    found = model_check.check_file(
+    entries = model_check.check_file(
         path_of("FILE", paths[0]), options.rate, options.inner_steps, options.entries
     )
     header = ["parameter", "entry", "gradient", "finite difference", "error", ""]
@@ -46,8 +46,8 @@ def gradcheck(paths: Sequence[str], options: GradcheckOptions) -> int:
             *(f"{entry.finite_difference:.6g}", f"{entry.error:.1e}"),
             "ok" if entry.error <= options.tolerance else "DIFFERS",
         ]
-        for entry in found
+        for entry in entries
     ]
     title = "the entry of every parameter where the two differ most"
     tables.print_whole(tables.terminal_table(title, header, rows))
-    return int(not all(entry.error <= options.tolerance for entry in found))
+    return int(not all(entry.error <= options.tolerance for entry in entries))

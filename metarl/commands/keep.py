@@ -35,6 +35,6 @@ def keep(paths: Sequence[str], options: KeepOptions) -> int:
     for run in runs:  # all are whole before the first is kept
         newest_checkpoint(run, read_config(run))
     for run in runs:
-        kept = keep_run(run, Path(options.folder), options.name or run.name)
-        print(f"kept in {kept.path}: {kept.iterations} iterations, {kept.size / 1000:,.0f} kB")
+        copy = keep_run(run, Path(options.folder), options.name or run.name)
+        print(f"kept in {copy.path}: {copy.iterations} iterations, {copy.size / 1000:,.0f} kB")
     return 0

@@ -23,9 +23,9 @@ def families() -> Rows:
     """Task families, ``--env.family``."""
     rows = [["family", "task", "horizon", ""]]
     for name, family in registries.FAMILIES.items():
-        made = family()
-        fields = ", ".join(made.task_fields[:FIELDS]) + ", ..." * (made.task_dim > FIELDS)
-        rows.append([name, fields, str(made.horizon), _first_line(family)])
+        example = family()
+        fields = ", ".join(example.task_fields[:FIELDS]) + ", ..." * (example.task_dim > FIELDS)
+        rows.append([name, fields, str(example.horizon), _first_line(family)])
     return rows
 
 
@@ -37,7 +37,7 @@ def algorithms() -> Rows:
         for name, path in config_files().items()
         if name.startswith("algorithms/")
     ]
-    rows += [["inner.algorithm", name, found.source] for name, found in ALGORITHMS.items()]
+    rows += [["inner.algorithm", name, item.source] for name, item in ALGORITHMS.items()]
     for setting, registry in (
         ("inner.loss", INNER_LOSSES),
         ("outer.name", registries.OUTER_STEPS),
@@ -45,7 +45,7 @@ def algorithms() -> Rows:
         ("policy.name", registries.POLICIES),
         ("data.source", registries.SOURCES),
     ):
-        rows += [[setting, name, _first_line(found)] for name, found in registry.items()]
+        rows += [[setting, name, _first_line(item)] for name, item in registry.items()]
     return rows
 
 
@@ -63,9 +63,15 @@ def runs() -> Rows:
     for folder in ("runs", "results"):
         for path in sorted(Path(folder).glob("*/config.yaml")):
             run = RunFolder(path.parent)
-            done = max((row["iteration"] + 1 for row in run.metrics()), default=0)
-            saved = run.load_evaluation()
-            rows.append([printable(str(run.path)), str(done), _scores(saved[0]) if saved else ""])
+            iterations = max((row["iteration"] + 1 for row in run.metrics()), default=0)
+            evaluation = run.load_evaluation()
+            rows.append(
+                [
+                    printable(str(run.path)),
+                    str(iterations),
+                    _scores(evaluation[0]) if evaluation else "",
+                ]
+            )
     return rows
 
 
@@ -78,9 +84,9 @@ WHAT: dict[str, Callable[[], Rows]] = {
 
 
 @command(Arguments("list", f"some of {', '.join(WHAT)}", 0, math.inf, [*WHAT]))
-def list_(asked: Sequence[str], options: NoOptions) -> int:
+def list_(names: Sequence[str], options: NoOptions) -> int:
     """List families, algorithms, configs and runs."""
-    for name in asked or WHAT:
+    for name in names or WHAT:
         print(f"{str(WHAT[name].__doc__).rstrip('.').replace('``', '')}\n")
         _print_columns(WHAT[name]())
     return 0
@@ -94,8 +100,8 @@ def _print_columns(rows: Rows) -> None:
     print()
 
 
-def _first_line(found: Any) -> str:
-    return (inspect.getdoc(found) or "").partition("\n")[0].rstrip(".")
+def _first_line(item: Any) -> str:
+    return (inspect.getdoc(item) or "").partition("\n")[0].rstrip(".")
 
 
 def _comment(path: Path) -> str:

@@ -36,18 +36,18 @@ def check_file(path: Path, rate: float, inner_steps: int, entries: int) -> list[
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        found = runpy.run_path(str(path))
-        missing = [f"{name}, {meaning}" for name, meaning in NAMES.items() if name not in found]
+        namespace = runpy.run_path(str(path))
+        missing = [f"{name}, {meaning}" for name, meaning in NAMES.items() if name not in namespace]
         if missing:
             raise UserError(f"{path} should define {'; '.join(missing)}")
-        module, loss = found["module"], found["loss"]
+        module, loss = namespace["module"], namespace["loss"]
         if not isinstance(module, nn.Module):
             raise UserError(f"module in {path} should be a torch.nn.Module, got {type(module)}")
         try:
             predict = Functional(module.double())
         except ValueError as error:
             raise UserError(f"module in {path}: {error}") from error
-        support, query = (tree_map(_to_double, found[name]) for name in ("support", "query"))
+        support, query = (tree_map(_to_double, namespace[name]) for name in ("support", "query"))
 
         def task_loss(params: Params, batch: Any) -> Tensor:
             result: Tensor = loss(lambda *inputs: predict(params, *inputs), batch)

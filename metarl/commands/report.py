@@ -42,14 +42,14 @@ def report(paths: Sequence[str], options: ReportOptions) -> int:
     if options.output:
         evaluations.require_same_tasks(runs, configs)
     pages = {}
-    for compared, theirs in evaluations.by_tasks(runs, configs):
-        first, alone = compared[0], len(compared) == 1
+    for group, group_configs in evaluations.by_tasks(runs, configs):
+        first, alone = group[0], len(group) == 1
         page = first.report_file if alone else first.path / "comparison.html"
-        pages[Path(options.output) if options.output else page] = compared, theirs
+        pages[Path(options.output) if options.output else page] = group, group_configs
     for page in pages:
         require_writable(page)
-    for page, (compared, theirs) in pages.items():
-        _write_page(page, compared, theirs, options.videos)
+    for page, (group, group_configs) in pages.items():
+        _write_page(page, group, group_configs, options.videos)
         print(f"report: {page}")
     return 0
 
@@ -59,9 +59,9 @@ def _write_page(
 ) -> None:
     """Evaluate the runs alike, where that is still to do, and write their page."""
     alike = [with_options(config, EvaluateOptions(), configs) for config in configs]
-    filmed = videos > 0
+    has_videos = videos > 0
     views = [
-        evaluations.newest(run, config, filmed) for run, config in zip(runs, alike, strict=True)
+        evaluations.newest(run, config, has_videos) for run, config in zip(runs, alike, strict=True)
     ]
     from metarl.report.page import write_report
 

@@ -45,21 +45,21 @@ def run_all(runs: Sequence[Planned]) -> list[int]:
     with _Stops() as stops:
         for number, run in enumerate(runs, start=1):
             print(f"[{number}/{len(runs)}] {run.command}", flush=True)
-            with stops.started(run) as process:
+            with stops.start(run) as process:
                 codes.append(process.wait())
-            if stops.requested:
+            if stops.is_set:
                 break
     return codes
 
 
 def results(runs: Sequence[Planned], codes: Sequence[int]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of runs; runs that were not begun have no exit code."""
-    shown = [*map(str, codes), *["not begun"] * (len(runs) - len(codes))]
-    return ["run", "exit code"], [[run.name, code] for run, code in zip(runs, shown, strict=True)]
+    cells = [*map(str, codes), *["not begun"] * (len(runs) - len(codes))]
+    return ["run", "exit code"], [[run.name, code] for run, code in zip(runs, cells, strict=True)]
 
 
 def main_of_run() -> None:
-    """Be ``metarl train`` in a child process of a sweep."""
+    """Run ``metarl train`` in a child process of a sweep."""
     from metarl.__main__ import main
 
     die_with_parent()
@@ -74,7 +74,7 @@ class _Stops:
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.is_set = False
         self._process: subprocess.Popen[bytes] | None = None
         self._previous: dict[int, Any] = {}
 
@@ -87,18 +87,18 @@ class _Stops:
             signal.signal(number, handler)
 
     @contextmanager
-    def started(self, run: Planned) -> Iterator[subprocess.Popen[bytes]]:
+    def start(self, run: Planned) -> Iterator[subprocess.Popen[bytes]]:
         """Start a run, and hand signals on to it while it goes."""
         words = [sys.executable, "-P", "-c", CHILD, "train", *run.words]
         with subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0) as process:
             self._process = process
-            if self.requested:  # before the process was known, and so not handed on to it
+            if self.is_set:  # before the process was known, and so not handed on to it
                 process.send_signal(signal.SIGTERM)
             yield process
             self._process = None
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.is_set = True
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 

@@ -20,13 +20,13 @@ def train(argv: Sequence[str]) -> int:
     """Meta-train a policy or a model, then evaluate it on held-out tasks."""
     if {*HELP} & {*argv}:
         return _print_help([word for word in argv if word not in HELP])
-    with ExitStack() as held:
-        config, resumed = read_settings(argv, lambda run: held.enter_context(locked(run.path)))
-        processes = held.enter_context(joined(config.device, config.timeout))
+    with ExitStack() as stack:
+        config, old_run = read_settings(argv, lambda run: stack.enter_context(locked(run.path)))
+        processes = stack.enter_context(joined(config.device, config.timeout))
         require_same_settings(config, processes)
-        learner = processes.in_turn(lambda: learner_of(config, resumed, processes))
-        run = resumed or RunFolder(config.path)
-        return Training(config, run, learner, processes).run(go_on=resumed is not None)
+        learner = processes.in_turn(lambda: learner_of(config, old_run, processes))
+        run = old_run or RunFolder(config.path)
+        return Training(config, run, learner, processes).run(go_on=old_run is not None)
 
 
 def _print_help(argv: Sequence[str]) -> int:

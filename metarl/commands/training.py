@@ -1,4 +1,4 @@
-"""A run in its folder: the trainer, and what is written and said of it."""
+"""Train a run in its folder: write its files, and print its result."""
 
 import json
 import os
@@ -53,35 +53,35 @@ def require_same_settings(config: Experiment, processes: Processes) -> None:
     """Raise UserError where this process would train something else than the first one."""
     if processes.size == 1:
         return
-    mine = {**plain(config), "threads": None}
-    first = json.loads(processes.leading_bytes(json.dumps(mine).encode()))
-    if difference := first_difference(mine, first):
+    own = {**plain(config), "threads": None}
+    first = json.loads(processes.leading_bytes(json.dumps(own).encode()))
+    if difference := first_difference(own, first):
         raise UserError(f"the settings are not those of the first process: {difference}")
 
 
-def beginning(config: Experiment, resumed: RunFolder | None) -> Experiment:
+def beginning(config: Experiment, old_run: RunFolder | None) -> Experiment:
     """Return the config to make a learner of: a run with a checkpoint needs no warm start."""
-    has_own = resumed is not None and not resumed.checkpoints().is_empty()
+    has_own = old_run is not None and not old_run.checkpoints().is_empty()
     return replace(config, init=None) if has_own else config
 
 
-def stored_shapes(resumed: RunFolder | None) -> Shapes | None:
+def stored_shapes(old_run: RunFolder | None) -> Shapes | None:
     """Return the shapes in the newest checkpoint of a run that this user did not make."""
-    if resumed is None or resumed.is_own or resumed.checkpoints().is_empty():
+    if old_run is None or old_run.is_own or old_run.checkpoints().is_empty():
         return None
-    checkpoint, state = resumed.checkpoints().load()
+    checkpoint, state = old_run.checkpoints().load()
     return shapes_in(state, str(checkpoint.path))
 
 
 def learner_of(
-    config: Experiment, resumed: RunFolder | None, processes: Processes = ALONE
+    config: Experiment, old_run: RunFolder | None, processes: Processes = ALONE
 ) -> build.Learner:
-    """Return the learner of a run that begins, or goes on from ``resumed``.
+    """Return the learner of a run that begins, or goes on from ``old_run``.
 
     Raises:
         UserError: see ``build.make_learner``.
     """
-    return build.make_learner(beginning(config, resumed), processes, stored_shapes(resumed))
+    return build.make_learner(beginning(config, old_run), processes, stored_shapes(old_run))
 
 
 class Training:
@@ -90,7 +90,7 @@ class Training:
     Args:
         config: its settings.
         folder: the run's, which is there only if it goes on.
-        learner: what is trained.
+        learner: the learner to train.
         processes: the processes that share it; the first one writes and speaks.
         callbacks: called with every iteration and its metrics.
     """
@@ -108,7 +108,7 @@ class Training:
         self._learner = learner
         self._processes = processes
         self._callbacks = callbacks
-        self._reported: int | None = None  # iterations that the report is of
+        self._report_iteration: int | None = None  # iterations that the report is of
 
     def run(self, go_on: bool) -> int:
         """Train and evaluate; returns the exit code: 1 if the last checkpoint is not on disk.
@@ -118,7 +118,7 @@ class Training:
 
         Raises:
             UserError: the run cannot go on.
-            Fault: what nobody foresaw.
+            Fault: an unexpected error.
         """
         if go_on:
             self._processes.by_leader(self._require_same)
@@ -126,8 +126,8 @@ class Training:
         if self._processes.leads:
             build.warn_of_equal_tasks(self._config)
         # Everything that can be refused has been; only now is something written.
-        with ExitStack() as held:
-            self._processes.by_leader(lambda: self._create(held))
+        with ExitStack() as stack:
+            self._processes.by_leader(lambda: self._create(stack))
             return self._run(go_on)
 
     def _run(self, go_on: bool) -> int:
@@ -141,21 +141,21 @@ class Training:
         except (UserError, Disconnected, StoppedElsewhere, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a family or a model of the user's own, or a fault of ours
-            raise Fault(_described(error, self._folder)) from error
+            raise Fault(_describe(error, self._folder)) from error
         if not self._processes.leads:
             return 0
         self._end(evaluation)
-        return 0 if trainer.saved else 1
+        return 0 if trainer.is_saved else 1
 
     def _require_same(self) -> None:
         """Raise UserError where the run was begun with other data; warn of other code."""
         provenance.warn_of_changed_code(self._folder, self._config)
         provenance.require_same_data(self._folder, self._learner)
 
-    def _create(self, held: ExitStack) -> None:
-        """Make the run's folder, locked until ``held`` is closed."""
+    def _create(self, stack: ExitStack) -> None:
+        """Make the run's folder, locked until ``stack`` is closed."""
         self._folder.require_new()
-        held.enter_context(locked(self._folder.path))
+        stack.enter_context(locked(self._folder.path))
         info = origin(
             plugins.folders(),
             plugins.packages(),
@@ -198,7 +198,7 @@ class Training:
             self._folder.update_config(to_yaml(self._config))
             info = self._folder.info()
             self._warn_of_rounding(info.get("compiled", self._config.compile))
-            if not (self._folder.is_own or self._folder.trusted):
+            if not (self._folder.is_own or self._folder.trust_code):
                 # The folders that are signed now should be those of this user's parts.
                 info |= {"directory": os.getcwd(), "modules": plugins.folders()}
             if "command" in info:  # else run.json is missing or damaged
@@ -211,10 +211,10 @@ class Training:
         if build.compiles(self._config):
             say("compiling: the first iteration can take a minute longer")
 
-    def _warn_of_rounding(self, compiled: Any) -> None:
+    def _warn_of_rounding(self, was_compiled: Any) -> None:
         """Warn where the run began compiled and goes on otherwise, or the other way round."""
-        if bool(compiled) != build.compiles(self._config):
-            how = "compiled" if compiled else "without compiling"
+        if bool(was_compiled) != build.compiles(self._config):
+            how = "compiled" if was_compiled else "without compiling"
             warn(f"the run began {how} and goes on otherwise: results will differ in rounding")
 
     def _open_sinks(self, start: int) -> Sinks:
@@ -240,17 +240,17 @@ class Training:
 
     def _illustrate(self, iteration: int, evaluation: Evaluation) -> Media:
         """Keep an evaluation and, if that is asked for, draw the report."""
-        self._reported = None
-        view = evaluations.keep_in(self._trained(iteration), evaluation)
+        self._report_iteration = None
+        view = evaluations.keep_in(self._model(iteration), evaluation)
         if not self._config.logging.report:
             return Media(tables=tables.tracker_tables(view))
         from metarl.report.page import write_report  # slow to import, and writes font caches
 
         media = write_report([view], self._folder.report_file, self._config.logging.videos)
-        self._reported = iteration
+        self._report_iteration = iteration
         return media
 
-    def _trained(self, iteration: int) -> evaluations.Trained:
+    def _model(self, iteration: int) -> evaluations.Trained:
         return evaluations.Trained(self._folder, self._config, iteration, self._learner)
 
     def _end(self, evaluation: Evaluation | None) -> None:
@@ -263,34 +263,34 @@ class Training:
             )
             return
         try:
-            view = evaluations.keep_in(self._trained(iterations), evaluation)
+            view = evaluations.keep_in(self._model(iterations), evaluation)
         except UserError as error:  # the disk is full, say: the run itself is done
             raise Fault(f"{error}; metarl evaluate {run.path} evaluates it again") from error
-        accepted = [row["outer/accepted"] for row in view.metrics if "outer/accepted" in row]
-        if accepted and not any(accepted):
+        flags = [row["outer/accepted"] for row in view.metrics if "outer/accepted" in row]
+        if flags and not any(flags):
             say(
-                f"no outer step was accepted in {len(accepted)} logged iterations: the parameters "
+                f"no outer step was accepted in {len(flags)} logged iterations: the parameters "
                 "are those that training began with"
             )
         tables.print_scores(view)
         print(f"written to {run.evaluation_file}")
-        if self._reported == iterations:
+        if self._report_iteration == iterations:
             print(f"report: {run.report_file}")
 
 
-def _described(error: Exception, run: RunFolder) -> str:
-    """One line on an error that nobody foresaw; its traceback is kept in the run's folder."""
+def _describe(error: Exception, run: RunFolder) -> str:
+    """Return one line on an unexpected error, and keep its traceback in the run's folder."""
     text = "".join(traceback.format_exception(error))
     file = run.path / f"error{launched().rank or ''}.txt"
     try:
         write_atomically(file, text.encode())
-        kept = f"the traceback is in {file}"
+        place_of_traceback = f"the traceback is in {file}"
     except OSError:
         for line in text.splitlines():
             complain(line)
-        kept = "the traceback is above"
+        place_of_traceback = "the traceback is above"
     place = traceback.extract_tb(error.__traceback__)[-1]
-    said = f"{described(error)} ({place.filename}, line {place.lineno}); {kept}"
+    message = f"{described(error)} ({place.filename}, line {place.lineno}); {place_of_traceback}"
     if run.checkpoints().is_empty():  # to go on would be to begin again
-        return said
-    return f"{said}; --resume {run.path} goes on from the last checkpoint"
+        return message
+    return f"{message}; --resume {run.path} goes on from the last checkpoint"

@@ -43,9 +43,9 @@ def inner_path(
     """
     for rate, batch in zip(rates, batches, strict=True):
         gradients = gradient(partial(_loss_of, loss_fn, batch), params, rate)
-        stepped = {name: params[name] - rate[name] * gradients[name] for name in rate}
+        new = {name: params[name] - rate[name] * gradients[name] for name in rate}
         # Keeps the order of theta, which flatten and unflatten rely on.
-        params = {name: stepped.get(name, p) for name, p in params.items()}
+        params = {name: new.get(name, p) for name, p in params.items()}
         yield params
 
 

@@ -24,7 +24,7 @@ RATE_PREFIX = "rate:"
 
 
 class LearnedRates(ABC):
-    """Which parts of a parameter tensor have a learned rate of their own."""
+    """The parts of a parameter tensor that have a learned rate of their own."""
 
     @abstractmethod
     def initial(self, param: Tensor, rate: float, steps: int) -> Tensor:
@@ -190,14 +190,14 @@ def with_rates(
 def split_rates(meta: Mapping[str, Tensor]) -> tuple[Params, Params]:
     """Split meta-parameters into the model's theta and the learned rates by parameter name."""
     theta = {n: p for n, p in meta.items() if not n.startswith(RATE_PREFIX)}
-    learned = {n.removeprefix(RATE_PREFIX): p for n, p in meta.items() if n.startswith(RATE_PREFIX)}
-    return theta, learned
+    rates = {n.removeprefix(RATE_PREFIX): p for n, p in meta.items() if n.startswith(RATE_PREFIX)}
+    return theta, rates
 
 
 def inner_rates(
     names: Sequence[str],
     alphas: Sequence[float],
-    learned: Params,
+    factors: Params,
     initial: float,
     kind: LearnedRates | None,
 ) -> list[Rates]:
@@ -206,13 +206,13 @@ def inner_rates(
     Args:
         names: adapted parameters.
         alphas: inner rate of every inner step.
-        learned: learned rates, scaled by alpha / ``initial``.
-        initial: what the learned rates started from.
+        factors: learned rates, scaled by alpha / ``initial``.
+        initial: the value that the learned rates began with.
         kind: of the learned rates; None: there are none, and rates are plain numbers.
     """
     if kind is None:
         return [dict.fromkeys(names, alpha) for alpha in alphas]
     return [
-        {n: kind.of_step(learned[n], k) * (alpha / initial) for n in names}
+        {n: kind.of_step(factors[n], k) * (alpha / initial) for n in names}
         for k, alpha in enumerate(alphas)
     ]

@@ -41,7 +41,7 @@ class Program(ABC, Generic[Result]):
     """
 
     from_call: ClassVar[int]
-    made: ClassVar[str]  # how, for the warning
+    label: ClassVar[str]  # for the warning
     exact: ClassVar[bool]  # whether results are those of the function to the last bit
     decompositions: ClassVar[dict[Any, Callable[..., Any]]] = {}
 
@@ -60,26 +60,26 @@ class Program(ABC, Generic[Result]):
             return self._fn(*inputs) if program is None else program(*leaves)
 
     def _due(self, key: Any, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result] | None:
-        """The program, if this is the call that it is made at or a later one."""
+        """Return the program, from call ``from_call`` on; None where none can be made."""
         if self._calls[key] + 1 < self.from_call:
             self._calls[key] += 1
             return None
         with self._lock:  # threads that come while it is made wait for it
             if key not in self._programs:
-                expected = self._fn(*inputs)  # its own errors are not the program's
-                self._programs[key] = self._program(inputs, leaves, list(leaves_of_tree(expected)))
+                result = self._fn(*inputs)  # its own errors are not the program's
+                self._programs[key] = self._program(inputs, leaves, list(leaves_of_tree(result)))
             return self._programs[key]
 
     def _program(
-        self, inputs: Any, leaves: list[Tensor], expected: list[Tensor]
+        self, inputs: Any, leaves: list[Tensor], results: list[Tensor]
     ) -> Callable[..., Result] | None:
         try:
             program = self._trace(inputs, leaves)
-            if self.exact and not all(map(_same_bits, leaves_of_tree(program(*leaves)), expected)):
+            if self.exact and not all(map(_same_bits, leaves_of_tree(program(*leaves)), results)):
                 raise ValueError("two calls with the same tensors differ")
             return program
         except Exception as error:  # a full disk, say, or a compiler that got our Ctrl-C too
-            warnings.warn(f"not {self.made}, which is slower: {_line(error)}", stacklevel=4)
+            warnings.warn(f"not {self.label}, which is slower: {_line(error)}", stacklevel=4)
             return None
 
     def _trace(self, inputs: Any, leaves: list[Tensor]) -> Callable[..., Result]:
@@ -112,7 +112,7 @@ class Traced(Program[Result]):
     """
 
     from_call = 2000
-    made = "traced"
+    label = "traced"
     exact = True
 
     def _finish(self, graph: GraphModule, example: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
@@ -126,7 +126,7 @@ class Compiled(Program[Result]):
     """
 
     from_call = 1
-    made = "compiled"
+    label = "compiled"
     exact = False
     decompositions: ClassVar = {torch.ops.aten.mm.default: _mm}
 
@@ -146,7 +146,7 @@ class Compiled(Program[Result]):
 
 @cache
 def compiler_fault() -> str:
-    """Why nothing can be compiled here (no C++ compiler, for example), in a line; or nothing."""
+    """Return in a line why nothing can be compiled here (no C++ compiler, say), or nothing."""
     x = torch.zeros(2)
     try:
         Compiled(lambda x: x + 1)._trace((x,), [x])
@@ -156,7 +156,7 @@ def compiler_fault() -> str:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Also where both are not a number."""
+    """Return whether two tensors are equal; NaN equals NaN."""
     return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 

@@ -1,4 +1,4 @@
-"""Is a meta-gradient right? Compared with finite differences, entry by entry, in float64."""
+"""Compare a meta-gradient with finite differences, entry by entry, in float64."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def check_gradient(
         For every parameter the entry with the largest error.
 
     Raises:
-        ValueError: a parameter is not float64, or the objective is no finite scalar.
+        ValueError: a parameter is not float64, or the objective is not a finite scalar.
     """
     for name, p in params.items():
         if p.dtype != torch.float64:
@@ -58,13 +58,13 @@ def check_gradient(
     scale = max((size for size in sizes if math.isfinite(size)), default=0.0) or 1.0
 
     @torch.no_grad()
-    def moved(name: str, position: int, by: float) -> float:
+    def value_beside(name: str, position: int, distance: float) -> float:
         p = params[name].detach().clone()
-        p.view(-1)[position] += by
+        p.view(-1)[position] += distance
         return float(objective(params | {name: p}, data))
 
     def compare(name: str, position: int) -> Entry:
-        difference = moved(name, position, epsilon) - moved(name, position, -epsilon)
+        difference = value_beside(name, position, epsilon) - value_beside(name, position, -epsilon)
         difference /= 2 * epsilon
         exact = float(gradients[name].reshape(-1)[position])
         index = torch.unravel_index(torch.tensor(position), params[name].shape)
@@ -74,8 +74,8 @@ def check_gradient(
     worst = []
     for name, p in params.items():
         positions = torch.linspace(0, p.numel() - 1, min(entries, p.numel())).round().long()
-        compared = [compare(name, position) for position in positions.tolist()]
-        worst.append(max(compared, key=_badness))
+        comparisons = [compare(name, position) for position in positions.tolist()]
+        worst.append(max(comparisons, key=_badness))
     return worst
 
 

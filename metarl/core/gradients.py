@@ -26,9 +26,9 @@ InnerGradient: TypeAlias = Callable[[Loss, Params, Collection[str]], Params]
 
 def exact(loss: Loss, params: Params, names: Collection[str]) -> Params:
     """Return the gradient with its graph (``torch.func.grad``)."""
-    fixed = {name: p for name, p in params.items() if name not in names}
+    constants = {name: p for name, p in params.items() if name not in names}
     moving = {name: params[name] for name in names}
-    gradient: Params = torch.func.grad(lambda moving: loss(fixed | moving))(moving)
+    gradient: Params = torch.func.grad(lambda moving: loss(constants | moving))(moving)
     return gradient
 
 
@@ -58,8 +58,8 @@ def by_differences(epsilon: float) -> InnerGradient:
 
         # Of all parameters: each may change the gradient of any other.
         vector: Any = _Gradient.apply(of_vector, epsilon, flatten(params))  # type: ignore[no-untyped-call]
-        found = unflatten(vector, params)
-        return {name: found[name] for name in names}
+        gradients = unflatten(vector, params)
+        return {name: gradients[name] for name in names}
 
     return gradient
 

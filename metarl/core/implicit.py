@@ -70,11 +70,11 @@ def implicit_adapt(
 
     def product(phi: Tensor, v: Tensor) -> Tensor:
         def slope(vector: Tensor) -> Tensor:
-            found: Tensor = (torch.func.grad(loss)(vector) * v).sum()
-            return found
+            derivative: Tensor = (torch.func.grad(loss)(vector) * v).sum()
+            return derivative
 
-        found: Tensor = v + torch.func.grad(slope)(phi) / proximal.strength
-        return found
+        result: Tensor = v + torch.func.grad(slope)(phi) / proximal.strength
+        return result
 
     args = descend, product, proximal.cg_iterations, flatten(theta)
     vector: Any = _Stationary.apply(*args)  # type: ignore[no-untyped-call]

@@ -34,14 +34,14 @@ class InnerLoop:
     Args:
         config: algorithm, rates and number of inner steps.
         loss: the inner loss of one task.
-        adapted: names of the parameters that adapt.
+        names: names of the parameters that adapt.
         algorithm: the choices that the algorithm's name stands for.
         proximal: the pull towards theta, of implicit algorithms.
     """
 
     config: InnerConfig
     loss: LossFn
-    adapted: tuple[str, ...]
+    names: tuple[str, ...]
     algorithm: InnerAlgorithm
     proximal: ProximalTerm = field(default_factory=ProximalTerm)
 
@@ -63,8 +63,8 @@ class InnerLoop:
             ValueError: the algorithm adapts only the head and no parameter matches.
         """
         algorithm = ALGORITHMS[config.algorithm]
-        adapted = adapted_names(algorithm, names, head)
-        return cls(config, loss, adapted, algorithm, proximal or ProximalTerm())
+        inner_names = adapted_names(algorithm, names, head)
+        return cls(config, loss, inner_names, algorithm, proximal or ProximalTerm())
 
     def of_first_order(self) -> "InnerLoop":
         """Return the same inner loop, which the outer step does not differentiate through."""
@@ -73,18 +73,18 @@ class InnerLoop:
     def meta_parameters(self, theta: Params) -> Params:
         """Return the initial meta-parameters around theta."""
         config = self.config
-        return with_rates(self.algorithm, theta, self.adapted, config.rate, config.steps)
+        return with_rates(self.algorithm, theta, self.names, config.rate, config.steps)
 
     def split(self, meta: Params, alphas: Sequence[float]) -> tuple[Params, list[Rates]]:
         """Return theta, and the rates of inner steps with inner rates ``alphas``.
 
         Context parameters are 0 whatever the meta-parameters say, so that no outer step moves them.
         """
-        theta, learned = split_rates(meta)
+        theta, learned_rates = split_rates(meta)
         if self.algorithm.context_only:
             theta = theta | {CONTEXT: torch.zeros_like(theta[CONTEXT])}
         kind = self.algorithm.learned_rates
-        return theta, inner_rates(self.adapted, alphas, learned, self.config.rate, kind)
+        return theta, inner_rates(self.names, alphas, learned_rates, self.config.rate, kind)
 
     def adapt(
         self, meta: Params, support: Sequence[Any], hessian_epsilon: float | None = None

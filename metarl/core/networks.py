@@ -50,12 +50,12 @@ def make_stateless(module: nn.Module) -> bool:
     Raises:
         ValueError: the module has other state, or is random: every call would be another function.
     """
-    changed = False
+    has_changed = False
     for name, layer in module.named_modules():
         if isinstance(layer, _BatchNorm) and layer.track_running_stats:
             layer.track_running_stats = False
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-            changed = True
+            has_changed = True
         elif isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise ValueError(f"layer {name} is random ({layer}), which adaptation cannot have")
         elif getattr(layer, "track_running_stats", False):
@@ -67,4 +67,4 @@ def make_stateless(module: nn.Module) -> bool:
         raise ValueError(
             f"it has buffers ({', '.join(buffers)}), which are no parameters; make them constants"
         )
-    return changed
+    return has_changed

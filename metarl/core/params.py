@@ -33,11 +33,12 @@ class Functional:
         self.has_changed = make_stateless(self._module)
         if not parameters_of(module):
             raise ValueError("none of its parameters has requires_grad: there is nothing to train")
-        named = self._module.named_parameters()
-        self._frozen = {n: p.detach() for n, p in named if not p.requires_grad}
+        named_parameters = self._module.named_parameters()
+        self._constants = {n: p.detach() for n, p in named_parameters if not p.requires_grad}
         self._on_device: dict[torch.device, Params] = {}
         count = [len(list(module.named_parameters(remove_duplicate=r))) for r in (True, False)]
-        self._tied = count[0] < count[1]  # finding out at every call costs more than a small layer
+        # Here, as finding out at every call costs more than a small layer.
+        self._has_shared_parameters = count[0] < count[1]
         self._skeletons = threading.local()
 
     def __call__(self, params: Mapping[str, Tensor], *args: Any) -> Any:
@@ -46,17 +47,17 @@ class Functional:
             skeleton = self._skeletons.module = copy.deepcopy(self._module)
         return torch.func.functional_call(
             skeleton,
-            {**self._frozen_on(params), **params} if self._frozen else dict(params),
+            {**self._constants_on(params), **params} if self._constants else dict(params),
             args,
-            tie_weights=self._tied,
+            tie_weights=self._has_shared_parameters,
             strict=True,
         )
 
-    def _frozen_on(self, params: Mapping[str, Tensor]) -> Params:
+    def _constants_on(self, params: Mapping[str, Tensor]) -> Params:
         """The frozen parameters on the device of others; moved once."""
         device = next(iter(params.values())).device
         if device not in self._on_device:
-            self._on_device[device] = {n: p.to(device) for n, p in self._frozen.items()}
+            self._on_device[device] = {n: p.to(device) for n, p in self._constants.items()}
         return self._on_device[device]
 
     def with_parameters(self, params: Mapping[str, Tensor]) -> nn.Module:
@@ -86,15 +87,15 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     return {name: part.view_as(p) for (name, p), part in zip(like.items(), parts, strict=True)}
 
 
-def require_like(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+def require_like(candidate: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless both have the same names, shapes and kinds of numbers, and no NaN."""
-    kinds, wanted = (
+    kinds, like_kinds = (
         {name: (tuple(p.shape), p.dtype, p.layout) for name, p in params.items()}
-        for params in (found, like)
+        for params in (candidate, like)
     )
-    if kinds != wanted or any(p.is_meta for p in found.values()):
-        raise ValueError(f"the checkpoint's parameters are {kinds}, expected {wanted}")
-    if broken := [name for name, p in found.items() if p.isnan().any()]:
+    if kinds != like_kinds or any(p.is_meta for p in candidate.values()):
+        raise ValueError(f"the checkpoint's parameters are {kinds}, expected {like_kinds}")
+    if broken := [name for name, p in candidate.items() if p.isnan().any()]:
         raise ValueError(f"the checkpoint has NaN {broken[0]}".rstrip())
 
 
@@ -153,22 +154,22 @@ def plain_tree(tree: Any) -> Any:
     return [plain_tree(child) for child in tree]
 
 
-def like_tree(found: Any, like: Tree) -> Tree:
-    """The inverse of ``plain_tree``: ``found`` as a tree of the kinds and devices of ``like``.
+def like_tree(plain: Any, like: Tree) -> Tree:
+    """The inverse of ``plain_tree``: ``plain`` as a tree of the kinds and devices of ``like``.
 
     Raises:
         ValueError: the two do not have the same names, shapes and kinds of numbers, or a number is
             NaN.
     """
     if isinstance(like, Tensor):
-        require_like({"": found}, {"": like})
-        return found.to(like)  # type: ignore[no-any-return]
-    wanted, there = _children(like), _children(found)
-    if wanted.keys() != there.keys():
-        raise ValueError(f"the checkpoint's state has {[*there]}, expected {[*wanted]}")
-    values = [like_tree(there[name], child) for name, child in wanted.items()]
+        require_like({"": plain}, {"": like})
+        return plain.to(like)  # type: ignore[no-any-return]
+    like_children, children = _children(like), _children(plain)
+    if like_children.keys() != children.keys():
+        raise ValueError(f"the checkpoint's state has {[*children]}, expected {[*like_children]}")
+    values = [like_tree(children[name], child) for name, child in like_children.items()]
     if isinstance(like, dict):
-        return type(like)(zip(wanted, values, strict=True))
+        return type(like)(zip(like_children, values, strict=True))
     return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)  # type: ignore[call-arg]
 
 

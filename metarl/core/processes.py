@@ -46,7 +46,7 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files and talks to the user."""
+        """Return whether this process is the one that writes files and talks to the user."""
         return self.rank == 0
 
     def share(self, tasks: int) -> range:
@@ -90,11 +90,11 @@ class Processes:
         counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         with connected():
             dist.all_gather(counts, torch.tensor([len(rows)]))
-            padded = rows.new_zeros(max(int(n) for n in counts), rows.shape[1])
-            padded[: len(rows)] = rows
-            found = [torch.empty_like(padded) for _ in range(self.size)]
-            dist.all_gather(found, padded)
-        return torch.cat([part[: int(n)] for part, n in zip(found, counts, strict=True)])
+            block = rows.new_zeros(max(int(n) for n in counts), rows.shape[1])
+            block[: len(rows)] = rows
+            blocks = [torch.empty_like(block) for _ in range(self.size)]
+            dist.all_gather(blocks, block)
+        return torch.cat([part[: int(n)] for part, n in zip(blocks, counts, strict=True)])
 
     def leading(self, value: Tensor) -> Tensor:
         """Return the first process's tensor; the others give a tensor of the same shape and type.
@@ -139,12 +139,12 @@ class Processes:
         result, error = None, None
         try:
             result = make() if here else None
-        except Exception as caught:
-            error = caught
-        failed = self.any(error is not None)
+        except Exception as exception:
+            error = exception
+        has_failure = self.any(error is not None)
         if error is not None:
             raise error
-        if failed:
+        if has_failure:
             raise StoppedElsewhere
         return result
 

@@ -60,14 +60,14 @@ Learner = MetaRLLearner | SupervisedLearner
 
 
 def make_learner(
-    config: Experiment, processes: Processes = ALONE, stored: Shapes | None = None
+    config: Experiment, processes: Processes = ALONE, shapes: Shapes | None = None
 ) -> Learner:
     """The learner of an experiment.
 
     Args:
         config: its settings.
         processes: the processes that share its tasks.
-        stored: shapes of the parameters that it will get from a checkpoint.
+        shapes: shapes of the parameters that it will get from a checkpoint.
 
     Raises:
         UserError: its tasks or its model cannot be made or do not fit in memory, there is no such
@@ -82,19 +82,19 @@ def make_learner(
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: there is no CUDA GPU here (or PyTorch is a CPU build); use cpu")
     make = make_rl_learner if isinstance(config, RLExperiment) else make_supervised_learner
-    learner: Learner = make(config, processes, stored)  # type: ignore[arg-type]
+    learner: Learner = make(config, processes, shapes)  # type: ignore[arg-type]
     if config.compile and (fault := compiler_fault()):
         warn(f"nothing is compiled, which is slower: {fault}")
     return learner
 
 
 def make_rl_learner(
-    config: RLExperiment, processes: Processes = ALONE, stored: Shapes | None = None
+    config: RLExperiment, processes: Processes = ALONE, stored_shapes: Shapes | None = None
 ) -> MetaRLLearner:
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
     family = make_family(config.env)
-    _require_room_for_policies(config, family, processes, stored)
+    _require_room_for_policies(config, family, processes, stored_shapes)
     module, name = make_policy(config, family), config.policy["name"]
     policy = functional("policy.name", name, module)
     if policy.has_changed:
@@ -146,13 +146,13 @@ def make_rl_learner(
 
 
 def _require_room_for_policies(
-    config: RLExperiment, family: Family, processes: Processes, stored: Shapes | None
+    config: RLExperiment, family: Family, processes: Processes, stored_shapes: Shapes | None
 ) -> None:
-    """Raise UserError where the trajectories do not fit in memory, or ``stored`` not the policy."""
+    """Raise UserError unless trajectories fit in memory, and ``stored_shapes`` the policy."""
     shapes: Shapes = {}
     if config.policy["name"] in POLICIES:
         shapes = shapes_of(lambda: _policy_module(config, family))
-        require_same_shapes(shapes if stored is None else stored, shapes)
+        require_same_shapes(shapes if stored_shapes is None else stored_shapes, shapes)
     observation, action = observation_space(config, family).shape, family.action_space.shape or ()
     sizes = family.horizon, observation, action, shapes
     require_room_for_policies(config, *sizes, processes.size)
@@ -199,8 +199,8 @@ def make_module(
         torch.manual_seed(seed)
         module = call(where, name, make, *args)
     if not isinstance(module, nn.Module):
-        made = type(module).__name__
-        raise UserError(f"{where} {name}: it should make a torch.nn.Module, got {made}")
+        kind = type(module).__name__
+        raise UserError(f"{where} {name}: it should make a torch.nn.Module, got {kind}")
     return module
 
 
@@ -224,17 +224,17 @@ def make_policy(config: RLExperiment, family: Family) -> nn.Module:
     """
     name, observations = config.policy["name"], observation_space(config, family)
     module = _policy_module(config, family)
-    found = call("policy.name", name, module, torch.zeros(3, *observations.shape))
+    distribution = call("policy.name", name, module, torch.zeros(3, *observations.shape))
     try:
-        require_distribution(found)
+        require_distribution(distribution)
     except ValueError as error:
         raise UserError(f"policy.name {name}: {error}") from error
     except Exception as error:  # whatever a user's distribution does
         raise UserError(f"policy.name {name}: {described(error)}") from error
-    actions = tuple(found.mode().shape[1:])
-    if actions != (wanted := family.action_space.shape or ()):
+    actions = tuple(distribution.mode().shape[1:])
+    if actions != (shape := family.action_space.shape or ()):
         raise UserError(
-            f"policy.name {name}: its actions have shape {actions}, those of the family {wanted}"
+            f"policy.name {name}: its actions have shape {actions}, those of the family {shape}"
         )
     return module
 
@@ -249,7 +249,7 @@ def _policy_module(config: RLExperiment, family: Family) -> nn.Module:
 
 
 def make_supervised_learner(
-    config: SupervisedExperiment, processes: Processes = ALONE, stored: Shapes | None = None
+    config: SupervisedExperiment, processes: Processes = ALONE, stored_shapes: Shapes | None = None
 ) -> SupervisedLearner:
     """See ``make_learner``."""
     threads = _use_threads_for_tasks(config, processes)
@@ -273,7 +273,7 @@ def make_supervised_learner(
     shapes: Shapes = {}
     if name in MODELS:
         shapes = shapes_of(lambda: _model_module(config, shape, outputs))
-        require_same_shapes(shapes if stored is None else stored, shapes)
+        require_same_shapes(shapes if stored_shapes is None else stored_shapes, shapes)
     require_room_for_models(config, shape, outputs, shapes, ways or 1)
     model, theta = _make_model(config, shape, outputs)
     predictor = Predictor(

@@ -41,35 +41,35 @@ def settings_of(schema: Callable[..., Any]) -> dict[str, Setting]:
     kind = schema.func if isinstance(schema, partial) else schema
     is_other_class = isinstance(kind, type) and not dataclasses.is_dataclass(kind)
     try:
-        hinted = kind.__init__ if is_other_class else kind
-        hints = typing.get_type_hints(hinted, include_extras=True)
+        function = kind.__init__ if is_other_class else kind
+        hints = typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # of a name that only type checkers import: not checked
         hints = {}
     meanings = _meanings(kind)
     fields = getattr(kind, "__dataclass_fields__", {})
-    found = {}
+    settings = {}
     for name, parameter in inspect.signature(schema).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = parameter.default
         if name in fields and fields[name].default_factory is not dataclasses.MISSING:
             default = fields[name].default_factory()
-        found[name] = Setting(hints.get(name, Any), default, meanings.get(name, ""))
-    return found
+        settings[name] = Setting(hints.get(name, Any), default, meanings.get(name, ""))
+    return settings
 
 
 def leaves(schema: Callable[..., Any], where: str = "") -> dict[str, Setting]:
     """Return the settings of a schema and of its groups by their dotted paths."""
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for name, setting in settings_of(schema).items():
         path = f"{where}.{name}".lstrip(".")
         is_group = dataclasses.is_dataclass(setting.annotation)
-        found |= leaves(setting.annotation, path) if is_group else {path: setting}
-    return found
+        settings |= leaves(setting.annotation, path) if is_group else {path: setting}
+    return settings
 
 
 def arguments(
-    schema: Callable[..., Any], values: Any, where: str = "", known: Collection[str] = ()
+    schema: Callable[..., Any], values: Any, where: str = "", paths: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return checked arguments for a class or function, defaults too.
 
@@ -77,7 +77,7 @@ def arguments(
         schema: the class or function; groups of settings are dataclasses among its arguments.
         values: a nested mapping; a ``Word`` in it stands for its text or its value.
         where: path of the mapping, for messages.
-        known: paths of all settings, to suggest; default: the settings of ``schema``.
+        paths: paths of all settings, to suggest; default: the settings of ``schema``.
 
     Raises:
         UserError: a setting is unknown, missing, or not of its type.
@@ -85,48 +85,48 @@ def arguments(
     if not isinstance(values, Mapping):
         raise UserError(f"{where} should be a mapping, got {shown(values)}")
     settings = settings_of(schema)
-    found = {name: setting.default for name, setting in settings.items()}
+    kwargs = {name: setting.default for name, setting in settings.items()}
     for name, value in values.items():
         path = f"{where}.{name}".lstrip(".")
         if name not in settings:
             there_are = f"; there are {', '.join(sorted(settings)) or 'none'}"
-            nearest = did_you_mean(path, known or leaves(schema, where))
+            nearest = did_you_mean(path, paths or leaves(schema, where))
             raise UserError(f"{path} is not a setting{nearest or there_are}")
-        found[name] = checked(settings[name].annotation, value, path, known)
-    if missing := [name for name, value in found.items() if value is REQUIRED]:
+        kwargs[name] = checked(settings[name].annotation, value, path, paths)
+    if missing := [name for name, value in kwargs.items() if value is REQUIRED]:
         raise UserError(f"{where}.{missing[0]} needs a value".lstrip("."))
-    return found
+    return kwargs
 
 
 def make(
-    schema: Callable[..., Any], values: Any, where: str = "", known: Collection[str] = ()
+    schema: Callable[..., Any], values: Any, where: str = "", paths: Collection[str] = ()
 ) -> Any:
     """Call ``schema`` with checked arguments.
 
     Raises:
         UserError: see ``arguments``; or ``schema`` raised anything, with its reason.
     """
-    found = arguments(schema, values, where, known)
+    kwargs = arguments(schema, values, where, paths)
     try:
-        return schema(**found)
+        return schema(**kwargs)
     except UserError:
         raise
     except Exception as error:  # whatever a user's class does
         reason = one_line(error)
         first = reason.partition(" ")[0]
         if where and not first.startswith(f"{where}."):
-            reason = f"{where}{'.' if first in found else ': '}{reason}"
+            reason = f"{where}{'.' if first in kwargs else ': '}{reason}"
         raise UserError(reason) from error
 
 
-def checked(annotation: Any, value: Any, where: str, known: Collection[str] = ()) -> Any:
+def checked(annotation: Any, value: Any, where: str, paths: Collection[str] = ()) -> Any:
     """Return a value of the annotated type; of a dataclass, an object that is made of settings.
 
     Raises:
         UserError: it is not of that type; or see ``make``.
     """
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return make(annotation, value, where, known)
+        return make(annotation, value, where, paths)
     if get_origin(annotation) is dict and isinstance(value, dict):
         return value
     reasons: list[ValueError] = []  # of types that say what is wrong
@@ -179,11 +179,11 @@ def shown(value: Any) -> str:
 @cache
 def _meanings(schema: Callable[..., Any]) -> dict[str, str]:
     """Return the descriptions under ``Args`` of its docstrings; a subclass's win."""
-    found = {}
+    meanings = {}
     for each in reversed(schema.__mro__) if isinstance(schema, type) else (schema,):
         for argument in docstring_parser.parse(each.__doc__ or "").params:
-            found[argument.arg_name] = " ".join((argument.description or "").split())
-    return found
+            meanings[argument.arg_name] = " ".join((argument.description or "").split())
+    return meanings
 
 
 @cache

@@ -40,8 +40,8 @@ def read_layers(name: str, above: Sequence[Path] = ()) -> list[Layer]:
     layers = []
     for base in [bases] if isinstance(bases, str) else bases:
         beside = path.parent / base
-        found = str(beside) if os.path.isfile(beside) else base
-        layers += read_layers(found, [*above, path])
+        config = str(beside) if os.path.isfile(beside) else base
+        layers += read_layers(config, [*above, path])
     return [*layers, values]
 
 
@@ -69,12 +69,12 @@ def find_file(name: str, folder: str, suffix: str, what: str) -> Path:
         UserError: there is none.
     """
     name = str(path_of(what, name))
-    named = config_files(folder, suffix)
+    files = config_files(folder, suffix)
     # A file that happens to lie in the current folder does not hide one of the named folder.
     for path in [name] if folder else [name, f"{name}{suffix}"]:
         if os.path.isfile(path):
             return Path(path)
-    if found := named.get(name.removesuffix(suffix)):
-        return found
-    nearest = did_you_mean(name, named) or f"; there are {', '.join(named)}"
+    if match := files.get(name.removesuffix(suffix)):
+        return match
+    nearest = did_you_mean(name, files) or f"; there are {', '.join(files)}"
     raise UserError(f"there is no {what} {name[:200]}{nearest}")

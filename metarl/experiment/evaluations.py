@@ -45,17 +45,17 @@ class Trained(NamedTuple):
     learner: build.Learner
 
 
-def open_runs(paths: Sequence[str], trusted: bool = False) -> list[RunFolder]:
+def open_runs(paths: Sequence[str], trust_code: bool = False) -> list[RunFolder]:
     """Existing runs.
 
     Args:
         paths: of their folders.
-        trusted: whether code that they name may be imported, whoever made them.
+        trust_code: whether code that they name may be imported, whoever made them.
 
     Raises:
         UserError: there is no run in one of the folders, or two have the same name.
     """
-    runs = [RunFolder.open(Path(path), trusted) for path in paths]
+    runs = [RunFolder.open(Path(path), trust_code) for path in paths]
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
@@ -71,21 +71,21 @@ def load(run: RunFolder, config: Experiment, which: str = "last") -> Trained:
     """
     config = replace(config, compile=False, init=None)  # the checkpoint has the parameters
     checkpoint, state = run.checkpoints().load(which)
-    stored = shapes_in(state, str(checkpoint.path))
-    learner = build.make_learner(config, stored=stored)
+    shapes = shapes_in(state, str(checkpoint.path))
+    learner = build.make_learner(config, shapes=shapes)
     provenance.warn_of_changed_code(run, config)
     provenance.warn_of_trained_classes(run, learner)
     load_into(learner, state, fixed_settings(read_config(run)), str(checkpoint.path))
     return Trained(run, config, checkpoint.iteration, learner)
 
 
-def export_to(trained: Trained, path: Path) -> list[Path]:
+def export_to(model: Trained, path: Path) -> list[Path]:
     """Write a run's network and its learned rates; see ``metarl.runtime.export``."""
-    learner = trained.learner
+    learner = model.learner
     source = learner.family if isinstance(learner, MetaRLLearner) else learner.source
     theta, rates = split_rates(learner.evaluated_meta)
     network = learner.network.with_parameters(theta)
-    return export(network, rates, build.shape_of_inputs(trained.config, source), path)
+    return export(network, rates, build.shape_of_inputs(model.config, source), path)
 
 
 def require_same_tasks(runs: Sequence[RunFolder], configs: Sequence[Experiment]) -> None:
@@ -118,19 +118,19 @@ def by_tasks(
     return [(group_runs, group_configs) for _, group_runs, group_configs in groups]
 
 
-def is_own(trained: Trained) -> bool:
+def is_own(model: Trained) -> bool:
     """Return whether an evaluation is of the run's own settings, data and newest checkpoint."""
-    if provenance.other_data(trained.run, trained.config, trained.learner):
+    if provenance.other_data(model.run, model.config, model.learner):
         return False
-    newest = trained.run.checkpoints().all()[0].iteration
-    own = evaluation_settings(read_config(trained.run))
-    return trained.iteration == newest and evaluation_settings(trained.config) == own
+    newest = model.run.checkpoints().all()[0].iteration
+    own = evaluation_settings(read_config(model.run))
+    return model.iteration == newest and evaluation_settings(model.config) == own
 
 
-def evaluated(trained: Trained, keep: bool) -> RunView:
+def evaluated(model: Trained, keep: bool) -> RunView:
     """Evaluate a model, and keep the result in the run's folder if asked to."""
-    evaluation = trained.learner.evaluate(trained.iteration)
-    return (keep_in if keep else view_of)(trained, evaluation)
+    evaluation = model.learner.evaluate(model.iteration)
+    return (keep_in if keep else view_of)(model, evaluation)
 
 
 def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView:
@@ -140,18 +140,18 @@ def newest(run: RunFolder, config: Experiment, episodes: bool = True) -> RunView
         episodes: whether recorded episodes are needed, which a kept run has not. If they alone are
             missing, the evaluation is made again, and the run's own stays as it is.
     """
-    saved, checkpoints = run.load_evaluation(), run.checkpoints().all()
+    evaluation, checkpoints = run.load_evaluation(), run.checkpoints().all()
     fits = False
-    if saved and checkpoints:
-        result = _as_of_today(saved[0])
-        recorded = _read_episodes(saved[1], result)
+    if evaluation and checkpoints:
+        result = _as_of_today(evaluation[0])
+        recordings = _read_episodes(evaluation[1], result)
         is_newest = result.iteration == checkpoints[0].iteration
         fits = is_newest and result.protocol == evaluation_settings(config)
-        if fits and (recorded or not episodes):
-            return _view(run, read_config(run), result, recorded)
-    trained = load(run, config)
-    print(f"evaluating {run.path} after {trained.iteration} iterations", flush=True)
-    return evaluated(trained, keep=is_own(trained) and not fits)
+        if fits and (recordings or not episodes):
+            return _view(run, read_config(run), result, recordings)
+    model = load(run, config)
+    print(f"evaluating {run.path} after {model.iteration} iterations", flush=True)
+    return evaluated(model, keep=is_own(model) and not fits)
 
 
 def _as_of_today(record: EvaluationRecord) -> EvaluationRecord:
@@ -164,7 +164,7 @@ def evaluation_settings(config: Experiment) -> EvaluationSettings:
     """Return how an evaluation is taken, as a config asks for it."""
     assert isinstance(config, RLExperiment | SupervisedExperiment)
     evaluation = config.evaluation
-    chosen = evaluation.candidate_rates if evaluation.inner_steps else None
+    candidates = evaluation.candidate_rates if evaluation.inner_steps else None
     if isinstance(config, RLExperiment):
         special: dict[str, Any] = {
             "trajectories": config.evaluation.trajectories or config.trajectories,
@@ -181,8 +181,8 @@ def evaluation_settings(config: Experiment) -> EvaluationSettings:
         problem=plain(config)[config.task_source],
         tasks=evaluation.tasks,
         seed=evaluation.seed,
-        inner_rates=None if chosen else evaluation.rates(config.inner.alpha),
-        candidates=chosen or [],
+        inner_rates=None if candidates else evaluation.rates(config.inner.alpha),
+        candidates=candidates or [],
         **special,
     )
 
@@ -190,23 +190,23 @@ def evaluation_settings(config: Experiment) -> EvaluationSettings:
 def _read_episodes(data: bytes | None, record: EvaluationRecord) -> Recorded | None:
     """Return recorded episodes; None where they are damaged, or not of this evaluation."""
     try:
-        found: Recorded = from_npz(data or b"", [RecordedRollouts, RecordedExamples])
+        episodes: Recorded = from_npz(data or b"", [RecordedRollouts, RecordedExamples])
     except ValueError:
         return None
-    return found if found.fits(len(record.scores), len(record.tasks)) else None
+    return episodes if episodes.fits(len(record.scores), len(record.tasks)) else None
 
 
-def keep_in(trained: Trained, evaluation: Evaluation) -> RunView:
+def keep_in(model: Trained, evaluation: Evaluation) -> RunView:
     """Write an evaluation to the run's folder; returns what reports see of it."""
-    record, episodes = _record(trained, evaluation)
-    trained.run.save_evaluation(record, episodes)
-    return _view(trained.run, read_config(trained.run), record, evaluation.episodes)
+    record, episodes = _record(model, evaluation)
+    model.run.save_evaluation(record, episodes)
+    return _view(model.run, read_config(model.run), record, evaluation.episodes)
 
 
-def view_of(trained: Trained, evaluation: Evaluation) -> RunView:
+def view_of(model: Trained, evaluation: Evaluation) -> RunView:
     """Return a report's view of an evaluation."""
-    record, _ = _record(trained, evaluation)
-    return _view(trained.run, read_config(trained.run), record, evaluation.episodes)
+    record, _ = _record(model, evaluation)
+    return _view(model.run, read_config(model.run), record, evaluation.episodes)
 
 
 def write(output: Path, views: Sequence[RunView]) -> None:
@@ -248,24 +248,27 @@ def _view(run: RunFolder, config: Experiment, record: EvaluationRecord, episodes
     )
 
 
-def _published(config: Experiment) -> Published:
+def _published_row(config: Experiment) -> Published:
     """Return the published row beside an evaluation, with every task's return where it is known."""
-    shown = config.evaluation.published
-    published, method = Published(shown.source, shown.test, shown.scores), shown.method
+    config_row = config.evaluation.published
+    row, method = (
+        Published(config_row.source, config_row.test, config_row.scores),
+        config_row.method,
+    )
     file = held_out_tasks(config) if isinstance(config, RLExperiment) else None
     if file is None or method not in file.published:
-        return published
+        return row
     source, returns = file.published[method]
     scores = returns.mean(axis=1).tolist()
-    return replace(published, source=source, scores=scores, per_task=returns.tolist())
+    return replace(row, source=source, scores=scores, per_task=returns.tolist())
 
 
-def _record(trained: Trained, evaluation: Evaluation) -> tuple[EvaluationRecord, bytes]:
+def _record(model: Trained, evaluation: Evaluation) -> tuple[EvaluationRecord, bytes]:
     """Return the record of an evaluation, and the file of its episodes.
 
     The same for the same checkpoint and settings, byte for byte.
     """
-    run, config, iteration, learner = trained
+    run, config, iteration, learner = model
     episodes, data = to_npz(evaluation.episodes), provenance.data_of(learner)
     record = EvaluationRecord(
         **vars(evaluation.record()),
@@ -275,7 +278,7 @@ def _record(trained: Trained, evaluation: Evaluation) -> tuple[EvaluationRecord,
         protocol=evaluation_settings(config),
         iteration=iteration,
         seed=config.seed,
-        published=_published(config),
+        published=_published_row(config),
         task_file=config.evaluation.task_file if isinstance(config, RLExperiment) else None,
         episodes_sha256=hashlib.sha256(episodes).hexdigest(),
         data_sha256=data["test"].sha256 if data else None,

@@ -96,8 +96,10 @@ def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint
     RunFolder(new).write_data(run.load_data())
     rows = _thin(read_metrics(run.metrics_file))
     (new / "metrics.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
-    if saved := run.load_evaluation():
-        evaluation = replace(saved[0], task_file=_file_name(saved[0].task_file))
+    if record_and_episodes := run.load_evaluation():
+        evaluation = replace(
+            record_and_episodes[0], task_file=_file_name(record_and_episodes[0].task_file)
+        )
         (new / "evaluation.json").write_text(evaluation.to_json(indent=1) + "\n")
     (new / "checkpoints").mkdir()
     for path in (checkpoint.path, checkpoint.path.with_suffix(".json")):
@@ -118,15 +120,15 @@ def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
     newest = checkpoints[0]
     evaluations.load(run, config, str(newest.iteration))
     rows = read_metrics(run.metrics_file)
-    logged = max((row["iteration"] + 1 for row in rows), default=0)
-    if logged > max(newest.iteration, 1):  # iteration 0 is logged where there is none to do
+    iterations = max((row["iteration"] + 1 for row in rows), default=0)
+    if iterations > max(newest.iteration, 1):  # iteration 0 is logged where there is none to do
         raise UserError(
-            f"{run.path} is half-written: it has logged {logged} iterations, but its newest "
+            f"{run.path} is half-written: it has logged {iterations} iterations, but its newest "
             f"checkpoint is after {newest.iteration}; resume it, and stop it with one Ctrl-C"
         )
-    saved = run.load_evaluation()
-    evaluated = saved[0].iteration if saved else None
-    if newest.iteration == config.iterations and evaluated != newest.iteration:
+    evaluation = run.load_evaluation()
+    evaluation_iteration = evaluation[0].iteration if evaluation else None
+    if newest.iteration == config.iterations and evaluation_iteration != newest.iteration:
         raise UserError(
             f"{run.path} has no evaluation of its last checkpoint: metarl evaluate {run.path}"
         )
@@ -166,9 +168,9 @@ def _portable_info(run: RunFolder, config: Experiment) -> dict[str, Any]:
     info = {key: value for key, value in run.info().items() if key not in of_machine}
     command = info.get("command")
     words = [str(word) for word in command] if isinstance(command, list) else []
-    signed = signature_of(plain(config), []) if run.is_own else None
+    signature = signature_of(plain(config), []) if run.is_own else None
     command = [_without_folder(word) for word in words]
-    return info | {"command": command, "signature": signed, "kept": True}
+    return info | {"command": command, "signature": signature, "kept": True}
 
 
 def _without_folder(word: str) -> str:
@@ -186,16 +188,16 @@ def _thin(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len(rows) > ROWS:
         span = math.ceil((rows[-1]["iteration"] + 1) / ROWS)
         last_of_span = {row["iteration"] // span: i for i, row in enumerate(rows)}
-        chosen = {0, *last_of_span.values()}
+        indices = {0, *last_of_span.values()}
         rows = [
             row
             for i, row in enumerate(rows)
-            if i in chosen or any(key.startswith("evaluation/") for key in row)
+            if i in indices or any(key.startswith("evaluation/") for key in row)
         ]
-    return [{key: _rounded(value) for key, value in row.items()} for row in rows]
+    return [{key: _round(value) for key, value in row.items()} for row in rows]
 
 
-def _rounded(value: Any) -> Any:
+def _round(value: Any) -> Any:
     if not isinstance(value, float) or not math.isfinite(value) or value.is_integer():
         return value
     return float(f"{value:.{DIGITS}g}")
@@ -232,7 +234,7 @@ def _end_replacing(old: Path, target: Path) -> None:
 
 
 def _recover(target: Path) -> None:
-    """End what a killed process was replacing."""
+    """Complete or undo replacements that a killed process began."""
     name = f".{glob.escape(target.name)}.*"
     for new in abandoned(target.parent, name, "new"):
         shutil.rmtree(new, ignore_errors=True)

@@ -96,16 +96,16 @@ def with_options(
         )
     first = plain(configs[0].evaluation) | as_plain(evaluations.evaluation_settings(configs[0]))
     evaluation = {name: first[name] for name in SHARED if name in first}
-    asked = {name: value for name, value in vars(options).items() if value not in (None, {})}
-    asked = {name: value for name, value in asked.items() if name not in NOT_OF_CONFIGS}
-    if {"tasks", "task_file"} <= asked.keys():
+    values = {name: value for name, value in vars(options).items() if value not in (None, {})}
+    values = {name: value for name, value in values.items() if name not in NOT_OF_CONFIGS}
+    if {"tasks", "task_file"} <= values.keys():
         raise UserError("either tasks are drawn or they come from task_file, not both")
-    if evaluation.get("task_file") and ("tasks" in asked or _draws_other_tasks(config, options)):
+    if evaluation.get("task_file") and ("tasks" in values or _draws_other_tasks(config, options)):
         evaluation["task_file"] = None
-    if asked.keys() & {"inner_rates", "candidate_rates"}:
+    if values.keys() & {"inner_rates", "candidate_rates"}:
         evaluation |= {"inner_rates": None, "candidate_rates": None}
     settings: dict[str, Any] = {"evaluation": evaluation}
-    for name, value in asked.items():
+    for name, value in values.items():
         if name in vars(config.evaluation):
             evaluation[name] = value
         elif name in vars(config):

@@ -43,15 +43,15 @@ def find(where: str, name: Any, registry: Mapping[str, Any], check: Check) -> An
     if isinstance(name, str) and name in registry:
         return registry[name]
     if not is_plugin(name):
-        known = ", ".join([*registry, "package.module:NAME of your own"])
+        choices = ", ".join([*registry, "package.module:NAME of your own"])
         nearest = did_you_mean(str(name), list(registry))
-        raise UserError(f"{where} {name!r} is unknown{nearest}; there are {known}")
-    found = _imported(where, name)
-    if fault := check(found):
-        raise UserError(f"{where} {name}: it {fault}, got {_described(found)}")
-    if file := _source_file(name, found):
+        raise UserError(f"{where} {name!r} is unknown{nearest}; there are {choices}")
+    part = _import(where, name)
+    if fault := check(part):
+        raise UserError(f"{where} {name}: it {fault}, got {_kind(part)}")
+    if file := _source_file(name, part):
         _files[name] = file
-    return found
+    return part
 
 
 def is_plugin(name: Any) -> bool:
@@ -94,7 +94,7 @@ def code_of(settings: Any) -> dict[str, str]:
     return {settings: hashlib.sha256(_files[settings].read_bytes()).hexdigest()}
 
 
-def name_of(found: Any) -> str:
+def name_of(part: Any) -> str:
     """Return ``package.module:Name`` of a class or function of the user's own.
 
     The folder of its module, or of its script, is searched from now on.
@@ -102,7 +102,7 @@ def name_of(found: Any) -> str:
     Raises:
         UserError: it is not at the top level of a file, so it could not be found again.
     """
-    module, name = found.__module__, found.__qualname__
+    module, name = part.__module__, part.__qualname__
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or "<" in name:
         raise UserError(f"{name} could not be found again: define it at the top level of a file")
@@ -128,12 +128,12 @@ def subclass_of(*bases: type, needs: Sequence[str] = ()) -> Check:
     """Check for a concrete subclass that has the attributes ``needs``."""
     names = " or ".join(base.__name__ for base in bases)
 
-    def check(found: Any) -> str:
-        if not (isinstance(found, type) and issubclass(found, bases)):
+    def check(part: Any) -> str:
+        if not (isinstance(part, type) and issubclass(part, bases)):
             return f"should be a subclass of {names}"
-        missing = sorted(getattr(found, "__abstractmethods__", ()))
-        missing += [name for name in needs if not hasattr(found, name)]
-        if "__dataclass_fields__" not in vars(found):
+        missing = sorted(getattr(part, "__abstractmethods__", ()))
+        missing += [name for name in needs if not hasattr(part, name)]
+        if "__dataclass_fields__" not in vars(part):
             return "should be a frozen dataclass (@dataclass(frozen=True))"
         return f"should define {', '.join(missing)}" if missing else ""
 
@@ -143,11 +143,11 @@ def subclass_of(*bases: type, needs: Sequence[str] = ()) -> Check:
 def function_of(*arguments: str) -> Check:
     """Check for a function of these positional arguments."""
 
-    def check(found: Any) -> str:
-        if not callable(found):
+    def check(part: Any) -> str:
+        if not callable(part):
             return f"should be a function of ({', '.join(arguments)})"
         try:
-            inspect.signature(found).bind(*arguments)
+            inspect.signature(part).bind(*arguments)
         except TypeError:
             return f"should be a function of ({', '.join(arguments)})"
         except ValueError:  # one of C
@@ -160,40 +160,40 @@ def function_of(*arguments: str) -> Check:
 def class_with(*names: str) -> Check:
     """Check for a class with these attributes."""
 
-    def check(found: Any) -> str:
-        missing = [n for n in names if not (isinstance(found, type) and hasattr(found, n))]
+    def check(part: Any) -> str:
+        missing = [n for n in names if not (isinstance(part, type) and hasattr(part, n))]
         return f"should be a class with {', '.join(missing)}" if missing else ""
 
     return check
 
 
-def _imported(where: str, name: str) -> Any:
+def _import(where: str, name: str) -> Any:
     module, _, attribute = name.partition(":")
     for folder in (os.getcwd(), *_folders):
         if folder not in sys.path:
             sys.path.append(folder)
     try:
         _require_outside_of_runs(module.partition(".")[0])
-        found: Any = importlib.import_module(module)
+        value: Any = importlib.import_module(module)
     except UserError as error:
         raise UserError(f"{where} {name}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's code does
-        raise UserError(f"{where} {name} does not import: {_placed(error)}") from error
+        raise UserError(f"{where} {name} does not import: {_describe_with_place(error)}") from error
     _packages[module.partition(".")[0]] = None
     for part in attribute.split("."):
         try:
-            found = getattr(found, part)
+            value = getattr(value, part)
         except AttributeError:
-            names = [x for x in dir(found) if not x.startswith("_")]
+            names = [x for x in dir(value) if not x.startswith("_")]
             raise UserError(
                 f"{where} {name}: {module} has no {part}{did_you_mean(part, names)}"
             ) from None
-    return found
+    return value
 
 
-def _source_file(name: str, found: Any) -> Path | None:
-    """The file that defines ``found``, which the module in its name may have from elsewhere."""
-    modules = (getattr(found, "__module__", None), name.partition(":")[0])
+def _source_file(name: str, part: Any) -> Path | None:
+    """The file that defines ``part``, which the module in its name may have from elsewhere."""
+    modules = (getattr(part, "__module__", None), name.partition(":")[0])
     files = (getattr(sys.modules.get(str(module)), "__file__", None) for module in modules)
     return next((Path(file) for file in files if file and os.path.isfile(file)), None)
 
@@ -208,7 +208,7 @@ def _require_outside_of_runs(package: str) -> None:
                 raise UserError(f"{path} is in the folder of a run, from which nothing is imported")
 
 
-def _placed(error: BaseException) -> str:
+def _describe_with_place(error: BaseException) -> str:
     """An exception in one line, with the place in the user's file that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
@@ -216,9 +216,9 @@ def _placed(error: BaseException) -> str:
     return described(error) + place
 
 
-def _described(found: Any) -> str:
-    if isinstance(found, type):
-        return found.__name__
-    if inspect.isfunction(found):
-        return f"{found.__name__}{inspect.signature(found)}; its settings need defaults"
-    return type(found).__name__
+def _kind(part: Any) -> str:
+    if isinstance(part, type):
+        return part.__name__
+    if inspect.isfunction(part):
+        return f"{part.__name__}{inspect.signature(part)}; its settings need defaults"
+    return type(part).__name__

@@ -56,12 +56,12 @@ def warn_of_trained_classes(run: RunFolder, learner: Learner) -> None:
     own, now = run.load_data(), data_of(learner)
     if not own or not now:
         return
-    trained = own["train"].classes
-    if seen := [name for name in now["test"].classes if name in trained]:
-        more = ["..."] * (len(seen) > NAMED)
+    classes = own["train"].classes
+    if overlap := [name for name in now["test"].classes if name in classes]:
+        more = ["..."] * (len(overlap) > NAMED)
         warn(
-            f"{run.path} was trained on {len(seen)} of the {len(now['test'].classes)} test "
-            f"classes: {', '.join([*seen[:NAMED], *more])}"
+            f"{run.path} was trained on {len(overlap)} of the {len(now['test'].classes)} test "
+            f"classes: {', '.join([*overlap[:NAMED], *more])}"
         )
 
 
@@ -69,5 +69,5 @@ def warn_of_changed_code(run: RunFolder, config: Experiment) -> None:
     """Warn where a part of the user's own is not the code that the run was begun with."""
     began = run.code()
     now = plugins.code_of(plain(config))
-    if changed := [name for name, digest in now.items() if began.get(name, digest) != digest]:
-        warn(f"{run.path} was begun with other code of {', '.join(changed)}")
+    if names := [name for name, digest in now.items() if began.get(name, digest) != digest]:
+        warn(f"{run.path} was begun with other code of {', '.join(names)}")

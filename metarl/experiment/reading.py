@@ -32,7 +32,7 @@ class Word(str):
     def value(self) -> Any:
         """The text as YAML; the text itself where it is not YAML."""
         try:
-            return _parsed(self) if self else ""
+            return _parse(self) if self else ""
         except (ValueError, yaml.YAMLError):
             return str(self)
 
@@ -78,7 +78,7 @@ for _tag, _pattern in {
     )
 
 
-def _parsed(text: str, origin: str = "") -> Any:
+def _parse(text: str, origin: str = "") -> Any:
     """Raise ValueError for control characters, and integers with more digits than JSON may have."""
     loader = _Loader(text)
     loader.name = origin
@@ -97,7 +97,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     try:
         text = read_file(path, LARGEST_FILE).decode()
-        values = _parsed(text, str(path))
+        values = _parse(text, str(path))
         _require_distinct(values)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error

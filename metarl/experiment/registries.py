@@ -52,14 +52,14 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Group(Generic[Made]):
-    """A group of settings that names what it is of: ``outer: {name: adam, learning_rate: 0.1}``.
+    """A group of settings that names a class or function: ``outer: {name: adam, ...}``.
 
     Args:
         where: the group's path.
         key: the setting that has the name.
         registry: what metarl has by name.
-        check: of what a user's own name stands for.
-        later: its first arguments, which are not settings: what is made is a function of them.
+        check: of the user's own object that a name stands for.
+        later: first arguments that are not settings: the group makes a function of them.
     """
 
     where: str
@@ -80,10 +80,10 @@ class Group(Generic[Made]):
             UserError: the name is unknown, does not import or is of the wrong kind.
         """
         name = settings.get(self.key)
-        found = find(self.path, name, self.registry, self.check)
-        if self.key in inspect.signature(found).parameters:
+        part = find(self.path, name, self.registry, self.check)
+        if self.key in inspect.signature(part).parameters:
             raise UserError(f"{self.path} {name}: call its field {self.key} something else")
-        return found, {k: v for k, v in settings.items() if k != self.key}
+        return part, {k: v for k, v in settings.items() if k != self.key}
 
     def make(self, settings: dict[str, Any]) -> Made:
         """Return an object of the class that the group names, or its function of ``later``.
@@ -93,26 +93,26 @@ class Group(Generic[Made]):
         """
         kind, values = self.find(settings)
         if self.later:
-            found = arguments(partial(kind, *self.later), values, self.where)
-            return cast(Made, partial(kind, **found))
-        made: Made = make(kind, values, self.where)
-        return made
+            kwargs = arguments(partial(kind, *self.later), values, self.where)
+            return cast(Made, partial(kind, **kwargs))
+        result: Made = make(kind, values, self.where)
+        return result
 
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the group with all settings written out."""
-        made: Any = self.make(settings)
-        values = made.keywords if self.later else asdict(made)
+        part: Any = self.make(settings)
+        values = part.keywords if self.later else asdict(part)
         return {self.key: settings[self.key], **values}
 
     def leaves(self, settings: Any) -> dict[str, Setting]:
         """Return the settings by path, the name first; the name only if it is unknown."""
         meaning = f"{', '.join(self.registry)}, or package.module:Name"
-        found = {self.path: Setting(str, REQUIRED, meaning)}
+        own = {self.path: Setting(str, REQUIRED, meaning)}
         try:
             kind, _ = self.find(settings if isinstance(settings, dict) else {})
         except UserError:  # raised again where the group is made
-            return found
-        return found | leaves(partial(kind, *self.later), self.where)
+            return own
+        return own | leaves(partial(kind, *self.later), self.where)
 
 
 def is_labelled(kind: Any) -> bool:
@@ -120,14 +120,14 @@ def is_labelled(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, LabelledSet)
 
 
-def _fault_of_source(found: Any) -> str:
+def _fault_of_source(source: Any) -> str:
     """Check for a source of supervised tasks."""
-    if is_labelled(found):
-        return subclass_of(LabelledSet)(found)
-    if isinstance(found, type) and issubclass(found, RegressionFamily):
-        return subclass_of(RegressionFamily, needs=["task_fields"])(found)
-    fault = class_with("task_fields", "input_shape", "draw", "variants", "require")(found)
-    return fault or ("" if is_dataclass(found) else "should be a frozen dataclass")
+    if is_labelled(source):
+        return subclass_of(LabelledSet)(source)
+    if isinstance(source, type) and issubclass(source, RegressionFamily):
+        return subclass_of(RegressionFamily, needs=["task_fields"])(source)
+    fault = class_with("task_fields", "input_shape", "draw", "variants", "require")(source)
+    return fault or ("" if is_dataclass(source) else "should be a frozen dataclass")
 
 
 FAMILY = Group[Family]("env", "family", FAMILIES, subclass_of(Family, needs=["task_fields"]))
@@ -151,8 +151,8 @@ def inner_loss(inner: PolicyInnerConfig) -> Any:
         UserError: there is none, or it is not such a function.
     """
     check = function_of("policy", "params", "batch")
-    found = find("inner.loss", inner.loss, INNER_LOSSES, check)
-    return partial(found, decay=inner.dice_lambda) if found is loaded_dice_loss else found
+    loss = find("inner.loss", inner.loss, INNER_LOSSES, check)
+    return partial(loss, decay=inner.dice_lambda) if loss is loaded_dice_loss else loss
 
 
 def find_sink(name: str) -> Any:

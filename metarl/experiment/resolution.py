@@ -1,4 +1,4 @@
-"""A config with everything written out that it leaves open, and its held-out tasks."""
+"""Write out the settings that a config leaves open, and read its held-out tasks."""
 
 import dataclasses
 from pathlib import Path
@@ -62,10 +62,10 @@ def held_out_tasks(config: RLExperiment) -> TaskFile | None:
 
 
 def resolve(config: Settings) -> Settings:
-    """The config with everything written out that it leaves open.
+    """Return the config with every setting written out that it leaves open.
 
     Raises:
-        UserError: a name is unknown, or the settings of what it names are not allowed.
+        UserError: a name is unknown, or the settings of its object are not allowed.
     """
     pays = config.device == "cpu" and config.iterations >= COMPILE_FROM[type(config)]
     config = dataclasses.replace(config, compile=pays if config.compile is None else config.compile)

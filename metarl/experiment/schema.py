@@ -139,8 +139,8 @@ def kind_of(config: Experiment) -> str:
 
 def schema_of(layers: Iterable[Mapping[str, Any]]) -> type[Experiment]:
     """The schema of some settings: those that have ``data`` are supervised."""
-    said = any(SupervisedExperiment.task_source in layer for layer in layers)
-    return SupervisedExperiment if said else RLExperiment
+    is_supervised = any(SupervisedExperiment.task_source in layer for layer in layers)
+    return SupervisedExperiment if is_supervised else RLExperiment
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def read_settings(
     if positional:
         raise UserError(f"train takes options only, got {positional[0]}; a config is --config NAME")
     layers, configs, resume = asked(options)
-    trusted = any(name == TRUST and word.value is True for name, word in options)
-    run = None if resume in (None, AUTO) else RunFolder.open(Path(str(resume)), trusted)
+    trust_code = any(name == TRUST and word.value is True for name, word in options)
+    run = None if resume in (None, AUTO) else RunFolder.open(Path(str(resume)), trust_code)
     if run is not None:
         if not is_printed:
             lock(run)
@@ -68,31 +68,31 @@ def read_settings(
     if run is not None:
         if resume in (None, AUTO):
             lock(run)
-            run.trusted = trusted
+            run.trust_code = trust_code
         require_same_run(run, config)
         if resume == AUTO and is_done(run, config):
-            done = f"{run.path} has {config.iterations} iterations and their evaluation"
-            print(f"done: {done}", flush=True)
+            status = f"{run.path} has {config.iterations} iterations and their evaluation"
+            print(f"done: {status}", flush=True)
             sys.exit(0)
     return config, run
 
 
 def require_same_run(run: RunFolder, config: Experiment) -> None:
     """Raise UserError unless a run may go on with these settings, and can be written."""
-    own, wanted = (
+    own, new = (
         {**fixed_settings(each), "folder": each.folder, "name": each.name}
         for each in (read_config(run, parts_of(plain(config))), config)
     )
-    if difference := first_difference(own, wanted):
+    if difference := first_difference(own, new):
         raise UserError(f"a resumed run keeps its settings: {difference}; start a new run instead")
     run.require_writable()
 
 
 def is_done(run: RunFolder, config: Experiment) -> bool:
     """Return whether a run has all of its iterations, and an evaluation after them."""
-    checkpoints, saved = run.checkpoints().all(), run.load_evaluation()
+    checkpoints, evaluation = run.checkpoints().all(), run.load_evaluation()
     last = checkpoints[0].iteration if checkpoints else -1
-    return saved is not None and saved[0].iteration == last >= config.iterations
+    return evaluation is not None and evaluation[0].iteration == last >= config.iterations
 
 
 def stem(config: Experiment, configs: Sequence[str] = ()) -> str:
@@ -115,8 +115,8 @@ def asked(options: Sequence[tuple[str, Word]]) -> tuple[Layers, list[str], str |
     for name in (special := ("config", "resume", TRUST)):
         if any(name in values for values in files):
             raise UserError(f"{name} is not a setting for a file; use --{name}")
-    given = merged({}, (pair for pair in options if pair[0] not in special))
-    return [*files, given], configs, runs[-1] if runs else None
+    overrides = merged({}, (pair for pair in options if pair[0] not in special))
+    return [*files, overrides], configs, runs[-1] if runs else None
 
 
 def parse(layers: Layers) -> Experiment:
@@ -128,24 +128,26 @@ def parse(layers: Layers) -> Experiment:
     schema = schema_of(layers)
     values = combined(schema, layers)
     try:
-        config: Experiment = make(schema, values, known=known_settings(schema, values))
+        config: Experiment = make(schema, values, paths=known_settings(schema, values))
         return resolve(config)
     except UserError as error:
         path = str(error).partition(" ")[0]
-        found = [layer for layer in layers if at(layer, path, REQUIRED) is not REQUIRED]
-        if origin := getattr(found[-1], "origin", "") if found else "":
+        sources = [layer for layer in layers if at(layer, path, REQUIRED) is not REQUIRED]
+        if origin := getattr(sources[-1], "origin", "") if sources else "":
             raise UserError(f"{origin}: {error}") from error
         raise
 
 
 def known_settings(schema: type[Experiment], values: Mapping[str, Any]) -> dict[str, Setting]:
     """Return all settings by path, those of a named group too; their defaults are ``values``."""
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for path, setting in leaves(schema).items():
         default = at(values, path, setting.default)
         own = GROUPS[path].leaves(default) if path in GROUPS else {path: setting}
-        found |= {name: s._replace(default=at(values, name, s.default)) for name, s in own.items()}
-    return found
+        settings |= {
+            name: s._replace(default=at(values, name, s.default)) for name, s in own.items()
+        }
+    return settings
 
 
 def combined(schema: type[Experiment], layers: Layers) -> dict[str, Any]:
@@ -162,14 +164,14 @@ def combined(schema: type[Experiment], layers: Layers) -> dict[str, Any]:
     return values
 
 
-def read_config(run: RunFolder, named: Collection[str] = ()) -> Experiment:
+def read_config(run: RunFolder, user_parts: Collection[str] = ()) -> Experiment:
     """Return the config of an existing run, of this or an earlier version.
 
     The run's own copy of its task file takes the place of the file.
 
     Args:
         run: the run.
-        named: parts of the user's own that the user names.
+        user_parts: parts of the user's own that the user names.
 
     Raises:
         UserError: its config cannot be read, or names code that the user may not trust.
@@ -179,7 +181,7 @@ def read_config(run: RunFolder, named: Collection[str] = ()) -> Experiment:
         settings = upgraded(settings)
     if isinstance(name := at(settings, "evaluation.task_file"), str):
         settings["evaluation"]["task_file"] = str(run.own_task_file(name) or name)
-    require_trust(run, settings, named)
+    require_trust(run, settings, user_parts)
     with _naming(run):
         return parse([settings])
 
@@ -190,9 +192,9 @@ def _naming(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        written = str(at(run.info(), "packages.metarl", ""))
-        is_newer = _numbers(written) > _numbers(__version__)
-        note = f" (written by metarl {written}, newer than this {__version__})" if is_newer else ""
+        version = str(at(run.info(), "packages.metarl", ""))
+        is_newer = _numbers(version) > _numbers(__version__)
+        note = f" (written by metarl {version}, newer than this {__version__})" if is_newer else ""
         raise UserError(f"{run.config_file}{note}: {error}") from error
 
 

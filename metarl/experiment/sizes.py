@@ -1,6 +1,6 @@
-"""Sizes, before anything is made: what an experiment keeps in memory, what a checkpoint holds.
+"""Checks of sizes before anything is allocated: an experiment's memory, a checkpoint's shapes.
 
-What is counted is less than what is needed: nothing is refused that would have fitted.
+The count is a lower bound: nothing is refused that would have fitted.
 """
 
 import math
@@ -27,10 +27,10 @@ def shapes_of(make: Callable[[], nn.Module]) -> Shapes:
         return {name: [*p.shape] for name, p in make().named_parameters()}
 
 
-def require_same_shapes(found: Shapes, wanted: Shapes) -> None:
+def require_same_shapes(shapes: Shapes, reference: Shapes) -> None:
     """Raise UserError where a checkpoint's parameters are not those of the run's network."""
-    for name in {**wanted, **found}:
-        if (one := found.get(name)) != (other := wanted.get(name)):
+    for name in {**reference, **shapes}:
+        if (one := shapes.get(name)) != (other := reference.get(name)):
             raise UserError(
                 f"the checkpoint does not fit this run: {name} has shape {one}, not {other}"
             )
@@ -114,6 +114,6 @@ def _require_parameters(shapes: Shapes) -> int:
 
 
 def _require_room(numbers: int, what: str) -> None:
-    needed, there = NUMBER * numbers / GIGABYTE, memory() / GIGABYTE
-    if needed > there:
-        raise UserError(f"{what} need {needed:,.1f} GB of memory or more; there are {there:,.1f}")
+    need, there = NUMBER * numbers / GIGABYTE, memory() / GIGABYTE
+    if need > there:
+        raise UserError(f"{what} need {need:,.1f} GB of memory or more; there are {there:,.1f}")

@@ -1,4 +1,4 @@
-"""Sources of supervised tasks, from what a config says of them."""
+"""Make the sources of supervised tasks that a config describes."""
 
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ def make_source(data: dict[str, Any], folder: str | None) -> Source:
         return FewShot(_load(source, data["source"], folder), source.ways)
     if folder is not None:
         raise UserError(f"data_folder is for images, which {data['source']} has none of")
-    made: Source = source
-    return made
+    result: Source = source
+    return result
 
 
 def _load(source: LabelledSet, name: str, folder: str | None) -> dict[str, LabelledTensors]:
@@ -33,9 +33,9 @@ def _load(source: LabelledSet, name: str, folder: str | None) -> dict[str, Label
         UserError: they cannot be had, or are not sound.
     """
     where = "data.source"
-    found = call(where, name, source.load, Path(folder) if folder else None)
+    splits = call(where, name, source.load, Path(folder) if folder else None)
     try:
-        return checked_splits(found)
+        return checked_splits(splits)
     except (UserError, ValueError) as error:
         raise UserError(f"{where} {name}: {error}") from error
     except Exception as error:  # whatever a user's dataset does

@@ -1,4 +1,4 @@
-"""Suggest what somebody may have meant by a name that does not exist."""
+"""Suggest existing names for one that does not exist."""
 
 import difflib
 from collections.abc import Iterable
@@ -28,22 +28,22 @@ SYNONYMS = {
 """Other names that people try, for did-you-mean."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return `` (did you mean ...?)`` with the known names that are nearest, or nothing.
 
     Args:
         word: an unknown name, or the dotted path of an unknown setting.
-        known: names or paths that exist.
+        names: names or paths that exist.
     """
-    known = list(known)
+    names = list(names)
     group, dot, name = word.replace("-", "_").rpartition(".")
-    meant = {name, *(each for each, others in SYNONYMS.items() if name in others.split())}
-    found = [path for path in known if path.rpartition(".")[2] in meant]
-    found = [path for path in found if path.startswith(group)] or found
-    inside = [path.rpartition(".")[2] for path in known if path.rpartition(".")[0] == group]
-    if not found and inside and dot:
-        found = [f"{group}.{near}" for near in difflib.get_close_matches(name, inside, n=1)]
-    elif not found:
-        groups = {path.partition(".")[0] for path in known}
-        found = difflib.get_close_matches(word, [*known, *groups], n=1)
-    return f" (did you mean {' or '.join(found[:3])}?)" if found else ""
+    meanings = {name, *(each for each, others in SYNONYMS.items() if name in others.split())}
+    matches = [path for path in names if path.rpartition(".")[2] in meanings]
+    matches = [path for path in matches if path.startswith(group)] or matches
+    inside = [path.rpartition(".")[2] for path in names if path.rpartition(".")[0] == group]
+    if not matches and inside and dot:
+        matches = [f"{group}.{near}" for near in difflib.get_close_matches(name, inside, n=1)]
+    elif not matches:
+        groups = {path.partition(".")[0] for path in names}
+        matches = difflib.get_close_matches(word, [*names, *groups], n=1)
+    return f" (did you mean {' or '.join(matches[:3])}?)" if matches else ""

@@ -52,15 +52,15 @@ def planned(argv: Sequence[str]) -> list[Planned]:
     if positional:
         raise UserError(f"sweep takes options only, got {positional[0]}; a grid is --grid")
     common = [(name, word) for name, word in options if name not in ("grid", "name")]
-    if refused := next((name for name, _ in common if name in NOT_TAKEN), None):
+    if option := next((name for name, _ in common if name in NOT_TAKEN), None):
         raise UserError(
-            f"sweep takes no --{refused}: it begins runs of its own, or goes on with them"
+            f"sweep takes no --{option}: it begins runs of its own, or goes on with them"
         )
     names = [word for name, word in options if name == "name"]
     grid = read_grid([word for name, word in options if name == "grid"])
     if both := [key for key in grid if key != "config" and key in dict(common)]:
         raise UserError(f"{both[0]} has a grid and a value; give one of them")
-    return _named(common, grid, names[-1] if names else None)
+    return _with_names(common, grid, names[-1] if names else None)
 
 
 def read_grid(texts: Sequence[str]) -> Grid:
@@ -80,9 +80,9 @@ def read_grid(texts: Sequence[str]) -> Grid:
         grid[key] = _distinct(key, word.value)
     if not grid:
         raise UserError(f"needs at least one grid, {EXAMPLE}")
-    if refused := next((key for key in grid if key in NOT_SWEPT), None):
+    if bad_key := next((key for key in grid if key in NOT_SWEPT), None):
         raise UserError(
-            f"--grid {refused}: every run of a sweep has a name of its own, in one folder"
+            f"--grid {bad_key}: every run of a sweep has a name of its own, in one folder"
         )
     for one, other in itertools.permutations(grid, 2):
         if other.startswith(f"{one}."):
@@ -103,30 +103,30 @@ def _distinct(key: str, values: Any) -> Sequence[Any]:
     return values
 
 
-def _named(common: Options, grid: Grid, name: str | None) -> list[Planned]:
+def _with_names(common: Options, grid: Grid, name: str | None) -> list[Planned]:
     """Check every combination, and give each run its name."""
-    fixed = [word for pair in common for word in _option(*pair)]
+    common_words = [word for pair in common for word in _option(*pair)]
     short = _short_keys([key for key in grid if key not in ("seed", "config")])
-    spelled = {key: _spelled(grid[key]) for key in short}
-    found: list[tuple[str, list[str]]] = []
+    spellings = {key: _spell(grid[key]) for key in short}
+    runs: list[tuple[str, list[str]]] = []
     for indices in itertools.product(*(range(len(values)) for values in grid.values())):
         at = dict(zip(grid, indices, strict=True))
         own = [word for key, i in at.items() for word in _option(key, _text(grid[key][i]))]
-        config, stem = _checked([*fixed, *own], own)
-        varied = [f"{short[key]}={spelled[key][at[key]]}" for key in short]
-        found.append((_name([name or stem, *varied], config.seed), [*fixed, *own]))
-    repeated = Counter(name.casefold() for name, _ in found)
+        config, stem = _check([*common_words, *own], own)
+        variations = [f"{short[key]}={spellings[key][at[key]]}" for key in short]
+        runs.append((_name([name or stem, *variations], config.seed), [*common_words, *own]))
+    counts = Counter(name.casefold() for name, _ in runs)
     return [
-        _planned(_told_apart(name, words) if repeated[name.casefold()] > 1 else name, words)
-        for name, words in found
+        _plan(_with_digest(name, words) if counts[name.casefold()] > 1 else name, words)
+        for name, words in runs
     ]
 
 
-def _planned(name: str, words: Sequence[str]) -> Planned:
+def _plan(name: str, words: Sequence[str]) -> Planned:
     return Planned(name, (*words, "--name", name, "--resume", settings.AUTO))
 
 
-def _checked(words: Sequence[str], own: Sequence[str]) -> tuple[Experiment, str]:
+def _check(words: Sequence[str], own: Sequence[str]) -> tuple[Experiment, str]:
     """Return the config that ``train`` makes of these words, and the first part of its name."""
     layers, configs, _ = settings.asked(read_words(words)[1])
     try:
@@ -158,7 +158,7 @@ def _short_keys(keys: Sequence[str]) -> dict[str, str]:
     return {key: part if count[part] == 1 else key for key, part in last.items()}
 
 
-def _spelled(values: Sequence[Any]) -> list[str]:
+def _spell(values: Sequence[Any]) -> list[str]:
     """Return values as parts of a file name, all different: ``[64,64]`` is ``64_64``."""
     texts = [_text(value) for value in values]
     slugs = [_safe(text) for text in texts]
@@ -184,7 +184,7 @@ def _name(parts: Sequence[str], seed: int) -> str:
     return name + end
 
 
-def _told_apart(name: str, words: Sequence[str]) -> str:
+def _with_digest(name: str, words: Sequence[str]) -> str:
     """Return a name with a digest of the settings but the seed, which comes last."""
     start, _, seed = name.rpartition("-seed")
     pairs = [(key, word) for key, word in read_words(words)[1] if key != "seed"]

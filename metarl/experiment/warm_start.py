@@ -40,31 +40,31 @@ def initial_parameters(config: Experiment, own: Params) -> Params:
         return own
     run = RunFolder.open(Path(config.init))
     source = read_config(run, parts_of(plain(config)))  # refuses code that the user may not trust
-    checkpoint, saved = run.checkpoints().load()
+    checkpoint, raw_state = run.checkpoints().load()
     try:
-        state = upgraded_state(saved)
+        state = upgraded_state(raw_state)
         # Not the checkpoint's own settings: these could name other code.
-        found = _evaluated_meta(state["learner"], OUTER.make(plain(source)["outer"]))
+        meta = _evaluated_meta(state["learner"], OUTER.make(plain(source)["outer"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"init: {checkpoint.path} is not a checkpoint of a run") from error
-    (theta, rates), (own_theta, own_rates) = split_rates(found), split_rates(own)
+    (theta, rates), (own_theta, own_rates) = split_rates(meta), split_rates(own)
     if rates and not own_rates:
         warn(
             f"init: the learned inner rates of {config.init} are not used: "
             f"inner.algorithm {plain(config)['inner']['algorithm']} learns none"
         )
-    wanted, there = own if rates else own_theta, found if own_rates else theta
-    if difference := _difference(wanted, there):
-        theirs, ours = (
+    own_meta, other_meta = own if rates else own_theta, meta if own_rates else theta
+    if difference := _difference(own_meta, other_meta):
+        other_settings, own_settings = (
             {name: settings[name] for name in OF_NETWORKS if name in settings}
             for settings in (plain(source), plain(config))
         )
-        why = first_difference(theirs, ours)
+        why = first_difference(other_settings, own_settings)
         raise UserError(
             f"init: the parameters of {config.init} do not fit this run: {difference}"
             + (f"; {why}" if why else "")
         )
-    return own | {name: there[name].to(p) for name, p in wanted.items()}
+    return own | {name: other_meta[name].to(p) for name, p in own_meta.items()}
 
 
 def _evaluated_meta(learner: Mapping[str, Any], outer: OuterStep) -> Params:
@@ -75,15 +75,15 @@ def _evaluated_meta(learner: Mapping[str, Any], outer: OuterStep) -> Params:
     return unflatten(outer.evaluated(theta, outer_state), meta)
 
 
-def _difference(own: Params, theirs: Params) -> str:
+def _difference(own: Params, other: Params) -> str:
     """Return the first difference of names or shapes, in words."""
-    for name in {**own, **theirs}:
-        if name not in theirs:
+    for name in {**own, **other}:
+        if name not in other:
             return f"it has no {name}"
         if name not in own:
             return f"it has {name}, which is unknown here"
-        if theirs[name].shape != own[name].shape:
-            return f"{name} has shape {[*theirs[name].shape]}, not {[*own[name].shape]}"
+        if other[name].shape != own[name].shape:
+            return f"{name} has shape {[*other[name].shape]}, not {[*own[name].shape]}"
     return ""
 
 
@@ -94,9 +94,9 @@ def shapes_in(state: Mapping[str, Any], origin: str) -> Shapes:
         UserError: it is the state of something else.
     """
     try:
-        found, _ = split_rates(upgraded_state(state)["learner"]["meta"])
-        if all(isinstance(p, Tensor) for p in found.values()):
-            return {name: [*p.shape] for name, p in found.items()}
+        theta, _ = split_rates(upgraded_state(state)["learner"]["meta"])
+        if all(isinstance(p, Tensor) for p in theta.values()):
+            return {name: [*p.shape] for name, p in theta.items()}
     except (AttributeError, KeyError, TypeError):
         pass
     raise UserError(f"{origin} is not a checkpoint of a run")

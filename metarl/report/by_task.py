@@ -17,17 +17,17 @@ def has_task_axis(view: RunView) -> bool:
 
 
 def returns_by_task(view: RunView) -> Figure:
-    """Ours and, where they are known, the published ones: a panel for every inner step."""
+    """Draw the run's returns by task, and published ones if known: a panel for every inner step."""
     axis = _axis(view)
     assert axis is not None
     name, x = axis
-    published = published_of(view)
-    theirs = np.array(published.per_task or [], dtype=np.float64)
+    reference = published_of(view)
+    reference_returns = np.array(reference.per_task or [], dtype=np.float64)
     steps = len(view.scores)
     figure = Figure(figsize=(max(4.0, 2.4 * steps + 0.6), 3.4))
     for k, axes in enumerate(figure.subplots(1, steps, sharey=True, squeeze=False).flat):
-        if k < len(theirs):
-            _points(axes, x, theirs[k], +1, "x", INK, published.source)
+        if k < len(reference_returns):
+            _points(axes, x, reference_returns[k], +1, "x", INK, reference.source)
         _points(axes, x, view.scores[k], -1, "o", COLOURS[0], view.name)
         axes.set_title(after(k))
         axes.set_xlabel(label(name))
@@ -41,7 +41,7 @@ def returns_by_task(view: RunView) -> Figure:
 
 
 def _axis(view: RunView) -> tuple[str, Array] | None:
-    """Name and values [M] of a number that says what a task asks for."""
+    """Return name and values [M] of the number that a task asks for; None if there is none."""
     fields = view.evaluation.task_fields
     tasks = np.array(view.evaluation.tasks, dtype=np.float64)
     if view.family is None:

@@ -1,4 +1,4 @@
-"""Tables that compare runs: what differs, the scores of every group, and their differences."""
+"""Tables that compare runs: settings that differ, scores of every group, and differences."""
 
 from collections.abc import Sequence
 
@@ -36,15 +36,15 @@ def scores(
         else:
             cells = [score(runs[0], interval) for interval in intervals(runs)]
             rows.append([f"{name} ({len(runs)} seeds)", *cells])
-    published = published_of(views[0])
-    if published.scores:
-        name = published_name(published)
-        steps = range(len(published.scores))
-        rows.append([name, *(published_cell(views[0], published, k) for k in steps)])
+    reference = published_of(views[0])
+    if reference.scores:
+        name = published_name(reference)
+        steps = range(len(reference.scores))
+        rows.append([name, *(published_cell(views[0], reference, k) for k in steps)])
     for view in views:
-        if paired := paired_with_published(view):
+        if intervals_of_differences := paired_with_published(view):
             name = f"{view.name} minus {published_of(view).source}"
-            rows.append([name, *(score(view, row) for row in paired)])
+            rows.append([name, *(score(view, row) for row in intervals_of_differences)])
     return _with_header("run", rows)
 
 
@@ -65,13 +65,13 @@ def over_what(views: Sequence[RunView]) -> str:
 
 def what_differs(views: Sequence[RunView]) -> tuple[list[str], list[list[str]]] | None:
     """Header, and a row per group of the settings that differ; None if none does."""
-    grouped = groups(views)
-    different = different_settings([*grouped.values()])
+    runs_by_name = groups(views)
+    different = different_settings([*runs_by_name.values()])
     if not different:
         return None
     rows = [
         [name, ", ".join(str(run.config["seed"]) for run in runs), *values]
-        for (name, runs), *values in zip(grouped.items(), *different.values(), strict=True)
+        for (name, runs), *values in zip(runs_by_name.items(), *different.values(), strict=True)
     ]
     return ["run", "seed", *different], rows
 
@@ -87,9 +87,9 @@ def differences(
     views = [view for view in views if have_same_data(views[0], view)]
     if len(views) < 2:
         return None
-    grouped = groups(views, among)
-    if have_same_seeds([*grouped.values()]):
-        (name, seeds), *rest = grouped.items()
+    runs_by_name = groups(views, among)
+    if have_same_seeds([*runs_by_name.values()]):
+        (name, seeds), *rest = runs_by_name.items()
         rows = [
             [other, *(score(runs[0], row) for row in differences_by_seed(seeds, runs))]
             for other, runs in rest

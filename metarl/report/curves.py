@@ -31,7 +31,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     """Return before and after adaptation against env steps; intervals over tasks, or over seeds."""
     figure = Figure(figsize=(6.4, 4.0))
     axes = figure.subplots()
-    for colour, (name, group) in zip(cycle(COLOURS), _named(views), strict=False):
+    for colour, (name, group) in zip(cycle(COLOURS), _groups_by_label(views), strict=False):
         runs = [run for run in group if run.metrics]
         if not runs:
             continue
@@ -46,7 +46,7 @@ def training_curves(views: Sequence[RunView]) -> Figure:
     return figure
 
 
-def _named(
+def _groups_by_label(
     views: Sequence[RunView], among: Sequence[RunView] = ()
 ) -> list[tuple[str, list[RunView]]]:
     """Groups of runs by their names as labels."""
@@ -75,8 +75,8 @@ def learning_curves(views: Sequence[RunView]) -> Figure:
     """
     figure = Figure(figsize=(6.4, 4.0))
     axes = figure.subplots()
-    measure, drawn = views[0].measure, []
-    for colour, (name, group) in zip(cycle(COLOURS), _named(views), strict=False):
+    measure, lines = views[0].measure, []
+    for colour, (name, group) in zip(cycle(COLOURS), _groups_by_label(views), strict=False):
         runs = [run for run in group if run.metrics]
         if not runs:
             continue
@@ -87,13 +87,13 @@ def learning_curves(views: Sequence[RunView]) -> Figure:
             _line(axes, x, smooth[0], colour, "-", name)
             if window > 1:
                 axes.plot(x, raw[0], color=colour, linewidth=0.7, alpha=0.3, zorder=1.5)
-            drawn.append(raw[0])
+            lines.append(raw[0])
         else:
             mean = _over_seeds(x, smooth)
             _band(axes, mean, colour, "-", name)
-            drawn.append(mean.mean)
+            lines.append(mean.mean)
     if measure == "MSE":
-        log_scale([axes], np.concatenate(drawn))
+        log_scale([axes], np.concatenate(lines))
     axes.set(xlabel="iterations", ylabel=f"{measure} in training, after adaptation")
     legend_below(figure, axes)
     return figure
@@ -101,9 +101,9 @@ def learning_curves(views: Sequence[RunView]) -> Figure:
 
 def _on_common_iterations(runs: Sequence[RunView], name: str) -> tuple[Array, Array]:
     """Iterations that all runs logged, and their metric, [runs, iterations]."""
-    logged = [{int(row["iteration"]): row.get(name) for row in run.metrics} for run in runs]
-    common = sorted(set.intersection(*map(set, logged))) or sorted(logged[0])
-    values = np.array([[of_run.get(i) for i in common] for of_run in logged], dtype=np.float64)
+    rows = [{int(row["iteration"]): row.get(name) for row in run.metrics} for run in runs]
+    common = sorted(set.intersection(*map(set, rows))) or sorted(rows[0])
+    values = np.array([[of_run.get(i) for i in common] for of_run in rows], dtype=np.float64)
     return np.array(common, dtype=np.float64) + 1, values
 
 
@@ -140,13 +140,13 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
             if longest == 0:  # points that would hide each other
                 curve = curve._replace(x=curve.x + 0.1 * (i - (len(lines) - 1) / 2))
             _draw_adaptation(axes, curve, longest, *marks[name], name)
-    published = {k: y for k, y in enumerate(published_of(views[0]).scores) if y is not None}
-    if published:
+    reference = {k: y for k, y in enumerate(published_of(views[0]).scores) if y is not None}
+    if reference:
         name = label(published_of(views[0]).source or "published")
-        panels[0].plot(*zip(*published.items(), strict=True), "x:", color=INK, label=name)
-        longest = max(longest, *published)
+        panels[0].plot(*zip(*reference.items(), strict=True), "x:", color=INK, label=name)
+        longest = max(longest, *reference)
     if views[0].measure == "MSE":
-        log_scale(panels, [*means, *published.values()])
+        log_scale(panels, [*means, *reference.values()])
     for i, axes in enumerate(panels):
         inner_step_ticks(axes, longest)
         if i % columns == 0:
@@ -161,9 +161,12 @@ def adaptation_curves(views: Sequence[RunView]) -> Figure:
 def _layout(views: Sequence[RunView]) -> list[_Panel]:
     tests = by_test(views)
     if len(views) > 1:
-        return [_Panel(test, dict(_named(seen, views))) for test, seen in tests.items()]
+        return [
+            _Panel(test, dict(_groups_by_label(test_views, views)))
+            for test, test_views in tests.items()
+        ]
     if len(tests) == 1:
-        return [_Panel("", dict(_named(views)))]
+        return [_Panel("", dict(_groups_by_label(views)))]
     return [_Panel("", tests)]
 
 
@@ -221,9 +224,9 @@ def progress(view: RunView) -> Figure:
     minutes = np.nancumsum(since * view.series("seconds/iteration")) / 60
     for k, colour in zip(range(len(view.scores)), cycle(COLOURS)):
         mean = view.series(f"evaluation/return_{k}")
-        known = np.isfinite(mean)
-        half_width = view.series(f"evaluation/ci95_{k}")[known]
-        curve = Curve(minutes[known], mean[known], half_width)
+        mask = np.isfinite(mean)
+        half_width = view.series(f"evaluation/ci95_{k}")[mask]
+        curve = Curve(minutes[mask], mean[mask], half_width)
         _band(axes, curve, colour, "-", after(k))
     axes.set(xlabel="minutes of training", ylabel="return on held-out tasks")
     axes.set_xlim(left=0)
@@ -261,15 +264,15 @@ NOT_DRAWN = {
 
 
 def diagnostics(view: RunView) -> Figure:
-    """The statistics of the outer step that were logged, and what it rests on, over iterations."""
-    logged = {name for row in view.metrics for name in row if name.startswith("outer/")}
-    others = {name: (name.partition("/")[2].replace("_", " "), "linear") for name in sorted(logged)}
+    """The logged statistics of the outer step, and of its data, over iterations."""
+    names = {name for row in view.metrics for name in row if name.startswith("outer/")}
+    others = {name: (name.partition("/")[2].replace("_", " "), "linear") for name in sorted(names)}
     panels = dict(DIAGNOSTICS) | {n: t for n, t in others.items() if n not in DIAGNOSTICS}
     series = {name: view.series(name) for name in panels}
     series["outer/improvement"] = view.series("outer/loss_before") - view.series("outer/loss_after")
     if np.isfinite(series["outer/improvement"]).any():
         panels.pop("outer/loss_before", None)
-    is_trpo = {"outer/kl", "outer/backtrack"} <= logged  # its gradient says little beside the rest
+    is_trpo = {"outer/kl", "outer/backtrack"} <= names  # its gradient says little beside the rest
     hidden = NOT_DRAWN | ({"outer/gradient_norm"} if is_trpo else set())
     if np.isfinite(series["policy/std"]).any():
         hidden |= {"policy/entropy"}  # it says the same
@@ -283,13 +286,13 @@ def diagnostics(view: RunView) -> Figure:
     grid = [*figure.subplots(rows, PANELS_IN_A_ROW, squeeze=False).flat]
     iterations = view.series("iteration") + 1
     for axes, (name, (title, scale)) in zip(grid, panels.items(), strict=False):
-        known = np.isfinite(series[name])
+        mask = np.isfinite(series[name])
         if scale == "log":
-            known &= series[name] > 0
-        marker = "." if known.sum() < 40 else ""
-        axes.plot(iterations[known], series[name][known], color=COLOURS[0], marker=marker)
+            mask &= series[name] > 0
+        marker = "." if mask.sum() < 40 else ""
+        axes.plot(iterations[mask], series[name][mask], color=COLOURS[0], marker=marker)
         axes.set_title(title, fontsize=9)
-        axes.set_yscale(scale if known.any() else "linear")
+        axes.set_yscale(scale if mask.any() else "linear")
         limit = view.config["outer"].get("max_kl")
         if name == "outer/kl" and limit is not None:
             axes.axhline(limit, color=INK, linestyle="--")

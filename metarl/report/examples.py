@@ -1,4 +1,4 @@
-"""Recorded examples of held-out tasks, and what supervised models say of them."""
+"""Recorded examples of held-out tasks, and the predictions of supervised models."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,20 +25,22 @@ FIXED = ((0, COLOURS[2], "-"),)  # of a model that does not adapt
 
 def examples(views: Sequence[RunView]) -> dict[str, Callable[[], Figure]]:
     """The figures that suit the data, by name. Of several seeds one is looked at."""
-    firsts = [next((v for v in runs if _recorded(v)), None) for runs in groups(views).values()]
-    found = {v.name: (v, e) for v in firsts if v is not None and (e := _recorded(v)) is not None}
-    if not found:
+    firsts = [next((v for v in runs if _examples_of(v)), None) for runs in groups(views).values()]
+    by_run = {
+        v.name: (v, e) for v in firsts if v is not None and (e := _examples_of(v)) is not None
+    }
+    if not by_run:
         return {}
-    view, first = next(iter(found.values()))
+    view, first = next(iter(by_run.values()))
     shapes = first.query_inputs.shape[2:], first.query_targets.shape[2:]
     if view.measure == "MSE" and shapes == ((1,), (1,)):
-        return {"fits": lambda: fits(list(found.values()))}
+        return {"fits": lambda: fits(list(by_run.values()))}
     if view.measure == "accuracy" and first.query_inputs.ndim == 5 and len(views) == 1:
         return {"images": lambda: images(view, first)}
     return {}
 
 
-def _recorded(view: RunView) -> RecordedExamples | None:
+def _examples_of(view: RunView) -> RecordedExamples | None:
     return view.episodes if isinstance(view.episodes, RecordedExamples) else None
 
 
@@ -51,55 +53,59 @@ def fits(runs: Sequence[tuple[RunView, RecordedExamples]]) -> Figure:
     A panel per task of one run; of several a row per task, a column per run.
     """
     tasks = len(runs[0][1].query_inputs)
-    compared = len(runs) > 1
-    shape = (tasks, len(runs)) if compared else (1, tasks)
+    is_comparison = len(runs) > 1
+    shape = (tasks, len(runs)) if is_comparison else (1, tasks)
     figure = Figure(figsize=(3.1 * shape[1] + 0.6, 2.6 * shape[0] + 0.9))
-    grid = figure.subplots(*shape, squeeze=False, sharex=True, sharey="row" if compared else True)
+    grid = figure.subplots(
+        *shape, squeeze=False, sharex=True, sharey="row" if is_comparison else True
+    )
     limits = [_limits([e for _, e in runs], m) for m in range(tasks)]
-    for column, (view, recorded) in enumerate(runs):
+    for column, (view, episodes) in enumerate(runs):
         for m in range(tasks):
-            axes = grid[m, column] if compared else grid[0, m]
-            _fit(axes, recorded, m)
+            axes = grid[m, column] if is_comparison else grid[0, m]
+            _fit(axes, episodes, m)
             title = f"MSE {_progress(view, m, (0, 1, -1))}"
-            if not compared:
+            if not is_comparison:
                 title = f"{label(view.task_name(m))}\n{title}"
             elif m == 0:
                 title = f"{wrapped(view.name, 2.6)}\n{title}"
             axes.set_title(title, fontsize=9)
-            if compared:
+            if is_comparison:
                 axes.set_ylim(limits[m])
-            if column == 0 and (compared or m == 0):
-                axes.set_ylabel(f"{label(view.task_name(m))}\ny" if compared else "y", fontsize=8.5)
-            if m == tasks - 1 or not compared:
+            if column == 0 and (is_comparison or m == 0):
+                axes.set_ylabel(
+                    f"{label(view.task_name(m))}\ny" if is_comparison else "y", fontsize=8.5
+                )
+            if m == tasks - 1 or not is_comparison:
                 axes.set_xlabel("x")
-    if not compared:
+    if not is_comparison:
         grid[0, 0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     legend_below(figure, *grid.flat)
     return figure
 
 
-def _fit(axes: Axes, recorded: RecordedExamples, m: int) -> None:
-    order = np.argsort(recorded.query_inputs[m, :, 0], kind="stable")
-    x = recorded.query_inputs[m, order, 0]
+def _fit(axes: Axes, episodes: RecordedExamples, m: int) -> None:
+    order = np.argsort(episodes.query_inputs[m, :, 0], kind="stable")
+    x = episodes.query_inputs[m, order, 0]
     dots = "." if len(x) < 40 else ""  # the lines between so few are not the functions
-    axes.plot(x, recorded.query_targets[m, order, 0], color=INK, marker=dots, label="truth")
-    last = len(recorded.outputs) - 1
+    axes.plot(x, episodes.query_targets[m, order, 0], color=INK, marker=dots, label="truth")
+    last = len(episodes.outputs) - 1
     for k, colour, style in STEPS[: last + 1] if last else FIXED:
-        y = recorded.outputs[k, m, order, 0]
+        y = episodes.outputs[k, m, order, 0]
         name = after(k % (last + 1)) if last else "prediction"
         axes.plot(x, y, color=colour, linestyle=style, marker=dots, label=name)
-    support = recorded.support_inputs[m, :, 0], recorded.support_targets[m, :, 0]
+    support = episodes.support_inputs[m, :, 0], episodes.support_targets[m, :, 0]
     axes.plot(*support, "^", color=COLOURS[3], markeredgecolor=INK, zorder=4, label="support")
 
 
-def _limits(recorded: Sequence[RecordedExamples], m: int) -> tuple[float, float]:
+def _limits(episodes: Sequence[RecordedExamples], m: int) -> tuple[float, float]:
     """Return the axis limits of a task: all values, unless a prediction is far from all targets."""
-    truth = np.concatenate([recorded[0].query_targets[m], recorded[0].support_targets[m]])
+    truth = np.concatenate([episodes[0].query_targets[m], episodes[0].support_targets[m]])
     low, high = float(truth.min()), float(truth.max())
     room = 4 * (high - low) or 1.0
-    drawn = np.concatenate([e.outputs[[0, min(1, len(e.outputs) - 1), -1], m] for e in recorded])
-    drawn = np.append(drawn[np.isfinite(drawn)], (low, high))
-    low, high = max(float(drawn.min()), low - room), min(float(drawn.max()), high + room)
+    values = np.concatenate([e.outputs[[0, min(1, len(e.outputs) - 1), -1], m] for e in episodes])
+    values = np.append(values[np.isfinite(values)], (low, high))
+    low, high = max(float(values.min()), low - room), min(float(values.max()), high + room)
     margin = 0.05 * (high - low) or 0.1
     return low - margin, high + margin
 
@@ -114,14 +120,14 @@ def _progress(view: RunView, m: int, inner_steps: Sequence[int]) -> str:
 # --- few-shot classification
 
 
-def images(view: RunView, recorded: RecordedExamples) -> Figure:
+def images(view: RunView, episodes: RecordedExamples) -> Figure:
     """Support and query images of every class, and which class each query is taken for."""
     shape = (
-        min(CLASSES, 1 + int(recorded.support_targets.max())),
-        min(SUPPORT, _largest_class(recorded.support_targets)),
-        min(QUERIES, _largest_class(recorded.query_targets)),
+        min(CLASSES, 1 + int(episodes.support_targets.max())),
+        min(SUPPORT, _largest_class(episodes.support_targets)),
+        min(QUERIES, _largest_class(episodes.query_targets)),
     )
-    tasks, (ways, shots, queries) = len(recorded.query_inputs), shape
+    tasks, (ways, shots, queries) = len(episodes.query_inputs), shape
     width, height = LABELS + max(ACROSS * (shots + queries) + GAP, 5.2), 1.3 + DOWN * ways
     rows, columns = (1, tasks) if shots + queries <= 6 else (tasks, 1)
     # In units of an image's side, all of it: text in a panel has no part in automatic layouts.
@@ -134,11 +140,11 @@ def images(view: RunView, recorded: RecordedExamples) -> Figure:
         axes = figure.add_axes(
             (column * width / whole[0], bottom / whole[1], width / whole[0], height / whole[1])
         )
-        _draw_task(axes, recorded, m, shape)
+        _draw_task(axes, episodes, m, shape)
         axes.text(0, -0.85, f"task {m + 1}, accuracy {_progress(view, m, (0, -1))}", fontsize=9.5)
         axes.set(xlim=(-LABELS, width - LABELS), ylim=(height - 1.3, -1.3), aspect="equal")
         axes.set_axis_off()
-    steps = len(recorded.outputs) - 1
+    steps = len(episodes.outputs) - 1
     moment = f",\nbefore → {after(steps)}" if steps else ""
     text = f"below a query image: the class it is taken for{moment}; ✓ right, ✗ wrong"
     figure.text(0.5, 0.45 * FOOT / whole[1], text, ha="center", va="center", fontsize=8.5)
@@ -149,20 +155,20 @@ def _largest_class(targets: Array) -> int:
     return int(np.bincount(targets[0].astype(np.int64)).max())
 
 
-def _draw_task(axes: Axes, recorded: RecordedExamples, m: int, shape: tuple[int, int, int]) -> None:
+def _draw_task(axes: Axes, episodes: RecordedExamples, m: int, shape: tuple[int, int, int]) -> None:
     ways, shots, queries = shape
     start = ACROSS * shots + GAP
-    guesses = recorded.outputs[[0, -1] if len(recorded.outputs) > 1 else [0], m].argmax(-1)
+    guesses = episodes.outputs[[0, -1] if len(episodes.outputs) > 1 else [0], m].argmax(-1)
     for n in range(ways):
         y = DOWN * n
         axes.text(-0.15, y + 0.5, f"class {n}", ha="right", va="center", fontsize=8)
-        for i, s in enumerate(np.flatnonzero(recorded.support_targets[m] == n)[:shots]):
-            _draw_image(axes, ACROSS * i, y, recorded.support_inputs[m, s], INK)
-        for i, q in enumerate(np.flatnonzero(recorded.query_targets[m] == n)[:queries]):
+        for i, s in enumerate(np.flatnonzero(episodes.support_targets[m] == n)[:shots]):
+            _draw_image(axes, ACROSS * i, y, episodes.support_inputs[m, s], INK)
+        for i, q in enumerate(np.flatnonzero(episodes.query_targets[m] == n)[:queries]):
             x = start + ACROSS * i
             right = guesses[:, q] == n
             colour = RIGHT if right[-1] else WRONG
-            _draw_image(axes, x, y, recorded.query_inputs[m, q], colour)
+            _draw_image(axes, x, y, episodes.query_inputs[m, q], colour)
             _draw_guesses(axes, x, y + 1.06, guesses[:, q], right)
     for x, name in ((0, "support"), (start, "query")):
         axes.text(x, -0.12, name, fontsize=8)

@@ -34,12 +34,14 @@ def groups(views: Sequence[RunView], among: Sequence[RunView] = ()) -> dict[str,
         among: all runs of the report, if ``views`` may lack some: the names tell these apart.
     """
     names = {
-        view.name: name for name, runs in _named(_parted(among or views)).items() for view in runs
+        view.name: name
+        for name, runs in _by_name(_partition(among or views)).items()
+        for view in runs
     }
-    found: dict[str, Runs] = {}
+    runs_by_name: dict[str, Runs] = {}
     for view in views:
-        found.setdefault(names[view.name], []).append(view)
-    return found
+        runs_by_name.setdefault(names[view.name], []).append(view)
+    return runs_by_name
 
 
 def experiment(view: RunView) -> dict[str, Any]:
@@ -53,9 +55,9 @@ def experiment(view: RunView) -> dict[str, Any]:
     }
 
 
-def different_settings(parted: Sequence[Runs]) -> dict[str, list[str]]:
+def different_settings(parts: Sequence[Runs]) -> dict[str, list[str]]:
     """Return the settings that are not the same in all groups, and each group's value."""
-    flat = [dict(_leaves(experiment(runs[0]))) for runs in parted]
+    flat = [dict(_leaves(experiment(runs[0]))) for runs in parts]
     paths = dict.fromkeys(path for settings in flat for path in settings)
     values = {path: [settings.get(path, MISSING) for settings in flat] for path in paths}
     return {path: row for path, row in values.items() if len({*row}) > 1}
@@ -73,17 +75,19 @@ def intervals(runs: Sequence[RunView]) -> list[Interval]:
     return [_interval(samples) for samples in over_seeds(runs)]
 
 
-def have_same_seeds(parted: Sequence[Runs]) -> bool:
+def have_same_seeds(parts: Sequence[Runs]) -> bool:
     """Return whether there are several groups, each of the same several seeds."""
-    seeds = [sorted(_seeds(runs)) for runs in parted]
+    seeds = [sorted(_seeds(runs)) for runs in parts]
     return len(seeds) > 1 and len(seeds[0]) > 1 and all(s == seeds[0] for s in seeds)
 
 
 def differences_by_seed(first: Runs, other: Runs) -> list[Interval]:
     """Return the mean of other - first over seeds and its interval, after every inner step."""
     partner = dict(zip(_seeds(first), first, strict=True))
-    paired = [paired_differences(partner[run.config["seed"]].scores, run.scores) for run in other]
-    steps = zip(*([row.mean for row in rows] for rows in paired), strict=False)
+    differences = [
+        paired_differences(partner[run.config["seed"]].scores, run.scores) for run in other
+    ]
+    steps = zip(*([row.mean for row in rows] for rows in differences), strict=False)
     return [_interval(np.array(means)[np.isfinite(means)]) for means in steps]
 
 
@@ -93,7 +97,7 @@ def _interval(samples: Array) -> Interval:
     return Interval(float(samples.mean()), half_width(samples))
 
 
-def _parted(views: Sequence[RunView]) -> list[Runs]:
+def _partition(views: Sequence[RunView]) -> list[Runs]:
     """Return runs of equal settings together, if their seeds differ.
 
     Two runs of one seed are of different code or machines. Names without the seed then say which
@@ -108,10 +112,10 @@ def _parted(views: Sequence[RunView]) -> list[Runs]:
 
 
 def _by(views: Sequence[RunView], key: Any) -> list[Runs]:
-    found: dict[str, Runs] = {}
+    parts: dict[str, Runs] = {}
     for view in views:
-        found.setdefault(key(view), []).append(view)
-    return [*found.values()]
+        parts.setdefault(key(view), []).append(view)
+    return [*parts.values()]
 
 
 def _are_seeds(views: Sequence[RunView]) -> bool:
@@ -122,20 +126,20 @@ def _seeds(views: Sequence[RunView]) -> list[Any]:
     return [view.config.get("seed") for view in views]
 
 
-def _named(parted: Sequence[Runs]) -> dict[str, Runs]:
+def _by_name(parts: Sequence[Runs]) -> dict[str, Runs]:
     """Return groups by name: what their runs' names share, or else what differs in settings."""
-    stems = [_stem(runs) for runs in parted]
+    stems = [_stem(runs) for runs in parts]
     count = Counter(stems)
-    unnamed = [
-        runs for runs, stem in zip(parted, stems, strict=True) if count[stem] > 1 or not stem
+    nameless = [
+        runs for runs, stem in zip(parts, stems, strict=True) if count[stem] > 1 or not stem
     ]
-    different = _different(unnamed if len(unnamed) > 1 else parted)
-    found: dict[str, Runs] = {}
-    for runs, stem in zip(parted, stems, strict=True):
+    different = _different(nameless if len(nameless) > 1 else parts)
+    runs_by_name: dict[str, Runs] = {}
+    for runs, stem in zip(parts, stems, strict=True):
         is_own = stem and count[stem] == 1
-        name = stem if is_own else different.get(runs[0].name) or _listed(runs)
-        found[name if name not in found else runs[0].name] = runs
-    return found
+        name = stem if is_own else different.get(runs[0].name) or _listing(runs)
+        runs_by_name[name if name not in runs_by_name else runs[0].name] = runs
+    return runs_by_name
 
 
 def _stem(runs: Runs) -> str:
@@ -144,7 +148,7 @@ def _stem(runs: Runs) -> str:
     return stems.pop() if len(stems) == 1 else ""
 
 
-def _listed(runs: Runs) -> str:
+def _listing(runs: Runs) -> str:
     names = list(dict.fromkeys(run.name_without_seed for run in runs))
     if len(runs) == 1:
         return runs[0].name
@@ -152,21 +156,21 @@ def _listed(runs: Runs) -> str:
     return ", ".join([*names[:NAMED], *more])
 
 
-def _different(parted: Sequence[Runs]) -> dict[str, str]:
+def _different(parts: Sequence[Runs]) -> dict[str, str]:
     """Return ``inner.rate 0.1`` by the name of a group's first run, where that tells them apart."""
-    rows = different_settings(parted)
+    rows = different_settings(parts)
     shared = {path: row for path, row in rows.items() if MISSING not in row}
     for paths in ([*shared], [*shared, *(path for path in rows if path not in shared)]):
         least = next((n for n in range(len(paths)) if _tell_apart(rows, paths[:n])), len(paths))
-        chosen = paths[: max(least, MOST)]
-        if _tell_apart(rows, chosen):
+        selection = paths[: max(least, MOST)]
+        if _tell_apart(rows, selection):
             break
     names = [
-        ", ".join(f"{path} {rows[path][i]}" for path in chosen if rows[path][i] != MISSING)
-        for i in range(len(parted))
+        ", ".join(f"{path} {rows[path][i]}" for path in selection if rows[path][i] != MISSING)
+        for i in range(len(parts))
     ]
     count = Counter(names)
-    firsts = (runs[0].name for runs in parted)
+    firsts = (runs[0].name for runs in parts)
     return {first: n for first, n in zip(firsts, names, strict=True) if count[n] == 1}
 
 

@@ -22,10 +22,10 @@ def motion(view: RunView, episodes: RecordedRollouts) -> dict[str, Callable[[], 
         return {}
     if not _is_planar(view, episodes):
         return {"velocity": lambda: velocity(view, episodes)}
-    drawn = {"paths": lambda: paths(view, episodes)}
+    functions = {"paths": lambda: paths(view, episodes)}
     if any(_kind(target) == "direction" for target in _targets(view, episodes)):
-        drawn["heading"] = lambda: heading(view, episodes)
-    return drawn
+        functions["heading"] = lambda: heading(view, episodes)
+    return functions
 
 
 def _shows_motion(view: RunView, episodes: RecordedRollouts) -> bool:
@@ -105,8 +105,8 @@ def velocity(view: RunView, episodes: RecordedRollouts) -> Figure:
 def heading(view: RunView, episodes: RecordedRollouts) -> Figure:
     """Angle between the motion and the wanted direction, mean over trajectories."""
     position = _family(view).position(episodes.qpos)  # [K, M, N, T + 1, 2]
-    moved = position[..., HEADING_WINDOW:, :] - position[..., :-HEADING_WINDOW, :]
-    angle = np.arctan2(moved[..., 1], moved[..., 0])
+    displacement = position[..., HEADING_WINDOW:, :] - position[..., :-HEADING_WINDOW, :]
+    angle = np.arctan2(displacement[..., 1], displacement[..., 0])
     end = np.arange(HEADING_WINDOW, position.shape[-2])
     valid = end <= episodes.lengths[..., None]
     figure, panels = _panel_per_task(view, episodes)

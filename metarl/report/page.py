@@ -71,24 +71,24 @@ def write_report(views: Sequence[RunView], page: Path, videos: int) -> Media:
     """
     require_comparable(views)
     assets = make_folder(page.with_name(f"{page.stem}_files"))
-    drawn = figures(views)
-    svgs = {name: to_svg(figure, name) for name, figure in drawn.items()}
-    for name, figure in drawn.items():
+    pictures = figures(views)
+    svgs = {name: to_svg(figure, name) for name, figure in pictures.items()}
+    for name, figure in pictures.items():
         write_atomically(assets / f"{name}.svg", svgs[name])
         write_atomically(assets / f"{name}.png", to_png(figure))
-    filmed = _film(views, videos, assets)
-    write_atomically(page, render(views, svgs, filmed).encode())
-    files = [assets / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")]
-    _remove_earlier(assets, [*files, *(f.path for f in filmed)])
+    films = _film(views, videos, assets)
+    write_atomically(page, render(views, svgs, films).encode())
+    files = [assets / f"{name}.{kind}" for name in pictures for kind in ("svg", "png")]
+    _remove_earlier(assets, [*files, *(f.path for f in films)])
     return Media(
-        {name: assets / f"{name}.png" for name in drawn},
-        {f.path.relative_to(assets).with_suffix("").as_posix(): f.path for f in filmed},
+        {name: assets / f"{name}.png" for name in pictures},
+        {f.path.relative_to(assets).with_suffix("").as_posix(): f.path for f in films},
         tables.tracker_tables(views[0]),
     )
 
 
 def _remove_earlier(assets: Path, files: Sequence[Path]) -> None:
-    """Remove what an earlier report drew and this one did not; list the files of this one."""
+    """Remove an earlier report's files that this one did not draw; list the files of this one."""
     digests = {path.relative_to(assets).as_posix(): _digest(path) for path in files}
     for name, digest in _read_digests(assets / DRAWN).items():
         path = assets / name
@@ -100,10 +100,10 @@ def _remove_earlier(assets: Path, files: Sequence[Path]) -> None:
 
 def _read_digests(path: Path) -> dict[str, str]:
     try:
-        found = read_json(path)
+        digests = read_json(path)
     except (OSError, ValueError):
         return {}
-    return {n: d for n, d in found.items() if "\0" not in n} if isinstance(found, dict) else {}
+    return {n: d for n, d in digests.items() if "\0" not in n} if isinstance(digests, dict) else {}
 
 
 def _digest(path: Path) -> str:
@@ -114,13 +114,13 @@ def _film(views: Sequence[RunView], videos: int, assets: Path) -> list[Film]:
     """Videos of one run's first tasks, or of the first task of each of several."""
     if len(views) == 1:
         return film(views[0], videos, assets)
-    filmed = []
+    films = []
     for view in views:
         if not isinstance(view.episodes, RecordedRollouts):
             continue
-        found = film(view, min(videos, 1), make_folder(assets / view.name))
-        filmed += [f._replace(caption=f"{view.name}; {f.caption}") for f in found]
-    return filmed
+        films_of_view = film(view, min(videos, 1), make_folder(assets / view.name))
+        films += [f._replace(caption=f"{view.name}; {f.caption}") for f in films_of_view]
+    return films
 
 
 def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[Film]) -> str:
@@ -139,14 +139,14 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
     return environment.get_template("page.html").render(
         views=views,
         title=", ".join(groups(views)) if len(views) > 1 else views[0].name,
-        protocols={test: _protocols(seen) for test, seen in tests.items()},
+        protocols={test: _protocols(runs) for test, runs in tests.items()},
         what_differs=comparison.what_differs(views),
         over_what=comparison.over_what(views),
-        scores={test: comparison.scores(seen, views) for test, seen in tests.items()},
+        scores={test: comparison.scores(runs, views) for test, runs in tests.items()},
         differences={
-            test: found
-            for test, seen in tests.items()
-            if (found := comparison.differences(seen, views))
+            test: table
+            for test, runs in tests.items()
+            if (table := comparison.differences(runs, views))
         },
         pictures=pictures,
         wide=WIDE,
@@ -160,16 +160,16 @@ def render(views: Sequence[RunView], svgs: Mapping[str, bytes], films: Sequence[
 
 def _protocols(views: Sequence[RunView]) -> dict[str, list[str]]:
     """Names of the runs by how their scores were taken."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for view in views:
-        found.setdefault(tables.protocol(view), []).append(view.name)
-    return found
+        names.setdefault(tables.protocol(view), []).append(view.name)
+    return names
 
 
 def command(view: RunView) -> str:
     """The command line that started the run."""
-    recorded = view.info.get("command")
-    words = [str(word) for word in recorded] if isinstance(recorded, list) else []
+    argv = view.info.get("command")
+    words = [str(word) for word in argv] if isinstance(argv, list) else []
     if not words:
         return "not recorded"
     program = Path(words[0])
@@ -185,13 +185,13 @@ def settings(view: RunView) -> str:
 def versions(view: RunView) -> dict[str, Any]:
     """Return the versions of the packages that the run used."""
     info = view.info
-    known = {"git commit of metarl": info.get("git_commit")}
-    known |= {"git commit of the directory": info.get("directory_git_commit")}
-    known |= {"Python": info.get("python")}
-    known |= {"platform": info.get("platform"), "started": info.get("created")}
+    entries = {"git commit of metarl": info.get("git_commit")}
+    entries |= {"git commit of the directory": info.get("directory_git_commit")}
+    entries |= {"Python": info.get("python")}
+    entries |= {"platform": info.get("platform"), "started": info.get("created")}
     packages = info.get("packages")
-    known |= packages if isinstance(packages, dict) else {}
-    return {k: v for k, v in known.items() if v is not None}
+    entries |= packages if isinstance(packages, dict) else {}
+    return {k: v for k, v in entries.items() if v is not None}
 
 
 def _inline(svg: bytes) -> str:

@@ -28,22 +28,22 @@ __all__ = ["DIAGNOSTICS", "INK", "figures", "to_png", "to_svg"]
 def figures(views: Sequence[RunView]) -> dict[str, Figure]:
     """Return all figures of one run, or those that compare several."""
     view = views[0]
-    drawn: dict[str, Callable[[], Figure]] = {}
+    functions: dict[str, Callable[[], Figure]] = {}
     if any(view.metrics for view in views):
         in_training = training_curves if view.family else learning_curves
-        drawn["training"] = lambda: in_training(views)
+        functions["training"] = lambda: in_training(views)
     if len(views) == 1 and np.isfinite(view.series("evaluation/return_0")).sum() > 1:
-        drawn["progress"] = lambda: progress(view)
-    drawn["adaptation"] = lambda: adaptation_curves(views)
+        functions["progress"] = lambda: progress(view)
+    functions["adaptation"] = lambda: adaptation_curves(views)
     if len(views) == 1 and has_task_axis(view):
-        drawn["by_task"] = lambda: returns_by_task(view)
-    drawn |= examples(views)
+        functions["by_task"] = lambda: returns_by_task(view)
+    functions |= examples(views)
     if len(views) == 1 and isinstance(view.episodes, RecordedRollouts):
-        drawn |= motion(view, view.episodes)
+        functions |= motion(view, view.episodes)
     if len(views) == 1 and view.metrics and view.family is not None:
-        drawn["diagnostics"] = lambda: diagnostics(view)
+        functions["diagnostics"] = lambda: diagnostics(view)
     with matplotlib.rc_context(STYLE):
-        return {name: draw() for name, draw in drawn.items()}
+        return {name: draw() for name, draw in functions.items()}
 
 
 def to_svg(figure: Figure, salt: str) -> bytes:

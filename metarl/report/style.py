@@ -24,28 +24,28 @@ ARROW = {"arrowstyle": "-|>", "color": COLOURS[2], "linewidth": 1.8}
 
 
 def label(name: str) -> str:
-    """Matplotlib hides labels that begin with ``_`` and reads ``$`` as mathematics."""
+    """Escape a label: matplotlib hides a leading ``_`` and reads ``$`` as mathematics."""
     return f"{' ' * name.startswith('_')}{name}".replace("$", r"\$")
 
 
 def wrapped(name: str, inches: float) -> str:
-    """A label as a title of a panel that is so wide."""
+    """A label as the title of a panel that is ``inches`` wide."""
     return label(textwrap.fill(name, max(8, int(13 * inches))))
 
 
 def legend_below(figure: Figure, *panels: Axes, order: Sequence[str] = ()) -> None:
-    """One legend of all that the panels name, each name once, those of ``order`` first."""
-    named = {
+    """Draw one legend below all panels, each name once, those of ``order`` first."""
+    handles_by_name = {
         name: handle
         for axes in panels
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    if not named:
+    if not handles_by_name:
         return
-    labels = sorted(named, key=lambda name: (*order, name).index(name))
-    room = round(12 * figure.get_figwidth() / max(map(len, named)))
-    columns = min(7 if figure.get_figwidth() > 9 else 5, len(named), max(1, room))
-    handles = [named[name] for name in labels]
+    labels = sorted(handles_by_name, key=lambda name: (*order, name).index(name))
+    room = round(12 * figure.get_figwidth() / max(map(len, handles_by_name)))
+    columns = min(7 if figure.get_figwidth() > 9 else 5, len(handles_by_name), max(1, room))
+    handles = [handles_by_name[name] for name in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
@@ -55,14 +55,14 @@ def log_scale(panels: Sequence[Axes], means: ArrayLike) -> None:
     Args:
         means: what must be in view; intervals around them may reach down to zero.
     """
-    drawn = np.asarray(means, dtype=np.float64)
-    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
-    if not len(drawn):
+    values = np.asarray(means, dtype=np.float64)
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
         return
     for axes in panels:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        low = max(low, 0.4 * drawn.min())
+        low = max(low, 0.4 * values.min())
         axes.set_ylim(low, high)
         decades = np.log10(high / low)
         ticks = LogLocator(subs=(1, 2, 5) if decades < 3 else (1,))

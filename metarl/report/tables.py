@@ -39,22 +39,22 @@ def number(view: RunView, value: float | None) -> str:
 
 def protocol(view: RunView) -> str:
     """How the scores were taken, in a sentence."""
-    evaluation, taken, chosen = view.evaluation, view.evaluation.protocol, ""
+    evaluation, setup, choice = view.evaluation, view.evaluation.protocol, ""
     if evaluation.validation:
-        candidates = ", ".join(f"{tried.rate:g}" for tried in evaluation.validation)
-        chosen = f"; alpha chosen from {candidates} on validation tasks"
+        candidates = ", ".join(f"{candidate.rate:g}" for candidate in evaluation.validation)
+        choice = f"; alpha chosen from {candidates} on validation tasks"
     where = f" of {Path(file).stem}" if (file := evaluation.task_file) else ""
     if paired_with_published(view):
-        chosen += "; difference: minus the published return, paired by task"
-    if taken.trajectories is not None:
-        data = f"{taken.trajectories} trajectories per task and inner step, {taken.actions} actions"
+        choice += "; difference: minus the published return, paired by task"
+    if setup.trajectories is not None:
+        data = f"{setup.trajectories} trajectories per task and inner step, {setup.actions} actions"
     else:
-        data = f"{evaluation.test}, {taken.queries} queries"
-        if ways := taken.problem.get("ways"):
+        data = f"{evaluation.test}, {setup.queries} queries"
+        if ways := setup.problem.get("ways"):
             data = f"{ways}-way {data} of every class"
     return (
-        f"{taken.tasks} held-out tasks{where}, {data}; mean {view.measure} with 95 % interval "
-        f"(Student's t over tasks){chosen}{_optimum(view)}{elsewhere(view)}"
+        f"{setup.tasks} held-out tasks{where}, {data}; mean {view.measure} with 95 % interval "
+        f"(Student's t over tasks){choice}{_optimum(view)}{elsewhere(view)}"
     )
 
 
@@ -63,37 +63,37 @@ def _optimum(view: RunView) -> str:
     if view.family is None:
         return ""
     best = [view.family.optimum(np.array(task)) for task in view.evaluation.tasks]
-    known = [value for value in best if value is not None]
-    return f"; optimum {number(view, float(np.mean(known)))}" if known else ""
+    values = [value for value in best if value is not None]
+    return f"; optimum {number(view, float(np.mean(values)))}" if values else ""
 
 
 def elsewhere(view: RunView) -> str:
     """Return the constants and data that differ from training; nothing if all are as trained."""
-    trained = view.config[view.evaluation.problem]
-    changed = [
-        f"{key} {value} instead of {trained.get(key)}"
+    constants = view.config[view.evaluation.problem]
+    differences = [
+        f"{key} {value} instead of {constants.get(key)}"
         for key, value in view.evaluation.protocol.problem.items()
-        if trained.get(key) != value
+        if constants.get(key) != value
     ]
     if view.evaluation.other_data:
-        changed.append(f"data of {view.evaluation.other_data}")
-    return f"; NOT as trained: {', '.join(changed)}" if changed else ""
+        differences.append(f"data of {view.evaluation.other_data}")
+    return f"; NOT as trained: {', '.join(differences)}" if differences else ""
 
 
 def published_of(view: RunView) -> Published:
     """Return the published row, empty where the evaluation is of another setting."""
-    published = view.evaluation.published
-    is_of_it = view.evaluation.test == (published.test or view.evaluation.main_test)
-    return published if is_of_it and not elsewhere(view) else Published("", "", [])
+    reference = view.evaluation.published
+    is_of_it = view.evaluation.test == (reference.test or view.evaluation.main_test)
+    return reference if is_of_it and not elsewhere(view) else Published("", "", [])
 
 
-def published_name(published: Published) -> str:
+def published_name(reference: Published) -> str:
     """Return the name of a published column or row, with its source if that is known."""
-    return f"published: {published.source}" if published.source else "published"
+    return f"published: {reference.source}" if reference.source else "published"
 
 
 def paired_with_published(view: RunView) -> list[Difference]:
-    """Ours minus the published return, paired by task, after every inner step both have."""
+    """Returns minus published ones, paired by task, after every inner step that both have."""
     per_task = published_of(view).per_task or []
     steps = min(len(per_task), len(view.scores))
     return paired_differences(np.array(per_task[:steps]), view.scores[:steps]) if steps else []
@@ -120,7 +120,7 @@ def scores_table(view: RunView) -> Table:
 
 def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per inner step of one run in one test."""
-    evaluation, published = view.evaluation, published_of(view)
+    evaluation, reference = view.evaluation, published_of(view)
     has_length = evaluation.rows[0].length is not None
     has_success = evaluation.rows[0].success is not None
     special = ["episode length"] * has_length + ["success"] * has_success
@@ -137,14 +137,14 @@ def scores(view: RunView) -> tuple[list[str], list[list[str]]]:
         ]
         for k, row in enumerate(evaluation.rows)
     ]
-    if published.scores:
-        header.append(published_name(published))
+    if reference.scores:
+        header.append(published_name(reference))
         for k, cells in enumerate(rows):
-            cells.append(published_cell(view, published, k))
-    if paired := paired_with_published(view):
+            cells.append(published_cell(view, reference, k))
+    if differences := paired_with_published(view):
         header.append("difference")
         for k, cells in enumerate(rows):
-            cells.append(score(view, paired[k]) if k < len(paired) else "")
+            cells.append(score(view, differences[k]) if k < len(differences) else "")
     return header, rows
 
 
@@ -187,16 +187,16 @@ def print_scores(view: RunView) -> None:
 def print_whole(table: Table) -> None:
     """Print a table as wide as its numbers need it, also where the terminal is narrower."""
     console = Console()
-    needed = Measurement.get(console, console.options.update_width(10_000), table).minimum
-    needed += len(table.columns)  # rich counts no padding where neighbours share it
-    Console(width=max(console.width, needed)).print(table)
+    width = Measurement.get(console, console.options.update_width(10_000), table).minimum
+    width += len(table.columns)  # rich counts no padding where neighbours share it
+    Console(width=max(console.width, width)).print(table)
 
 
 def tracker_tables(view: RunView) -> dict[str, sinks.Table]:
     """The scores of every test, by what they are: ``returns``; ``MSE/10-shot``."""
     return {
-        "/".join(filter(None, (view.measures, test))): _tracker_table(seen.evaluation)
-        for test, seen in view.tests().items()
+        "/".join(filter(None, (view.measures, test))): _tracker_table(test_view.evaluation)
+        for test, test_view in view.tests().items()
     }
 
 
@@ -217,7 +217,7 @@ def _table(title: str) -> Table:
     )
 
 
-def published_cell(view: RunView, published: Published, k: int) -> str:
+def published_cell(view: RunView, reference: Published, k: int) -> str:
     """The published score after inner step k; empty where there is none."""
-    scores = published.scores
+    scores = reference.scores
     return number(view, scores[k]) if k < len(scores) and scores[k] is not None else ""

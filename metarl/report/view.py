@@ -1,4 +1,4 @@
-"""A run as reports see it: what its folder holds, and its family's geometry."""
+"""A run as reports see it: the content of its folder, and its family's geometry."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -94,8 +94,10 @@ class RunView:
     def tests(self) -> dict[str, "RunView"]:
         """The run as every test that it was put to sees it, by name."""
         return {
-            name: self if seen is self.evaluation else replace(self, evaluation=seen, episodes=None)
-            for name, seen in self.evaluation.tests().items()
+            name: self
+            if record is self.evaluation
+            else replace(self, evaluation=record, episodes=None)
+            for name, record in self.evaluation.tests().items()
         }
 
     def series(self, name: str) -> Array:
@@ -105,8 +107,8 @@ class RunView:
     def task_name(self, m: int) -> str:
         """A held-out task's first fields and their values: ``velocity 1.25``."""
         values = zip(self.evaluation.task_fields, self.evaluation.tasks[m], strict=True)
-        named = [f"{name} {value:.2f}" for name, value in values]
-        return ", ".join([*named[:SHOWN_FIELDS], *["..."] * (len(named) > SHOWN_FIELDS)])
+        words = [f"{name} {value:.2f}" for name, value in values]
+        return ", ".join([*words[:SHOWN_FIELDS], *["..."] * (len(words) > SHOWN_FIELDS)])
 
 
 def after(inner_steps: int) -> str:
@@ -130,11 +132,11 @@ class Curve(NamedTuple):
 
 def by_test(views: Sequence[RunView]) -> dict[str, list[RunView]]:
     """Group the runs' views by test; a run may lack some tests."""
-    found: dict[str, list[RunView]] = {}
+    views_by_test: dict[str, list[RunView]] = {}
     for view in views:
-        for name, seen in view.tests().items():
-            found.setdefault(name, []).append(seen)
-    return found
+        for name, test_view in view.tests().items():
+            views_by_test.setdefault(name, []).append(test_view)
+    return views_by_test
 
 
 def have_same_data(one: RunView, other: RunView) -> bool:

@@ -29,7 +29,7 @@ class Adaptation:
     Args:
         inner: the inner loop of one task.
         advantage: how rewards become advantages.
-        baseline: what they are measured against.
+        baseline: the values that advantages are measured against.
         sampler: collects trajectories.
         task_map: evaluates per-task functions over the tasks of this process.
         baseline_state: of the baseline, before the first iteration.
@@ -70,13 +70,13 @@ class Adaptation:
         """
         theta, rates = self.inner.split(meta, alphas)
         phi, state = of_every_task(theta, len(tasks)), baseline_state
-        sampled, state = self._sample(phi, tasks, trajectories, stream, state, watch)
-        rounds = [sampled]
+        samples, state = self._sample(phi, tasks, trajectories, stream, state, watch)
+        rounds = [samples]
         for k, rate in enumerate(rates, start=1):
             phi = self.step(phi, rate, rounds[-1].batch)
             stream = stream._replace(inner_step=k)
-            sampled, state = self._sample(phi, tasks, trajectories, stream, state, watch)
-            rounds.append(sampled)
+            samples, state = self._sample(phi, tasks, trajectories, stream, state, watch)
+            rounds.append(samples)
         return rounds, state
 
     def mean_action_trajectories(
@@ -106,12 +106,12 @@ class Adaptation:
     ) -> tuple[Sampled, State]:
         """Trajectories of every task's own policy, with advantages."""
         with self.clock("sampling"):
-            sampled = self.sampler.collect(phi, tasks, trajectories, stream, watch=watch)
+            samples = self.sampler.collect(phi, tasks, trajectories, stream, watch=watch)
         with self.clock("adaptation"):
-            batch, explained, state = make_batch(
-                sampled, self.advantage, self.baseline, state, self.task_map
+            batch, explained_variance, state = make_batch(
+                samples, self.advantage, self.baseline, state, self.task_map
             )
-        return Sampled(phi, sampled, batch, explained), state
+        return Sampled(phi, samples, batch, explained_variance), state
 
     def step(self, phi: Params, rate: Rates, support: Transitions) -> Params:
         """One inner step of every task, [M, ...] -> [M, ...]; no graph."""

@@ -65,18 +65,18 @@ class Critic(LinearFeatureBaseline):
         return CriticState(weights, self._adam.init(weights))
 
     def fit(self, state: CriticState, data: Regression, task_map: TaskMap) -> tuple[Values, Any]:
-        found, mean, scale = _prepared(data, task_map)
-        network, like = _functional(found.inputs.shape[-1], self.width)
+        network_data, mean, scale = _network_data(data, task_map)
+        network, like = _functional(network_data.inputs.shape[-1], self.width)
         weights, adam = tree_map(lambda x: x.to(data.mask.device), state)
         for _ in range(self.steps):
-            _, gradient = task_map.mean_and_grad(self.loss, unflatten(weights, like), found)
+            _, gradient = task_map.mean_and_grad(self.loss, unflatten(weights, like), network_data)
             weights, adam = self._adam.update(weights, flatten(gradient), adam)
         with torch.no_grad():
             params = unflatten(weights, like)
-            values = (mean + scale * network(params, found.inputs)[..., 0]) * data.mask
-            finals = mean + scale * network(params, found.finals)[..., 0]
-        left = data._replace(targets=data.targets - values + data.tails * finals[..., None])
-        rest, _ = super().fit((), left, task_map)
+            values = (mean + scale * network(params, network_data.inputs)[..., 0]) * data.mask
+            finals = mean + scale * network(params, network_data.finals)[..., 0]
+        residual = data._replace(targets=data.targets - values + data.tails * finals[..., None])
+        rest, _ = super().fit((), residual, task_map)
         total = Values(values + rest.values, finals + rest.final_values)
         return total, CriticState(weights, adam)
 
@@ -105,19 +105,19 @@ def _network(inputs: int, width: int) -> nn.Module:
     return network
 
 
-def _prepared(data: Regression, task_map: TaskMap) -> tuple[_Data, Tensor, Tensor]:
+def _network_data(data: Regression, task_map: TaskMap) -> tuple[_Data, Tensor, Tensor]:
     """Return the network's data, and mean and standard deviation of the targets of all tasks."""
     targets = data.targets.double()
     mean, variance = moments(targets, data.mask.double(), task_map.processes)
     scale = variance.clamp(min=1e-12).sqrt()
     # V = mean + scale v. The loss compares V_t - tail V_final with the target, and this difference
     # is scale (v_t - tail v_final) + (1 - tail) mean.
-    standardised = (data.targets - (1 - data.tails) * mean) / scale
+    standard_targets = (data.targets - (1 - data.tails) * mean) / scale
     return (
         _Data(
             _inputs(data.observations, data.times, leading=3),
             _inputs(data.final_observations, data.final_times, leading=2),
-            standardised.to(data.mask.dtype) * data.mask,
+            standard_targets.to(data.mask.dtype) * data.mask,
             data.tails,
             data.mask,
         ),

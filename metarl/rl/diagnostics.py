@@ -125,8 +125,8 @@ def inner_kl(policy: Policy, phi: Params, support: Transitions) -> Tensor:
         support: the env steps [M, S] that it was made from; every tenth is looked at.
     """
     some = tree_map(lambda x: x[:, ::KL_STRIDE], support)
-    adapted = torch.func.vmap(policy)(phi, some.observations)
-    return torch.func.vmap(masked_mean)(some.sampling.kl(adapted), some.mask)
+    distribution = torch.func.vmap(policy)(phi, some.observations)
+    return torch.func.vmap(masked_mean)(some.sampling.kl(distribution), some.mask)
 
 
 class Clock:
@@ -136,19 +136,19 @@ class Clock:
         self.start()
 
     def start(self) -> None:
-        self._started = time.perf_counter()
+        self._start = time.perf_counter()
         self._seconds = {"sampling": 0.0, "adaptation": 0.0, "update": 0.0}
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
+        start = time.perf_counter()
         yield
-        self._seconds[part] += time.perf_counter() - started
+        self._seconds[part] += time.perf_counter() - start
 
     def metrics(self, env_steps: int) -> dict[str, float]:
         """Seconds by part and of the whole, and env steps per second of sampling."""
         return {
             **{f"seconds/{part}": seconds for part, seconds in self._seconds.items()},
-            "seconds/iteration": time.perf_counter() - self._started,
+            "seconds/iteration": time.perf_counter() - self._start,
             "env_steps_per_second": env_steps / self._seconds["sampling"],
         }

@@ -140,7 +140,7 @@ class Categorical(NamedTuple):
         return 1
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Invert the distribution function at the normal one of the noise."""
+        """Invert the distribution function at the normal CDF of the noise."""
         below = self.probabilities.cumsum(-1) < torch.special.ndtr(noise)
         return below.sum(-1).clamp(max=self.logits.shape[-1] - 1).to(self.logits)
 
@@ -173,7 +173,7 @@ DRAWS = 4096
 STANDARD_ERRORS = 7.0  # of a mean over DRAWS samples: one sound field in 10^11 is further off
 
 
-def require_distribution(found: Any) -> None:
+def require_distribution(output: Any) -> None:
     """Check that a policy's output, with rows [R, ...], is a sound distribution.
 
     Among other things, the mean of the score grad log pi(a) over its own samples is zero: where it
@@ -182,21 +182,21 @@ def require_distribution(found: Any) -> None:
     Raises:
         ValueError: it lacks a method, or a method returns something that does not fit.
     """
-    kind = type(found).__name__
-    if not (isinstance(found, tuple) and all(hasattr(found, name) for name in METHODS)):
+    kind = type(output).__name__
+    if not (isinstance(output, tuple) and all(hasattr(output, name) for name in METHODS)):
         raise ValueError(
             f"the policy should return a Distribution, a NamedTuple with {', '.join(METHODS)}; "
             f"got {kind}"
         )
-    sound: Any = found
-    fields = sound._asdict()
+    distribution: Any = output
+    fields = distribution._asdict()
     if not fields or not all(isinstance(x, Tensor) for x in fields.values()):
         raise ValueError(f"the fields of {kind} should be tensors")
     batch = next(iter(fields.values())).shape[:1]
     for name, x in fields.items():
         if x.dim() < 1 or x.shape[:1] != batch or not torch.isfinite(x).all():
             raise ValueError(f"{kind}.{name} should be finite, one row per env step, got {x.shape}")
-    for each in (sound, type(sound)(*(torch.zeros_like(x) for x in fields.values()))):
+    for each in (distribution, type(distribution)(*(torch.zeros_like(x) for x in fields.values()))):
         action = each.mode()
         for name, x in {
             "log_prob": each.log_prob(action),
@@ -210,14 +210,14 @@ def require_distribution(found: Any) -> None:
                 )
         if each.kl(each).abs().max() > 1e-4:
             raise ValueError(f"{kind}.kl of a distribution and itself should be 0")
-    _require_score_of_mean_zero(found)
+    _require_score_of_mean_zero(output)
 
 
-def _require_score_of_mean_zero(found: Any) -> None:
+def _require_score_of_mean_zero(distribution: Any) -> None:
     """Raise ValueError unless log-probabilities are those of the samples, at the first row."""
-    kind = type(found).__name__
-    leaves = [x[:1].detach().double().requires_grad_() for x in found]
-    of_draws = type(found)(*(x.expand(DRAWS, *x.shape[1:]) for x in leaves))
+    kind = type(distribution).__name__
+    leaves = [x[:1].detach().double().requires_grad_() for x in distribution]
+    of_draws = type(distribution)(*(x.expand(DRAWS, *x.shape[1:]) for x in leaves))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(DRAWS, of_draws.noise_dim, generator=generator, dtype=torch.float64)
     with torch.enable_grad():
@@ -227,14 +227,14 @@ def _require_score_of_mean_zero(found: Any) -> None:
             raise ValueError(f"{kind}.log_prob should be differentiable")
 
         def log_prob(*fields: Tensor) -> Tensor:
-            one = type(found)(*(x[None] for x in fields[:-1]))
+            one = type(distribution)(*(x[None] for x in fields[:-1]))
             return one.log_prob(fields[-1][None])[0]
 
         of_fields = tuple(range(len(leaves)))
         scores = torch.func.vmap(
             torch.func.grad(log_prob, of_fields), (*(None for _ in leaves), 0)
         )(*(x[0] for x in leaves), actions)
-    for name, score in zip(found._fields, scores, strict=True):
+    for name, score in zip(distribution._fields, scores, strict=True):
         error = score.std(0) / math.sqrt(DRAWS)
         if not (score.mean(0).abs() <= STANDARD_ERRORS * error + 1e-6).all():
             raise ValueError(

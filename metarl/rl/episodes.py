@@ -37,18 +37,18 @@ def as_trajectories(episodes: Sequence[Episode], policy: Policy, phi: Params) ->
     dtype = next(iter(phi.values())).dtype
     lengths = [len(episode.rewards) for episode in episodes]
 
-    def stacked(name: str) -> torch.Tensor:
+    def stack(name: str) -> torch.Tensor:
         arrays = [np.asarray(getattr(episode, name)) for episode in episodes]
-        padded = np.zeros((1, len(arrays), max(lengths), *arrays[0].shape[1:]))
+        block = np.zeros((1, len(arrays), max(lengths), *arrays[0].shape[1:]))
         for n, array in enumerate(arrays):
-            padded[0, n, : len(array)] = array
-        return torch.from_numpy(padded).to(dtype)
+            block[0, n, : len(array)] = array
+        return torch.from_numpy(block).to(dtype)
 
     steps = np.arange(max(lengths))
     mask = torch.from_numpy(steps < np.array(lengths)[:, None])[None].to(dtype)
-    ended = np.array([episode.terminated for episode in episodes])
-    last = (steps == np.array(lengths)[:, None] - 1) & ended[:, None]
-    observations, actions = stacked("observations"), stacked("actions")
+    terminations = np.array([episode.terminated for episode in episodes])
+    last = (steps == np.array(lengths)[:, None] - 1) & terminations[:, None]
+    observations, actions = stack("observations"), stack("actions")
     with torch.no_grad():
         sampling = policy(phi, observations)
         log_probs = sampling.log_prob(actions) * mask
@@ -59,7 +59,7 @@ def as_trajectories(episodes: Sequence[Episode], policy: Policy, phi: Params) ->
         actions,
         sampling,
         log_probs,
-        stacked("rewards"),
+        stack("rewards"),
         mask * torch.from_numpy(~last)[None],
         mask,
         torch.from_numpy(final).to(dtype),

@@ -97,24 +97,24 @@ class PolicyEvaluation(Evaluation):
     success: Array | None = None
 
     def rows(self) -> list[Row]:
-        solved = None if self.success is None else self.success.mean(1).tolist()
+        rates = None if self.success is None else self.success.mean(1).tolist()
         return [
-            replace(row, length=float(length), success=solved[row.inner_steps] if solved else None)
+            replace(row, length=float(length), success=rates[row.inner_steps] if rates else None)
             for row, length in zip(super().rows(), self.lengths.mean(1), strict=True)
         ]
 
     def metrics(self) -> dict[str, float]:
         """Return the rows as flat metrics, and the gain of every inner step with its interval."""
-        found = super().metrics()
+        metrics = super().metrics()
         if len(self.scores) == 1:
-            return found
+            return metrics
         for gain in paired_differences(self.scores[:1], self.scores[1:]):
             step = gain.inner_steps + 1
-            found |= {
+            metrics |= {
                 f"evaluation/gain_{step}": gain.mean,
                 f"evaluation/gain_ci95_{step}": gain.ci95,
             }
-        return found
+        return metrics
 
     def record(self) -> TaskScoresRecord:
         return replace(
@@ -136,25 +136,25 @@ class Tasks(Protocol):
 
 @dataclass
 class Recorder:
-    """Keeps where the first few simulations of every round were; a ``Watch``."""
+    """Keeps the positions of the first few simulations of every round; a ``Watch``."""
 
     tasks: int = RECORDED_TASKS
     frames: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def __call__(self, inner_step: int, qpos: NDArray[np.float64]) -> None:
-        kept = qpos[: self.tasks, :RECORDED_TRAJECTORIES].copy()
-        self.frames.setdefault(inner_step, []).append(kept)
+        frame = qpos[: self.tasks, :RECORDED_TRAJECTORIES].copy()
+        self.frames.setdefault(inner_step, []).append(frame)
 
     def episodes(self, rounds: Sequence[Trajectories]) -> RecordedRollouts:
         """Return the recorded episodes, with their rewards and lengths from ``rounds``."""
         horizon = rounds[0].rewards.shape[-1]
         first = slice(self.tasks), slice(RECORDED_TRAJECTORIES)
-        padded = [
+        arrays = [
             np.stack(frames + [frames[-1]] * (horizon + 1 - len(frames)), axis=2)
             for _, frames in sorted(self.frames.items())
         ]
         return RecordedRollouts(
-            qpos=np.stack(padded).astype(np.float32),
+            qpos=np.stack(arrays).astype(np.float32),
             rewards=torch.stack([r.rewards[first] for r in rounds]).float().cpu().numpy(),
             lengths=torch.stack([r.lengths[first] for r in rounds]).long().cpu().numpy(),
         )
@@ -194,14 +194,14 @@ class PolicyEvaluator:
         tasks = self.held_out
         if tasks is None:
             tasks = self._draw_tasks(Purpose.EVALUATION_TASKS)
-        mine, stream = self._share_of(tasks, Purpose.EVALUATION_ROLLOUT)
+        share, stream = self._share_of(tasks, Purpose.EVALUATION_ROLLOUT)
         recorder = Recorder(max(0, RECORDED_TASKS - stream.first_task))
         watch = None if config.mean_actions else recorder
-        sampled = sample(mine, alpha, stream, watch)
-        rounds = [s.trajectories for s in sampled]
+        samples = sample(share, alpha, stream, watch)
+        rounds = [s.trajectories for s in samples]
         if config.mean_actions:
             stream = stream._replace(purpose=Purpose.MEAN_ACTION_ROLLOUT)
-            rounds = self.adaptation.mean_action_trajectories(sampled, mine, stream, recorder)
+            rounds = self.adaptation.mean_action_trajectories(samples, share, stream, recorder)
         success = self._of_all([r.success.nanmean(1) for r in rounds])
         return PolicyEvaluation(
             measure="return",
@@ -215,7 +215,7 @@ class PolicyEvaluator:
             mean_actions=config.mean_actions,
             success=None if np.isnan(success).any() else success,
             validation=validation,
-            episodes=self._recorded(recorder, rounds),
+            episodes=self._recordings(recorder, rounds),
         )
 
     @property
@@ -240,8 +240,8 @@ class PolicyEvaluator:
     def _validate(self, sample: Callable[..., list[Sampled]], alpha: float) -> float:
         """Mean return over validation tasks and inner steps from the first on."""
         tasks = self._draw_tasks(Purpose.VALIDATION_TASKS)
-        mine, stream = self._share_of(tasks, Purpose.VALIDATION_ROLLOUT)
-        rounds = sample(mine, alpha, stream)
+        share, stream = self._share_of(tasks, Purpose.VALIDATION_ROLLOUT)
+        rounds = sample(share, alpha, stream)
         return float(self._of_all([r.trajectories.returns.mean(1) for r in rounds[1:]]).mean())
 
     def _draw_tasks(self, purpose: Purpose) -> NDArray[np.float64]:
@@ -261,7 +261,7 @@ class PolicyEvaluator:
         columns: Array = self.processes.gather(torch.stack([*per_task], 1).double()).cpu().numpy()
         return columns.T
 
-    def _recorded(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> RecordedRollouts:
+    def _recordings(self, recorder: Recorder, rounds: Sequence[Trajectories]) -> RecordedRollouts:
         """Return the recordings of the first tasks of all processes."""
         by_task = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in recorder.episodes(rounds)]
         of_all = self.processes.gather([torch.from_numpy(x) for x in by_task])

@@ -54,7 +54,7 @@ class PolicyInnerConfig(InnerConfig):
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """Everything that one meta-update depends on.
+    """The settings that one meta-update depends on.
 
     Args:
         tasks: M, tasks per iteration.
@@ -222,7 +222,7 @@ class MetaRLLearner:
     ) -> dict[str, float]:
         """Return metrics of the step from theta to ``new`` [P], see ``diagnosis``."""
         fresh, _ = self.sample(iteration, Purpose.DIAGNOSIS_TASKS, Purpose.DIAGNOSIS_ROLLOUT)
-        found = diagnosis(
+        metrics = diagnosis(
             self.outer,
             lambda data: self.objective(data[:-1], data[-1], iteration),
             flatten(self.meta),
@@ -231,35 +231,35 @@ class MetaRLLearner:
             [r.batch for r in fresh],
             self.processes.share(self.config.tasks).start,
         )
-        return {f"diagnosis/{name}": value for name, value in found.items()}
+        return {f"diagnosis/{name}": value for name, value in metrics.items()}
 
     def _inner_metrics(self, rounds: Sequence[Sampled]) -> dict[str, float]:
         """Return metrics of the first inner step, means over tasks, and the learned inner rates.
 
         The gradient's norm is recovered from the step; the KL is that of phi from theta.
         """
-        learned = {
+        rate_metrics = {
             f"inner/rate/{name}": float(rate.mean())
             for name, rate in split_rates(self.meta)[1].items()
         }
         if len(rounds) == 1:
-            return learned
+            return rate_metrics
         theta, phi = rounds[0].phi, rounds[1].phi
         _, (rate,) = self.adaptation.inner.split(self.meta, self.config.inner.alphas[:1])
         gradients = [(theta[n] - phi[n]) / rate[n] for n in rate]
         squares = sum(g.flatten(1).square().sum(1) for g in gradients)
         kl = inner_kl(self.adaptation.sampler.policy, phi, rounds[0].batch)
-        found = self.processes.gather((torch.as_tensor(squares).sqrt(), kl))
+        values = self.processes.gather((torch.as_tensor(squares).sqrt(), kl))
         return {
-            "inner/gradient_norm": float(found[0].mean()),
-            "inner/kl": float(found[1].mean()),
-            **learned,
+            "inner/gradient_norm": float(values[0].mean()),
+            "inner/kl": float(values[1].mean()),
+            **rate_metrics,
         }
 
     # --- for the trainer
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """How good an iteration was, higher is better."""
+        """Return the score of an iteration; higher is better."""
         return metrics["return/after"]
 
     def evaluate(self, iteration: int) -> PolicyEvaluation:
@@ -276,8 +276,8 @@ class MetaRLLearner:
     @property
     def evaluated_meta(self) -> Params:
         """The meta-parameters that evaluations use: theta, or the outer step's average of it."""
-        evaluated = self.outer.evaluated(flatten(self.meta), self.outer_state)
-        return unflatten(evaluated, self.meta)
+        vector = self.outer.evaluated(flatten(self.meta), self.outer_state)
+        return unflatten(vector, self.meta)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs besides its settings."""

@@ -15,7 +15,7 @@ from metarl.core.processes import Processes
 from metarl.core.task_map import TaskMap
 from metarl.rl.losses import Policy, Transitions, mean_kl, ratio_of, surrogate_and_kl
 from metarl.rl.returns import masked_mean, moments
-from metarl.rl.rollout import padded
+from metarl.rl.rollout import pad_to_size
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
@@ -68,7 +68,7 @@ class OuterObjective:
         task_map = self._task_map
         if task_map.compiled:  # one size, which a program is compiled for
             size = max(batch.mask.shape[1] for batch in [*support, query])
-            *support, query = (padded(batch, size) for batch in [*support, query])
+            *support, query = (pad_to_size(batch, size) for batch in [*support, query])
         data = TaskBatches(tuple(support), query, credits(query, task_map.processes))
 
         @cache
@@ -173,7 +173,7 @@ def for_curvature(query: Transitions, fraction: float) -> Transitions:
         return query
     end = query.mask.shape[1]
     j = torch.arange(math.ceil(fraction * end), dtype=torch.float64, device=query.mask.device)
-    kept = ((j + j * GOLDEN_RATIO % 1) / fraction).long()
+    positions = ((j + j * GOLDEN_RATIO % 1) / fraction).long()
     # An index beyond the end is dropped: the last one would depend on other tasks and on padding.
-    kept = kept[kept < end]
-    return tree_map(lambda x: x[:, kept], query)
+    positions = positions[positions < end]
+    return tree_map(lambda x: x[:, positions], query)

@@ -41,7 +41,7 @@ class PPO(Adam):
         for _ in range(self.epochs):
             values, gradient = objective.gradient_of(self.loss, theta)
             norms.append(torch.linalg.vector_norm(gradient))
-            theta, state = self.update(theta, self.clipped(gradient), state)
+            theta, state = self.update(theta, self.clip_gradient(gradient), state)
         loss, kl = objective.loss_and_kl(theta)
         return (
             theta,
@@ -57,9 +57,9 @@ class PPO(Adam):
             },
         )
 
-    def factor(self, done: Number) -> Number | float:
-        """Return the schedule's factor in the iteration that follows ``done`` updates."""
-        return super().factor(done // self.epochs)
+    def factor(self, updates: Number) -> Number | float:
+        """Return the schedule's factor in the iteration after ``updates`` updates."""
+        return super().factor(updates // self.epochs)
 
     def loss(self, task: AdaptedTask) -> Tensor:
         """Return one task's loss, the share of clipped env steps, and the support KL, [3].

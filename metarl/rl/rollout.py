@@ -89,15 +89,15 @@ def make_batch(
     at_end = steps == trajectories.lengths[..., None] - 1
     # discount of the value that follows the last env step: there, and as seen from every env step
     cut_off = at_end * discounts * config.bootstrap
-    known = 0.0 if config.bootstrap else 1.0  # a bootstrapped value needs no time left
+    time_weight = 0.0 if config.bootstrap else 1.0  # a bootstrapped value needs no time left
     data = Regression(
         trajectories.observations,
-        (known * steps).expand(mask.shape),
+        (time_weight * steps).expand(mask.shape),
         mask,
         targets,
         discounted_returns(cut_off, discounts),
         trajectories.final_observations,
-        known * trajectories.lengths,
+        time_weight * trajectories.lengths,
     )
     (values, final_values), state = baseline.fit(state, data, task_map)
     following = torch.nn.functional.pad(values, (0, 1))
@@ -117,10 +117,10 @@ def make_batch(
         rewards,
         discounts * mask,
     )
-    explained = torch.func.vmap(explained_variance)(values, targets, mask)
+    explained_variances = torch.func.vmap(explained_variance)(values, targets, mask)
     # The longest task of all processes: a sum's last bit depends on the size of its array.
     longest = int(task_map.processes.gather(mask.sum((1, 2))[:, None]).max())
-    return pack(batch, BUCKETS if task_map.compiled else None, longest), explained, state
+    return pack(batch, BUCKETS if task_map.compiled else None, longest), explained_variances, state
 
 
 def pack(batch: Transitions, buckets: int | None = None, longest: int = 0) -> Transitions:
@@ -136,14 +136,14 @@ def pack(batch: Transitions, buckets: int | None = None, longest: int = 0) -> Tr
         return flat
     order = torch.argsort(flat.mask, dim=1, descending=True, stable=True)[:, : max(size, 1)]
     task = torch.arange(len(order), device=order.device)[:, None]
-    packed = tree_map(lambda x: x[task, order], flat)
+    env_steps = tree_map(lambda x: x[task, order], flat)
     if buckets is None:
-        return packed
+        return env_steps
     step = math.ceil(full / buckets)
-    return padded(packed, min(full, step * math.ceil(max(size, 1) / step)))
+    return pad_to_size(env_steps, min(full, step * math.ceil(max(size, 1) / step)))
 
 
-def padded(batch: Transitions, size: int) -> Transitions:
+def pad_to_size(batch: Transitions, size: int) -> Transitions:
     """A batch [M, S] with zeros up to S = ``size``."""
 
     def pad(x: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Sampler:
         self._envs: dict[tuple[int, ...], Env] = {}
         self.policy = policy
         self._policies = torch.func.vmap(policy)
-        self.act: Act = Compiled(self._sampled) if compiled else Traced(self._sampled)
+        self.act: Act = Compiled(self._samples) if compiled else Traced(self._samples)
         self._act_by_mode: Act = Traced(self._modes)
         self._like: Distribution | None = None  # of one env step
         self._horizon = horizon
@@ -144,16 +144,16 @@ class Sampler:
 
         def roll(env: Env, part: slice) -> None:
             of_part = tree_map(itemgetter(part), (params, out))
-            seen = None if watch is None else partial(watch, stream.inner_step)
-            self._roll(env, act, *of_part, rngs[part], seen)
+            watch_states = None if watch is None else partial(watch, stream.inner_step)
+            self._roll(env, act, *of_part, rngs[part], watch_states)
 
         if self._pool is None or groups == 1:
             list(map(roll, envs, parts))
         else:
             rolls = [self._pool.submit(roll, e, part) for e, part in zip(envs, parts, strict=True)]
             wait(rolls)  # all, even if one fails: the next call uses the same environments
-            for rolled in rolls:
-                rolled.result()
+            for future in rolls:
+                future.result()
         return tree_map(lambda x: x.to(self._device), out)
 
     def _env(self, group: int, groups: int, m: int, n: int) -> Env:
@@ -191,8 +191,8 @@ class Sampler:
                 break
             distribution, action = act(params, observation, noise[t])
             step = env.step(action.numpy())
-            seen = [x.numpy() for x in (observation, action, *leaves_of_tree(distribution))]
-            for row, now in zip(rows, (*seen, step.reward, ~step.terminated, alive), strict=True):
+            values = [x.numpy() for x in (observation, action, *leaves_of_tree(distribution))]
+            for row, now in zip(rows, (*values, step.reward, ~step.terminated, alive), strict=True):
                 row[t] = now
             diverged[step.diverged] = 1
             np.fmax(success, step.success, out=success, casting="same_kind")
@@ -212,7 +212,7 @@ class Sampler:
         by_time = np.ascontiguousarray(np.moveaxis(np.stack(noise), 2, 0))
         return torch.from_numpy(by_time).to(out.observations.dtype)
 
-    def _sampled(
+    def _samples(
         self, params: Params, observation: Tensor, noise: Tensor
     ) -> tuple[Distribution, Tensor]:
         distribution = self._distributions(params, observation)

@@ -1,4 +1,4 @@
-"""How much of an outer step is noise: what it gains on data that it was not made from."""
+"""Estimate how much of an outer step is noise: its gain on data that it was not made from."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def diagnosis(
         outer: the outer step.
         objective: the objective on such data.
         theta, new: meta-parameters [P] before and after the step.
-        rounds: what the step was made from.
+        rounds: the data that the step was made from.
         fresh: trajectories of other tasks, sampled with theta too.
         first_task: index of this process's first task among all tasks.
 
@@ -43,11 +43,11 @@ def diagnosis(
     halves = [_every_second(rounds, (first_task + k) % 2) for k in range(2)]
     steps = [outer.step(objective(h), theta, outer.init(theta))[0] - theta for h in halves]
     lengths = [math.sqrt(dot(step, step)) for step in steps]
-    used, unseen = objective(rounds), objective(fresh)
-    loss, kl = (unseen.loss_and_kl(new) - unseen.loss_and_kl(theta)).tolist()
-    gained = used.loss_and_kl(theta) - used.loss_and_kl(new)
+    own, other = objective(rounds), objective(fresh)
+    loss, kl = (other.loss_and_kl(new) - other.loss_and_kl(theta)).tolist()
+    gain = own.loss_and_kl(theta) - own.loss_and_kl(new)
     return {
-        "improvement": float(gained[0]),
+        "improvement": float(gain[0]),
         "fresh_improvement": -loss,
         "fresh_kl": kl,
         "cosine_of_halves": dot(*steps) / math.prod(lengths) if all(lengths) else math.nan,

@@ -57,7 +57,7 @@ def read_task_file(path: Path, task_fields: Sequence[str]) -> TaskFile:
         columns, published = (_from_csv if path.suffix.lower() == ".csv" else _from_json)(text)
         if not is_printable(published):
             raise ValueError("its names have control characters")
-        return _checked(columns, published, task_fields)
+        return _task_file(columns, published, task_fields)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError as error:
@@ -66,7 +66,7 @@ def read_task_file(path: Path, task_fields: Sequence[str]) -> TaskFile:
         raise UserError(f"{path}: {error}") from error
 
 
-def _checked(
+def _task_file(
     columns: Mapping[str, Any], published: Mapping[str, Any], task_fields: Sequence[str]
 ) -> TaskFile:
     if set(columns) != set(task_fields):
@@ -79,10 +79,10 @@ def _checked(
     if length == 0:
         raise ValueError("there should be at least one task")
     tasks = np.stack([_numbers(columns[f], f"column {f}", length) for f in task_fields], axis=1)
-    return TaskFile(tasks, {m: _published(row, m, length) for m, row in published.items()})
+    return TaskFile(tasks, {m: _published_returns(row, m, length) for m, row in published.items()})
 
 
-def _published(row: Any, method: str, tasks: int) -> PublishedReturns:
+def _published_returns(row: Any, method: str, tasks: int) -> PublishedReturns:
     where = f"published {method}"
     if not isinstance(row, dict) or not isinstance(row.get("returns"), list) or not row["returns"]:
         raise ValueError(f"{where} should have a list for every inner step in `returns`")

@@ -29,7 +29,7 @@ from metarl.runtime.memory import memory
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save and what to keep.
+    """The times of checkpoints, and the number that is kept.
 
     Args:
         every: iterations between checkpoints; the last iteration is always saved.
@@ -90,18 +90,18 @@ class CheckpointFolder:
 
     def all(self) -> list[Checkpoint]:
         """Checkpoints with a readable note, newest first; others are reported and left out."""
-        found = []
+        checkpoints = []
         for path in self._paths():
             try:
                 note = read_json(path.with_suffix(".json"))
                 checkpoint = Checkpoint(path, int(note["iteration"]), float(note["score"]))
                 if path.name != _file_name(checkpoint.iteration):
                     raise ValueError("the note is of another iteration")
-                found.append(checkpoint)
+                checkpoints.append(checkpoint)
             except Exception:  # whatever a damaged file leads to
                 warn(f"{path} has no readable note beside it; leaving it out")
-        found.sort(key=lambda c: c.iteration, reverse=True)
-        return found
+        checkpoints.sort(key=lambda c: c.iteration, reverse=True)
+        return checkpoints
 
     def load(self, which: str = "last") -> tuple[Checkpoint, dict[str, Any]]:
         """Load a checkpoint: ``last``, ``best`` or the number of iterations.
@@ -136,7 +136,7 @@ class CheckpointFolder:
         return self.folder.glob("iteration-*.pt")
 
     def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Raises ValueError, with the reason in one line, when it is damaged."""
+        """Return a checkpoint's state; raise ValueError with one line if it is damaged."""
         try:
             data = read_file(checkpoint.path, memory() // 4, links=False)
             note = read_json(checkpoint.path.with_suffix(".json"))
@@ -151,9 +151,9 @@ class CheckpointFolder:
         """Keep the newest, the best, and those of later iterations that are intact."""
         checkpoints = self.all()
         valid = [c for c in checkpoints if c.iteration <= newest]
-        kept = [*valid[: self._keep], max(valid, key=lambda c: c.score)]
+        selection = [*valid[: self._keep], max(valid, key=lambda c: c.score)]
         for checkpoint in checkpoints:
-            if checkpoint not in kept and not self._is_later(checkpoint, newest):
+            if checkpoint not in selection and not self._is_later(checkpoint, newest):
                 checkpoint.path.unlink(missing_ok=True)
                 checkpoint.path.with_suffix(".json").unlink(missing_ok=True)
 

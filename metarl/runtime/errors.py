@@ -6,14 +6,14 @@ from metarl.runtime.console import complain, printable
 
 
 class UserError(Exception):
-    """Bad input, said in one line: what, where, what is allowed. Commands exit with code 2."""
+    """Bad input, in one line: what, where, what is allowed. Commands exit with code 2."""
 
     def __init__(self, message: str):
         super().__init__(printable(" ".join(message.splitlines())))  # whatever was quoted in it
 
 
 def described(error: BaseException) -> str:
-    """An exception of whatever kind as one line: its type and its message."""
+    """Return any exception as one line: its type and its message."""
     return printable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 

@@ -22,10 +22,10 @@ class _Named(nn.Module):
         self.network = network
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        found: Any = self.network(inputs)
-        if isinstance(found, Tensor):
-            return {"output": found}
-        return {"action": found.mode(), **found._asdict()}
+        output: Any = self.network(inputs)
+        if isinstance(output, Tensor):
+            return {"output": output}
+        return {"action": output.mode(), **output._asdict()}
 
 
 def export(

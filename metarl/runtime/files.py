@@ -44,7 +44,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what ``write_atomically`` left in a folder when its process was killed."""
+    """Remove files that ``write_atomically`` left in a folder when its process was killed."""
     for path in abandoned(folder, "*", "tmp"):
         with suppress(OSError):
             path.unlink()
@@ -53,8 +53,8 @@ def remove_temporary(folder: Path) -> None:
 def abandoned(folder: Path, pattern: str, suffix: str) -> list[Path]:
     """Return the paths ``pattern.PROCESS.suffix`` in a folder whose process does not run."""
     paths = folder.glob(f"{pattern}.{suffix}")
-    found = {path: re.search(r"\.(\d{1,9})\.\w+$", path.name) for path in paths}
-    return [path for path, match in found.items() if match and not _is_running(int(match[1]))]
+    matches = {path: re.search(r"\.(\d{1,9})\.\w+$", path.name) for path in paths}
+    return [path for path, match in matches.items() if match and not _is_running(int(match[1]))]
 
 
 def _is_running(process: int) -> bool:

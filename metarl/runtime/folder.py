@@ -44,8 +44,8 @@ FREE = (
 
 def fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that make a run what it is; where its tasks come from is first."""
-    kept = {key: value for key, value in settings.items() if key not in FREE}
-    return {key: kept[key] for key in ("env", "data") if key in kept} | kept
+    values = {key: value for key, value in settings.items() if key not in FREE}
+    return {key: values[key] for key in ("env", "data") if key in values} | values
 
 
 LARGEST_RECORD = 2**28
@@ -57,8 +57,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.trusted = False  # whether code that the run names may be imported, whoever made it
-        self.checked = False  # whether it was found that it may be
+        self.trust_code = False  # whether code that the run names may be imported, whoever made it
+        self.is_checked = False  # whether it was found that it may be
         self.is_own = False  # whether this user made the run here
         self.name = path.resolve().name
         self.config_file = path / "config.yaml"
@@ -100,12 +100,12 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path, trusted: bool = False) -> "RunFolder":
+    def open(cls, path: Path, trust_code: bool = False) -> "RunFolder":
         """An existing run.
 
         Args:
             path: of the folder.
-            trusted: whether code that the run names may be imported, whoever made it.
+            trust_code: whether code that the run names may be imported, whoever made it.
 
         Raises:
             UserError: there is no run in ``path``.
@@ -116,7 +116,7 @@ class RunFolder:
         run = cls(path)
         if not run.is_begun():
             raise UserError(f"{path} holds no run: config.yaml is missing")
-        run.trusted = trusted
+        run.trust_code = trust_code
         return run
 
     def require_new(self) -> None:
@@ -131,8 +131,8 @@ class RunFolder:
     def own_task_file(self, name: str) -> Path | None:
         """The run's copy of the task file of this name; None if it has none."""
         stem = Path(name).name.removesuffix(".json").removesuffix(".csv")
-        found = [self.path / "tasks" / f"{stem}{suffix}" for suffix in (".json", ".csv")]
-        return next((path for path in found if path.is_file()), None)
+        candidates = [self.path / "tasks" / f"{stem}{suffix}" for suffix in (".json", ".csv")]
+        return next((path for path in candidates if path.is_file()), None)
 
     def keep_task_file(self, path: Path) -> None:
         """Copy a task file to the run: its tasks stay as they are when the file is moved.
@@ -172,10 +172,10 @@ class RunFolder:
         a run does before its first checkpoint: it has lost its checkpoints.
         """
         rows = read_metrics(self.metrics_file)
-        done = max((row["iteration"] + 1 for row in rows), default=0)
-        if start == 0 and done > checkpoint_every:
+        count = max((row["iteration"] + 1 for row in rows), default=0)
+        if start == 0 and count > checkpoint_every:
             raise UserError(
-                f"{self.path} has done {done} iterations but has no checkpoint left to go on from"
+                f"{self.path} has done {count} iterations but has no checkpoint left to go on from"
             )
 
     def save_evaluation(self, record: EvaluationRecord, episodes: bytes) -> None:

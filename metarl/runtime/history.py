@@ -37,9 +37,9 @@ class Added(NamedTuple):
 
     def apply(self, settings: dict[str, Any]) -> None:
         path, values = self.where
-        named, key = _group(settings, path)
+        holder, key = _group(settings, path)
         of_kind = not self.kind or self.kind in settings
-        of_value = not path or (named or {}).get(key) in values
+        of_value = not path or (holder or {}).get(key) in values
         later, name = _group(settings, self.before)
         is_newer = bool(self.before) and name in (later or {})
         if of_kind and of_value and not is_newer:
@@ -165,9 +165,9 @@ def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
     today = dict(state)
     settings = today.get("settings")
     if isinstance(settings, dict) and {"env", "data"} & settings.keys():
-        known = settings.keys()  # and no setting of how a run is run
-        found = upgraded(settings)
-        today["settings"] = {key: found[key] for key in found if key in known or key not in FREE}
+        keys = settings.keys()  # and no setting of how a run is run
+        current = upgraded(settings)
+        today["settings"] = {key: current[key] for key in current if key in keys or key not in FREE}
     learner = today.get("learner")
     if isinstance(learner, dict) and "outer" not in learner:
         today["learner"] = _learner_with_outer_step(learner, today["settings"])
@@ -194,9 +194,9 @@ def _group(
 ) -> tuple[dict[str, Any] | None, str]:
     """The mapping that holds ``path``, if there is one, and the path's last word."""
     *groups, key = path.split(".")
-    found: Any = settings
+    node: Any = settings
     for group in groups:
-        if isinstance(found, dict) and create:
-            found.setdefault(group, {})
-        found = found.get(group) if isinstance(found, dict) else None
-    return (found if isinstance(found, dict) else None), key
+        if isinstance(node, dict) and create:
+            node.setdefault(group, {})
+        node = node.get(group) if isinstance(node, dict) else None
+    return (node if isinstance(node, dict) else None), key

@@ -1,4 +1,4 @@
-"""Several processes as one run: what torchrun starts finds each other, restarts included."""
+"""Several processes as one run: torchrun's processes find each other, also after a restart."""
 
 import ctypes
 import importlib
@@ -35,10 +35,10 @@ def launch_id() -> str | None:
     """
     if not under_torchrun():
         return None
-    found = os.environ["TORCHELASTIC_RUN_ID"]
-    if found == "none":
+    name = os.environ["TORCHELASTIC_RUN_ID"]
+    if name == "none":
         raise UserError("give torchrun an --rdzv-id, by which restarted processes find their run")
-    return found
+    return name
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def _store_of_this_attempt(processes: Processes, timeout: float) -> dist.Store:
 
 
 def _call_together(store: dist.Store, processes: Processes, me: str) -> Iterator[str]:
-    """The first process lists who is there, again until all on the list have said that they are."""
+    """List the other processes, in the first one, until all on the list have answered."""
     ranks = range(1, processes.size)
     while True:
         present = store.check([f"metarl/rank{r}" for r in ranks])
@@ -123,7 +123,7 @@ def _call_together(store: dist.Store, processes: Processes, me: str) -> Iterator
 
 
 def _answer(store: dist.Store, processes: Processes, me: str) -> Iterator[str]:
-    """Another says that it is there, and begins with the list that it and all others are on."""
+    """Answer the first process, from another one, and begin with a list that all are on."""
     store.set(f"metarl/rank{processes.rank}", me)
     while True:
         attempt = store.get("metarl/attempt").decode()

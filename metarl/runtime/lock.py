@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _taken(folder / NAME)
+        file = _open_lock(folder / NAME)
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
     with file:
@@ -60,7 +60,7 @@ def locked(folder: Path) -> Iterator[None]:
                 (folder / NAME).unlink()
 
 
-def _taken(path: Path) -> IO[bytes]:
+def _open_lock(path: Path) -> IO[bytes]:
     """Return the open lock file. Closing it gives the lock back."""
     while True:
         file = os.fdopen(os.open(path, FLAGS, 0o666), "r+b", buffering=0)

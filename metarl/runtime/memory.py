@@ -12,10 +12,10 @@ UNKNOWN = 2**40
 @cache
 def memory() -> int:
     """Return the memory that this process can have at most, bytes."""
-    found = [UNKNOWN]
+    limits = [UNKNOWN]
     with suppress(AttributeError, ValueError, OSError):  # Windows has no such call
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for file in OF_CONTAINER:
         with suppress(ValueError, OSError):  # there is none, or it says `max`
-            found.append(int(Path(file).read_text()))
-    return min(found)
+            limits.append(int(Path(file).read_text()))
+    return min(limits)

@@ -57,8 +57,8 @@ def _version(package: str) -> str | None:
 
 def _tracking_id() -> str:
     """Return a new id for a tracker; the one that ``wandb agent`` chose in a sweep of its own."""
-    chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-    return chosen or secrets.token_hex(4)
+    sweep_id = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    return sweep_id or secrets.token_hex(4)
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str | None]:

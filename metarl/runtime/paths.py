@@ -1,4 +1,4 @@
-"""Paths are what a shell makes of them, wherever they are said."""
+"""Paths, expanded as a shell does, in configs and on the command line."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The record of an evaluation: what ``evaluation.json`` holds, written and read here only."""
+"""The record of an evaluation, ``evaluation.json``: only this module writes and reads it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -144,7 +144,7 @@ class TaskScoresRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord(TaskScoresRecord):
-    """An evaluation of a run: the scores of its first test, and all else that is known.
+    """An evaluation of a run: the scores of its first test, the other tests, and the settings.
 
     Args:
         others: the same model's scores in other tests.

@@ -97,8 +97,8 @@ class EvaluationConfig:
         if not self.candidate_rates or not self.inner_steps:
             return alpha, {}
         # A rate that breaks a simulation or a model is none to choose.
-        found = {rate: score(rate) for rate in self.candidate_rates}
-        scores = {rate: x if np.isfinite(x) else float("-inf") for rate, x in found.items()}
+        raw_scores = {rate: score(rate) for rate in self.candidate_rates}
+        scores = {rate: x if np.isfinite(x) else float("-inf") for rate, x in raw_scores.items()}
         best = max(scores, key=lambda rate: (scores[rate], -rate))
         if not np.isfinite(scores[best]):
             warn(f"no candidate rate has a finite score; the smallest, {best:g}, is used")
@@ -114,12 +114,12 @@ class Recorded(Protocol):
 Recording = TypeVar("Recording", bound=Recorded)
 
 
-def to_npz(recorded: Recorded | None) -> bytes:
+def to_npz(recordings: Recorded | None) -> bytes:
     """Return recorded episodes as an npz file; no bytes for None."""
-    if recorded is None:
+    if recordings is None:
         return b""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **recorded._asdict())
+    np.savez_compressed(buffer, **recordings._asdict())
     return buffer.getvalue()
 
 
@@ -144,7 +144,7 @@ class Evaluation:
     """Scores of one model on held-out tasks.
 
     Args:
-        measure: what the scores are: return, MSE, accuracy.
+        measure: the kind of score: return, MSE, accuracy.
         tasks: [M, task_dim], named by ``task_fields``.
         scores: of every task after 0, 1, ... inner steps, [steps + 1, M]; NaN where it diverged.
         diverged: how many did (reinforcement learning: episodes), [steps + 1].
@@ -181,15 +181,15 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """The rows as flat metrics, ``evaluation/return_k`` and so on; those of a test by name."""
         start = f"evaluation/{self.test}/" if self.test else "evaluation/"
-        found = {
+        metrics = {
             f"{start}{self.measure if name == 'mean' else name}_{row.inner_steps}": value
             for row in self.rows()
             for name, value in as_plain(row).items()
             if name != "inner_steps"
         }
         for other in self.others:
-            found |= other.metrics()
-        return found
+            metrics |= other.metrics()
+        return metrics
 
     def record(self) -> TaskScoresRecord:
         """Return everything but the episodes and the other tests, as plain lists and numbers."""

@@ -1,4 +1,4 @@
-"""Signatures of this user: what has one was written with the key in the user's state folder.
+"""Signatures of this user, made with the key in the user's state folder.
 
 An owner or a host name in a run's folder would say less: an archive that is unpacked becomes its
 user's, and whoever writes it can write any host into it. The key never leaves its folder.
@@ -20,10 +20,10 @@ def signature(content: Any) -> str | None:
     return hmac.new(key, data, hashlib.sha256).hexdigest() if key else None
 
 
-def is_signed(content: Any, found: Any) -> bool:
-    """Return whether ``found`` is this user's signature of the content."""
-    wanted = signature(content)
-    return wanted is not None and isinstance(found, str) and hmac.compare_digest(wanted, found)
+def is_signed(content: Any, claim: Any) -> bool:
+    """Return whether ``claim`` is this user's signature of the content."""
+    own = signature(content)
+    return own is not None and isinstance(claim, str) and hmac.compare_digest(own, claim)
 
 
 def key_file() -> Path:

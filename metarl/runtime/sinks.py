@@ -72,7 +72,7 @@ class LoggingConfig:
 
 
 class Sink(Protocol):
-    """Somewhere that metrics go."""
+    """A destination of metrics."""
 
     def log(self, iteration: int, metrics: Metrics) -> None: ...
     def show(self, iteration: int, media: Media) -> None: ...
@@ -134,11 +134,11 @@ class JsonlSink:
 
     def __init__(self, path: Path, start: int = 0):
         self._path = path
-        kept = [row for row in read_metrics(path) if row["iteration"] < start]
-        self._waiting = "".join(json.dumps(row) + "\n" for row in kept).encode()
+        rows = [row for row in read_metrics(path) if row["iteration"] < start]
+        self._waiting = "".join(json.dumps(row) + "\n" for row in rows).encode()
         self._is_begun = not os.path.lexists(path)  # the file has no other lines than these
         self._file: FileIO | None = None
-        self._warned = False
+        self._has_warned = False
         self._try_to_write()
 
     def log(self, iteration: int, metrics: Metrics) -> None:
@@ -147,9 +147,9 @@ class JsonlSink:
 
     def _try_to_write(self) -> None:
         reason = self._write()
-        if reason and not self._warned:
+        if reason and not self._has_warned:
             warn(f"{self._path} cannot be written, and is once it can: {reason}")
-        self._warned = bool(reason)
+        self._has_warned = bool(reason)
 
     def _write(self) -> str:
         """Write what waits; why it cannot be, if so."""
@@ -170,8 +170,8 @@ class JsonlSink:
 
     def close(self) -> None:
         if reason := self._write():
-            lost = self._waiting.count(b"\n")
-            warn(f"{self._path} lacks the last {lost} lines: {reason}")
+            count = self._waiting.count(b"\n")
+            warn(f"{self._path} lacks the last {count} lines: {reason}")
         if self._file is not None:
             self._file.close()
 
@@ -233,7 +233,7 @@ class ConsoleSink:
         self._began = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque(maxlen=PACE_OF + 1)  # when so many were done
         self._live: Live | None = None
-        self._warned = False
+        self._has_warned = False
         console = Console(file=sys.stdout)
         if console.is_terminal:
             self._progress = Progress(
@@ -251,28 +251,28 @@ class ConsoleSink:
         )
         if metrics.get("outer/accepted", 1) == 0:
             text += "  step rejected"
-        done = iteration + 1
-        seconds = self._pace(done, metrics) * (self._total - done)
-        left = f"left {timedelta(seconds=round(seconds))}"
+        iterations = iteration + 1
+        seconds = self._pace(iterations, metrics) * (self._total - iterations)
+        rest = f"left {timedelta(seconds=round(seconds))}"
         if self._live is None:
-            self._print(f"{done}/{self._total}  {text}  {left}")
+            self._print(f"{iterations}/{self._total}  {text}  {rest}")
             return
-        self._progress.update(self._task, completed=done, description=left)
+        self._progress.update(self._task, completed=iterations, description=rest)
         self._live.update(Group(self._progress, Text(text, no_wrap=True, overflow="ellipsis")))
 
     def _print(self, line: str) -> None:
         reason = say(line)
-        if reason and not self._warned:
+        if reason and not self._has_warned:
             warn(f"standard output cannot be written, and is once it can: {reason}")
-        self._warned = bool(reason)
+        self._has_warned = bool(reason)
 
-    def _pace(self, done: int, metrics: Metrics) -> float:
+    def _pace(self, iterations: int, metrics: Metrics) -> float:
         """Seconds per iteration of late: a compiler makes some take far longer than the rest."""
-        self._recent.append((time.monotonic(), done))
+        self._recent.append((time.monotonic(), iterations))
         (since, before), (now, _) = self._recent[0], self._recent[-1]
-        if done > before:
-            return (now - since) / (done - before)
-        return metrics.get("seconds/iteration", (now - self._began) / (done - self._start))
+        if iterations > before:
+            return (now - since) / (iterations - before)
+        return metrics.get("seconds/iteration", (now - self._began) / (iterations - self._start))
 
     def show(self, iteration: int, media: Media) -> None:
         pass

@@ -70,7 +70,7 @@ class WandbSink:
         return None if "WANDB_MODE" in os.environ or _has_wandb_key() else "offline"
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        with self._given_up_when_it_fails():
+        with self._end_service_on_failure():
             self._run.log(dict(metrics), step=iteration)
 
     def show(self, iteration: int, media: Media) -> None:
@@ -82,17 +82,17 @@ class WandbSink:
         }
         figures = {f"figures/{n}": wandb.Image(str(path)) for n, path in media.figures.items()}
         videos = {f"videos/{n}": wandb.Video(str(path)) for n, path in media.videos.items()}
-        with self._given_up_when_it_fails():
+        with self._end_service_on_failure():
             self._run.log({**tables, **figures, **videos}, step=iteration)
 
     def close(self) -> None:
-        with self._given_up_when_it_fails():
+        with self._end_service_on_failure():
             self._run.finish()
 
     @staticmethod
     @contextmanager
-    def _given_up_when_it_fails() -> Iterator[None]:
-        """Else wandb tries its lost service again when Python ends, and prints a traceback."""
+    def _end_service_on_failure() -> Iterator[None]:
+        """End wandb's service after a failure: else Python prints its traceback at the end."""
         try:
             yield
         except Exception:
@@ -139,7 +139,7 @@ class TensorboardSink:
             )
 
     def _add_video(self, name: str, path: Path, iteration: int) -> None:
-        """Its own ``add_video`` needs moviepy; an animated image is what it would make of it."""
+        """Add a video as an animated image; TensorBoard's own ``add_video`` needs moviepy."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         width, height, data = _gif(path)

@@ -46,7 +46,7 @@ class StopRequest:
     """SIGINT and SIGTERM ask to stop after the current iteration; a second one stops at once."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.is_set = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -62,13 +62,13 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         terminal = os.isatty(2)
-        if self.requested:
+        if self.is_set:
             if terminal:
                 _write(b"\x1b[?25h\n")  # the cursor, which the progress display hides
             _write(b"metarl: stopped now; --resume goes on from the last checkpoint\n")
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.requested = True
+        self.is_set = True
         gap = b"\n" if terminal else b""  # the progress display redraws its own two lines
         _write(gap + b"metarl: stopping after this iteration; again to stop now\n" + gap)
 
@@ -119,8 +119,8 @@ class Trainer(Generic[Result]):
         self._log_every = log_every
         self._processes = processes
         self.start = 0
-        self._rejected = 0  # in a row
-        self.saved = True  # whether the newest checkpoint that was due is on disk
+        self._rejections = 0  # in a row
+        self.is_saved = True  # whether the newest checkpoint that was due is on disk
 
     def resume(self) -> None:
         """Continue from a checkpoint; from the start if the run was stopped before its first one.
@@ -128,12 +128,12 @@ class Trainer(Generic[Result]):
         Raises:
             UserError: none is intact, or it is of other settings or beyond the run's iterations.
         """
-        found = self._processes.by_leader(self._newest)
+        checkpoint = self._processes.by_leader(self._newest)
         if self._processes.size > 1:
-            found = from_bytes(self._processes.leading_bytes(to_bytes(found or {})))
-        if found:
-            load_into(self._learner, found["state"], self._settings, found["path"])
-            self.start = found["iteration"]
+            checkpoint = from_bytes(self._processes.leading_bytes(to_bytes(checkpoint or {})))
+        if checkpoint:
+            load_into(self._learner, checkpoint["state"], self._settings, checkpoint["path"])
+            self.start = checkpoint["iteration"]
 
     def _newest(self) -> dict[str, Any]:
         """The checkpoint to go on from; empty if there is none."""
@@ -173,50 +173,50 @@ class Trainer(Generic[Result]):
     def _iterate(
         self, iteration: int, sinks: Sinks, stop: StopRequest
     ) -> tuple[Result | None, bool]:
-        """One iteration and what is due after it.
+        """Run one iteration, and what is due after it.
 
         Returns:
             The scores, if it was evaluated, and whether all processes are to stop.
         """
         metrics = self._learner.iterate(iteration)
-        self._rejected = 0 if metrics.get("outer/accepted", 1.0) else self._rejected + 1
-        if self._rejected == MANY:
+        self._rejections = 0 if metrics.get("outer/accepted", 1.0) else self._rejections + 1
+        if self._rejections == MANY:
             warn(f"{MANY} outer steps in a row were rejected; theta stays what it is")
-        scores, done, saved = None, iteration + 1, False
-        if self._evaluate_every and done % self._evaluate_every == 0:
-            scores = self._learner.evaluate(done)
+        scores, iterations, is_saved = None, iteration + 1, False
+        if self._evaluate_every and iterations % self._evaluate_every == 0:
+            scores = self._learner.evaluate(iterations)
             metrics |= scores.metrics()
-        last = done == self._iterations
-        if last or scores is not None or done % self._log_every == 0:
+        last = iterations == self._iterations
+        if last or scores is not None or iterations % self._log_every == 0:
             sinks.log(iteration, metrics)
         score = self._learner.score(metrics)
-        stopping = self._processes.any(stop.requested)
-        if last or stopping or done % self._checkpoint_every == 0:
-            self._save(done, score)
-            saved = True
+        stopping = self._processes.any(stop.is_set)
+        if last or stopping or iterations % self._checkpoint_every == 0:
+            self._save(iterations, score)
+            is_saved = True
         if scores is not None:
-            self._show(iteration, done, scores, sinks)
-            stopping = self._processes.any(stop.requested)
+            self._show(iteration, iterations, scores, sinks)
+            stopping = self._processes.any(stop.is_set)
         for callback in self._callbacks:
             callback(iteration, metrics)
-        if stopping and not saved:  # asked for while pictures were drawn
-            self._save(done, score)
+        if stopping and not is_saved:  # asked for while pictures were drawn
+            self._save(iterations, score)
         return scores, stopping
 
-    def _show(self, iteration: int, done: int, scores: Result, sinks: Sinks) -> None:
+    def _show(self, iteration: int, iterations: int, scores: Result, sinks: Sinks) -> None:
         if self._processes.leads:
-            sinks.show(iteration, lambda: self._illustrate(done, scores))
+            sinks.show(iteration, lambda: self._illustrate(iterations, scores))
 
-    def _save(self, done: int, score: float) -> None:
+    def _save(self, iterations: int, score: float) -> None:
         if not self._processes.leads:
             return
         state = {"settings": self._settings, "learner": self._learner.state_dict()}
         try:
-            self._checkpoints.save(done, state, score if math.isfinite(score) else -math.inf)
-            self.saved = True
+            self._checkpoints.save(iterations, state, score if math.isfinite(score) else -math.inf)
+            self.is_saved = True
         except OSError as error:
-            self.saved = False
-            warn(f"checkpoint after iteration {done} not saved, training goes on: {error}")
+            self.is_saved = False
+            warn(f"checkpoint after iteration {iterations} not saved, training goes on: {error}")
 
 
 def load_into(
@@ -239,13 +239,13 @@ def load_into(
         raise UserError(f"{origin} does not fit this run: {brief(str(error))}") from error
 
 
-def first_difference(found: Any, wanted: Any, where: str = "") -> str:
+def first_difference(value: Any, reference: Any, where: str = "") -> str:
     """Return the first difference of nested dictionaries: ``outer.max_kl is 0.01, not 0.02``."""
-    if not isinstance(found, dict) or not isinstance(wanted, dict):
-        return "" if found == wanted else f"{where} is {brief(found)}, not {brief(wanted)}"
+    if not isinstance(value, dict) or not isinstance(reference, dict):
+        return "" if value == reference else f"{where} is {brief(value)}, not {brief(reference)}"
     differences = (
-        first_difference(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
-        for key in {**wanted, **found}
+        first_difference(value.get(key), reference.get(key), f"{where}.{key}".lstrip("."))
+        for key in {**reference, **value}
     )
     return next(filter(None, differences), "")
 

@@ -1,4 +1,4 @@
-"""Files from the web into the user's cache: whole and checked, or not there at all."""
+"""Download files to the user's cache: each is whole and checked, or absent."""
 
 import hashlib
 import os
@@ -46,9 +46,9 @@ def fetch(url: str, folder: Path, md5: str, otherwise: str) -> Path:
     partial = path.with_name(f"{path.name}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f"{path.name}.lock")):
+        with _exclusive_access(path.with_name(f"{path.name}.lock")):
             if not (path.is_file() and _md5(path) == md5):
-                _fetch_checked(url, partial, md5, otherwise)
+                _fetch_and_check(url, partial, md5, otherwise)
                 partial.replace(path)
     except (OSError, HTTPException) as error:
         reason = str(error).removeprefix("<urlopen error ").removesuffix(">")
@@ -56,20 +56,20 @@ def fetch(url: str, folder: Path, md5: str, otherwise: str) -> Path:
     return path
 
 
-def _fetch_checked(url: str, partial: Path, md5: str, otherwise: str) -> None:
+def _fetch_and_check(url: str, partial: Path, md5: str, otherwise: str) -> None:
     print(f"metarl: downloading {url} to {partial.parent}", file=sys.stderr, flush=True)
-    continued = partial.exists()
+    is_continuation = partial.exists()
     _download(url, partial)
-    if continued and _md5(partial) != md5:  # what was there may have been of another file
+    if is_continuation and _md5(partial) != md5:  # what was there may have been of another file
         partial.unlink()
         _download(url, partial)
-    if (found := _md5(partial)) != md5:
+    if (digest := _md5(partial)) != md5:
         partial.unlink()
-        raise UserError(f"{url} is damaged: its MD5 is {found} and should be {md5}; {otherwise}")
+        raise UserError(f"{url} is damaged: its MD5 is {digest} and should be {md5}; {otherwise}")
 
 
 def _download(url: str, partial: Path) -> None:
-    """Append what is missing of ``url`` to ``partial``."""
+    """Append the missing bytes of ``url`` to ``partial``."""
     start = partial.stat().st_size if partial.exists() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -103,7 +103,7 @@ def _lock(file: IO[str]) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _exclusive_access(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         _lock(file)
         yield

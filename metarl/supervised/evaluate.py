@@ -64,13 +64,13 @@ def parse_test(name: str, variants: Sequence[str]) -> HeldOutTest:
     """
     match = re.fullmatch(r"([1-9]\d{0,4})-shot(?: (.+))?", name)
     if match is None or (match[2] or "") not in ("", *variants):
-        allowed = " or ".join(["K-shot", *(f"K-shot {variant}" for variant in variants)])
-        raise UserError(f"evaluation.tests should have {allowed}, as 5-shot, got {name!r}")
+        names = " or ".join(["K-shot", *(f"K-shot {variant}" for variant in variants)])
+        raise UserError(f"evaluation.tests should have {names}, as 5-shot, got {name!r}")
     return HeldOutTest(int(match[1]), match[2] or "")
 
 
 class RecordedExamples(NamedTuple):
-    """The first M' held-out tasks and what the model says of their query data."""
+    """The first M' held-out tasks and the model's outputs for their query data."""
 
     support_inputs: Array  # [M', S, ...]
     support_targets: Array  # [M', S, ...]
@@ -82,13 +82,13 @@ class RecordedExamples(NamedTuple):
         """Return whether the arrays have their shapes, for ``moments`` = steps + 1 and M tasks."""
         if any(array.ndim < 2 or array.dtype.kind not in "fiu" for array in self):
             return False
-        shown, queries = self.query_inputs.shape[:2]
+        rows, queries = self.query_inputs.shape[:2]
         return (
-            0 < shown <= tasks
-            and self.outputs.shape[:3] == (moments, shown, queries)
-            and self.query_targets.shape[:2] == (shown, queries)
+            0 < rows <= tasks
+            and self.outputs.shape[:3] == (moments, rows, queries)
+            and self.query_targets.shape[:2] == (rows, queries)
             and self.support_inputs.shape[:2] == self.support_targets.shape[:2]
-            and self.support_inputs.shape[:1] == (shown,)
+            and self.support_inputs.shape[:1] == (rows,)
             and self.support_inputs.shape[2:] == self.query_inputs.shape[2:]
         )
 
@@ -121,7 +121,7 @@ class ModelEvaluator:
     Args:
         config: its settings.
         source: what held-out tasks are drawn from.
-        predictor: the model and what it is asked for.
+        predictor: the model, and its loss and score.
         alpha: the trained inner rate.
         shots, queries: as in training.
         task_map: maps over the tasks of this process.
@@ -149,23 +149,23 @@ class ModelEvaluator:
         return [parse_test(name, self.source.variants) for name in self.config.tests]
 
     def run(self, judge: EvaluateTask) -> Evaluation:
-        """The scores of all tests: the first one's, which has the others."""
+        """Return the scores of the first test, which hold those of the others."""
         alpha, validation = self.config.choose_rate(self.alpha, lambda a: self._validate(judge, a))
-        found = [e for test in self.tests for e in self._run(judge, test, alpha)]
-        main = replace(found[0], validation=validation, others=found[1:])
+        evaluations = [e for test in self.tests for e in self._run(judge, test, alpha)]
+        main = replace(evaluations[0], validation=validation, others=evaluations[1:])
         if self.predictor.ways:
             _warn_of_leaks(main, 1 / self.predictor.ways)
         return main
 
     def _run(self, judge: EvaluateTask, test: HeldOutTest, alpha: float) -> list[Evaluation]:
         rates = self.config.rates(alpha)
-        tasks, episodes, judged = self._judge(judge, test, Purpose.EVALUATION_TASKS, rates)
+        tasks, episodes, task_scores = self._judge(judge, test, Purpose.EVALUATION_TASKS, rates)
         kinds = [
             self._evaluation(f"{test.name}, {kind}" if kind else test.name, tasks, scores, rates)
-            for kind, scores in judged.scores.items()
+            for kind, scores in task_scores.scores.items()
         ]
-        recorded = self._recorded(episodes, judged.outputs)
-        return [replace(kinds[0], episodes=recorded), *kinds[1:]]
+        recordings = self._recordings(episodes, task_scores.outputs)
+        return [replace(kinds[0], episodes=recordings), *kinds[1:]]
 
     def _evaluation(
         self, name: str, tasks: Array, scores: Tensor, rates: Sequence[float]
@@ -185,8 +185,8 @@ class ModelEvaluator:
     def _validate(self, judge: EvaluateTask, alpha: float) -> float:
         """Mean score over validation tasks and inner steps from the first on; higher is better."""
         rates = self.config.rates(alpha)
-        *_, judged = self._judge(judge, self.tests[0], Purpose.VALIDATION_TASKS, rates)
-        score = float(next(iter(judged.scores.values()))[:, 1:].double().mean())
+        *_, task_scores = self._judge(judge, self.tests[0], Purpose.VALIDATION_TASKS, rates)
+        score = float(next(iter(task_scores.scores.values()))[:, 1:].double().mean())
         return score if self.predictor.criterion.higher_is_better else -score
 
     def _judge(
@@ -194,21 +194,21 @@ class ModelEvaluator:
     ) -> tuple[Array, TaskData, TaskScores]:
         share = self.task_map.processes.share(self.config.tasks)
         tasks, episodes = self.source.draw(self._draw(test, purpose)._replace(share=share))
-        prepared = self.predictor.prepare(tasks, episodes)
-        judged = self.task_map.map(lambda task: judge(task, rates), prepared)
+        data = self.predictor.prepare(tasks, episodes)
+        task_scores = self.task_map.map(lambda task: judge(task, rates), data)
         tasks = self.task_map.processes.gather(torch.from_numpy(tasks)).numpy()
         return (
             tasks,
             episodes,
-            judged._replace(scores=self.task_map.processes.gather(judged.scores)),
+            task_scores._replace(scores=self.task_map.processes.gather(task_scores.scores)),
         )
 
-    def _recorded(self, episodes: TaskData, outputs: Tensor) -> RecordedExamples:
+    def _recordings(self, episodes: TaskData, outputs: Tensor) -> RecordedExamples:
         """Return the recordings of the first tasks of all processes."""
-        left = max(0, RECORDED_TASKS - self.task_map.processes.share(self.config.tasks).start)
+        count = max(0, RECORDED_TASKS - self.task_map.processes.share(self.config.tasks).start)
 
         def first(x: Tensor) -> Any:
-            return self.task_map.processes.gather(x[:left]).cpu().numpy()
+            return self.task_map.processes.gather(x[:count]).cpu().numpy()
 
         return RecordedExamples(
             support_inputs=first(episodes.support.inputs),
@@ -237,7 +237,7 @@ def mark_diverged(scores: Array, higher_is_better: bool) -> tuple[Array, Array]:
 
 
 def _warn_of_leaks(evaluation: Evaluation, chance: float) -> None:
-    """Before adaptation nobody can know which class has which number."""
+    """Warn where accuracy before adaptation beats chance: labels leak into the inputs."""
     noise = np.sqrt(chance * (1 - chance) / len(evaluation.tasks))
     for each in (evaluation, *evaluation.others):
         row = each.rows()[0]

@@ -45,40 +45,40 @@ class FewShot:
         split, examples = SPLIT_OF[what.purpose], what.shots + what.queries
         if split not in self.splits:
             raise UserError(f"data: there are no {split} examples")
-        found = self.splits[split]
-        if len(found.names) < self.ways:
+        dataset = self.splits[split]
+        if len(dataset.names) < self.ways:
             raise UserError(
-                f"data.ways is {self.ways}, more than the {len(found.names)} classes of the "
+                f"data.ways is {self.ways}, more than the {len(dataset.names)} classes of the "
                 f"{split} split"
             )
-        fewest = min(range(len(found.names)), key=lambda c: len(found.of_class[c]))
-        if len(found.of_class[fewest]) < examples:
+        fewest = min(range(len(dataset.names)), key=lambda c: len(dataset.of_class[c]))
+        if len(dataset.of_class[fewest]) < examples:
             raise UserError(
-                f"shots + queries is {examples}, more than the {len(found.of_class[fewest])} "
-                f"examples of class {found.names[fewest]} in the {split} split"
+                f"shots + queries is {examples}, more than the {len(dataset.of_class[fewest])} "
+                f"examples of class {dataset.names[fewest]} in the {split} split"
             )
 
     def draw(self, what: TaskRequest) -> TaskBatch:
         """Tasks [M, N] of class numbers; inputs [M, N * K, ...], targets [M, N * K]."""
-        labelled = self.splits[SPLIT_OF[what.purpose]]
-        tasks = [self._task(labelled, what, m) for m in what.rows]
+        dataset = self.splits[SPLIT_OF[what.purpose]]
+        tasks = [self._task(dataset, what, m) for m in what.rows]
         classes = np.stack([classes for classes, _ in tasks])
         index = np.stack([index for _, index in tasks])  # [M, N, K + queries]
         sides = index[..., : what.shots], index[..., what.shots :]
-        support, query = (self._batch(labelled, side) for side in sides)
+        support, query = (self._batch(dataset, side) for side in sides)
         return TaskBatch(classes.astype(np.float64), TaskData(support, query))
 
     def _task(
-        self, labelled: LabelledTensors, what: TaskRequest, m: int
+        self, dataset: LabelledTensors, what: TaskRequest, m: int
     ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Classes [N] and examples [N, K + queries] of task m."""
         rng = generator(what.seed, what.purpose, what.iteration, m)
-        classes = rng.choice(len(labelled.names), self.ways, replace=False)
+        classes = rng.choice(len(dataset.names), self.ways, replace=False)
         examples = what.shots + what.queries
-        index = [rng.choice(labelled.of_class[c], examples, replace=False) for c in classes]
+        index = [rng.choice(dataset.of_class[c], examples, replace=False) for c in classes]
         return classes, np.stack(index)
 
-    def _batch(self, labelled: LabelledTensors, index: NDArray[np.integer]) -> Examples:
+    def _batch(self, dataset: LabelledTensors, index: NDArray[np.integer]) -> Examples:
         tasks, ways, examples = index.shape
         targets = torch.arange(ways).repeat_interleave(examples).expand(tasks, -1)
-        return Examples(labelled[index.reshape(tasks, -1)], targets)
+        return Examples(dataset[index.reshape(tasks, -1)], targets)

@@ -59,7 +59,7 @@ class Glyphs(LabelledSet):
 
     def _draw(self, split: str, classes: tuple[str, ...]) -> LabelledImages:
         pixels = [
-            render(varied(strokes, rng), width, self.size)
+            render(vary(strokes, rng), width, self.size)
             for c in range(len(classes))
             for strokes in [invent(generator(0, Purpose.GLYPHS, SPLITS.index(split), c))]
             for i in range(self.drawings)
@@ -79,13 +79,13 @@ def invent(rng: np.random.Generator) -> Array:
     return rng.uniform(0.1, 0.9, (strokes, 4, 2))
 
 
-def varied(strokes: Array, rng: np.random.Generator) -> Array:
-    """A drawing of a class: its control points moved one by one and all together."""
+def vary(strokes: Array, rng: np.random.Generator) -> Array:
+    """Return a drawing of a class: its control points moved one by one and all together."""
     angle = rng.normal(0.0, 0.1)  # rad
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = 0.5 + rng.normal(0.0, 0.02, 2)
-    moved: Array = strokes + rng.normal(0.0, 0.02, strokes.shape) - 0.5
-    return rng.uniform(0.9, 1.05) * (moved @ turn.T) + centre
+    points: Array = strokes + rng.normal(0.0, 0.02, strokes.shape) - 0.5
+    return rng.uniform(0.9, 1.05) * (points @ turn.T) + centre
 
 
 def render(strokes: Array, width: float, size: int) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 class LabelledImages(NamedTuple):
-    """Images and what they show."""
+    """Images and their classes."""
 
     pixels: Tensor  # uint8 [n, C, H, W]
     labels: Tensor  # int64 [n], index into classes
@@ -46,7 +46,7 @@ class LabelledImages(NamedTuple):
 
 @contextmanager
 def reading(where: object) -> Iterator[None]:
-    """Turn what is raised inside into a UserError that names ``where``."""
+    """Turn an exception raised inside into a UserError that names ``where``."""
     try:
         yield
     # Pillow, zipfile and zlib raise a dozen kinds of errors on damaged bytes.
@@ -64,9 +64,9 @@ def decode(file: BinaryIO, channels: int, size: int) -> NDArray[np.uint8]:
     with Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MOST_PIXELS:  # before they are decoded
             raise ValueError(f"it has {image.width}x{image.height} pixels, more than {MOST_PIXELS}")
-        converted = as_shown(image).convert("L" if channels == 1 else "RGB")
-    resized = np.asarray(converted.resize((size, size), Image.Resampling.LANCZOS))
-    return resized.reshape(size, size, channels).transpose(2, 0, 1)
+        picture = as_shown(image).convert("L" if channels == 1 else "RGB")
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
+    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
 
 
 def as_shown(image: Image.Image) -> Image.Image:
@@ -83,8 +83,8 @@ def as_shown(image: Image.Image) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     if is_16_bit:  # Pillow would cut them off at 255
         wide = np.asarray(image).astype(np.int64)
-        shown = np.where(wide == image.info.get("transparency"), 255, (wide + 128) // 257)
-        return Image.fromarray(shown.astype(np.uint8))
+        grey = np.where(wide == image.info.get("transparency"), 255, (wide + 128) // 257)
+        return Image.fromarray(grey.astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA"))
@@ -132,7 +132,7 @@ class ImageFolder(LabelledSet):
         images = {split: self._read(rows) for split, rows in splits.items()}
         if dull := [name for split in images.values() for name in dull_classes(split)]:
             warn(
-                f"in {folder}, images of {_listed(dull)} are of one colour or all the same; "
+                f"in {folder}, images of {_listing(dull)} are of one colour or all the same; "
                 "is this what they should look like?"
             )
         return images
@@ -167,7 +167,7 @@ def dull_classes(images: LabelledImages) -> list[str]:
     return dull
 
 
-def _listed(names: Sequence[object]) -> str:
+def _listing(names: Sequence[object]) -> str:
     """``4 classes (a, b, c, ...)``."""
     more = ["..."] * (len(names) > NAMED)
     plural = "es" * (len(names) > 1)
@@ -188,9 +188,11 @@ def find_rows(folder: Path, class_folders: Literal["first", "deepest"]) -> dict[
         raise UserError(f"there is no folder {folder}")
     tables = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
     if any((folder / split).is_dir() for split in ("train", "test")):
-        found = {s: _class_folders(p, class_folders) for s, p in _named(folder, "").items()}
-        splits = {split: rows for split, (rows, _) in found.items()}
-        if others := [path for _, others in found.values() for path in others]:
+        contents = {
+            s: _class_folders(p, class_folders) for s, p in _split_paths(folder, "").items()
+        }
+        splits = {split: rows for split, (rows, _) in contents.items()}
+        if others := [path for _, others in contents.values() for path in others]:
             warn(
                 f"{len(others)} files in {folder} are left out, as they are not images in a "
                 f"folder of their class: {others[0]}{', ...' * (len(others) > 1)}"
@@ -198,7 +200,7 @@ def find_rows(folder: Path, class_folders: Literal["first", "deepest"]) -> dict[
     elif any((folder / f"{split}.csv").is_file() for split in ("train", "test")):
         splits = {
             split: [_row(path, line, row) for line, row in _table(path)]
-            for split, path in _named(folder, ".csv").items()
+            for split, path in _split_paths(folder, ".csv").items()
         }
     elif len(tables) == 1:
         splits = _one_table(tables[0])
@@ -213,16 +215,16 @@ def find_rows(folder: Path, class_folders: Literal["first", "deepest"]) -> dict[
     return {split: sorted(splits[split]) for split in SPLITS if splits.get(split)}
 
 
-def _named(folder: Path, suffix: str) -> dict[str, Path]:
+def _split_paths(folder: Path, suffix: str) -> dict[str, Path]:
     """Folders or files of the splits; of two names for one split neither is guessed."""
-    found: dict[str, Path] = {}
+    split_paths: dict[str, Path] = {}
     for split, names in NAMES.items():
         paths = [path for name in names if (path := folder / f"{name}{suffix}").exists()]
         if len(paths) > 1:
             raise UserError(f"{folder} should hold one of {paths[0].name} and {paths[1].name}")
         if paths:
-            found[split] = paths[0]
-    return found
+            split_paths[split] = paths[0]
+    return split_paths
 
 
 def _class_folders(
@@ -232,7 +234,7 @@ def _class_folders(
     with reading(folder):
         entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     rows, others = [], [path for path in entries if not path.is_dir()]
-    mixed = []
+    deep_classes = []
     for entry in filter(Path.is_dir, entries):
         files = [path for path in sorted(entry.rglob("*")) if not path.name.startswith(".")]
         images = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -240,13 +242,13 @@ def _class_folders(
         if not images:
             raise UserError(f"{entry} holds no images; they should end in {', '.join(SUFFIXES)}")
         if class_folders == "first" and len({file.parent for file in images}) > 1:
-            mixed.append(entry.name)
+            deep_classes.append(entry.name)
         for file in images:
             home = file.parent if class_folders == "deepest" else entry
             rows.append(Row(file, home.relative_to(folder).as_posix()))
-    if mixed:
+    if deep_classes:
         warn(
-            f"in {folder}, the images of {_listed(mixed)} are in several folders; "
+            f"in {folder}, the images of {_listing(deep_classes)} are in several folders; "
             "with --data.class_folders deepest each of these is a class"
         )
     return rows, others

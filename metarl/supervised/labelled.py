@@ -42,8 +42,8 @@ class LabelledTensors:
 
     def __getitem__(self, index: NDArray[np.integer]) -> Tensor:
         """Examples [*index.shape, ...] as floating-point numbers."""
-        found = self.inputs[torch.from_numpy(index)]
-        return found / 255 if found.dtype == torch.uint8 else found
+        examples = self.inputs[torch.from_numpy(index)]
+        return examples / 255 if examples.dtype == torch.uint8 else examples
 
     @cached_property
     def record(self) -> SplitRecord:
@@ -105,21 +105,21 @@ def require_disjoint(splits: Mapping[str, Iterable[str]]) -> None:
                 )
 
 
-def checked_splits(found: Any) -> dict[str, LabelledTensors]:
+def checked_splits(data: Any) -> dict[str, LabelledTensors]:
     """Return the examples that ``LabelledSet.load`` gave, by split.
 
     Raises:
         ValueError: a split is missing, empty or unknown, inputs are not finite or of different
-            shapes, or labels are no integers or of another number.
+            shapes, labels are not integers, or their number differs.
         UserError: a class is in two splits.
     """
-    if not isinstance(found, Mapping):
-        raise ValueError(f"load should return a mapping of splits, got {type(found).__name__}")
-    if unknown := [str(name) for name in found if name not in SPLITS]:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"load should return a mapping of splits, got {type(data).__name__}")
+    if unknown := [str(name) for name in data if name not in SPLITS]:
         raise ValueError(f"{unknown[0]} is not a split; splits are {', '.join(SPLITS)}")
-    if missing := [split for split in ("train", "test") if split not in found]:
+    if missing := [split for split in ("train", "test") if split not in data]:
         raise ValueError(f"there is no {missing[0]} split")
-    splits = {split: _examples(split, found[split]) for split in SPLITS if split in found}
+    splits = {split: _examples(split, data[split]) for split in SPLITS if split in data}
     require_disjoint({split: examples.names for split, examples in splits.items()})
     shapes = {split: [*examples.inputs.shape[1:]] for split, examples in splits.items()}
     for split, shape in shapes.items():
@@ -130,22 +130,22 @@ def checked_splits(found: Any) -> dict[str, LabelledTensors]:
     return splits
 
 
-def _examples(split: str, found: Any) -> LabelledTensors:
-    if isinstance(found, Dataset):
-        found = _stacked(split, found)
-    if not (isinstance(found, tuple | list) and len(found) in (2, 3)):
+def _examples(split: str, data: Any) -> LabelledTensors:
+    if isinstance(data, Dataset):
+        data = _stack(split, data)
+    if not (isinstance(data, tuple | list) and len(data) in (2, 3)):
         raise ValueError(
             f"the {split} split should be (inputs, labels) or a torch.utils.data.Dataset, "
-            f"got {type(found).__name__}"
+            f"got {type(data).__name__}"
         )
-    inputs = _tensor(f"inputs of the {split} split", found[0])
-    labels = _tensor(f"labels of the {split} split", found[1])
+    inputs = _tensor(f"inputs of the {split} split", data[0])
+    labels = _tensor(f"labels of the {split} split", data[1])
     _require_labels(split, inputs, labels)
     inputs, labels = _require_numbers(split, inputs), labels.long()
-    if len(found) == 2:
+    if len(data) == 2:
         classes, labels = torch.unique(labels, return_inverse=True)
         return LabelledTensors(inputs, labels, tuple(map(str, classes.tolist())))
-    names = tuple(map(str, found[2]))
+    names = tuple(map(str, data[2]))
     if len({*names}) < len(names):
         raise ValueError(f"two classes of the {split} split have the same name")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
@@ -156,7 +156,7 @@ def _examples(split: str, found: Any) -> LabelledTensors:
     return LabelledTensors(inputs, labels, names)
 
 
-def _stacked(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
+def _stack(split: str, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
     """Inputs [n, ...] and labels [n] of a dataset."""
     inputs: list[Tensor] = []
     labels: list[int] = []
@@ -187,13 +187,13 @@ def _items(dataset: Dataset[Any]) -> Iterable[Any]:
     return (dataset[i] for i in range(len(dataset)))  # type: ignore[arg-type]
 
 
-def _tensor(what: str, found: Any) -> Tensor:
-    if isinstance(found, Tensor):
-        return found.detach().cpu()
-    if not isinstance(found, np.ndarray | Sequence):
-        raise ValueError(f"{what} should be a tensor or an array, got {type(found).__name__}")
+def _tensor(what: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if not isinstance(value, np.ndarray | Sequence):
+        raise ValueError(f"{what} should be a tensor or an array, got {type(value).__name__}")
     try:
-        return torch.from_numpy(np.require(found, requirements=["C", "W"]))
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} should be numbers in a tensor or an array: {error}") from error
 

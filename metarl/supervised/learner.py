@@ -37,7 +37,7 @@ EVALUATION_CHUNK = 50  # held-out tasks at once, where training takes no fewer
 
 @dataclass(frozen=True)
 class SupervisedConfig:
-    """Everything that one meta-update depends on.
+    """The settings that one meta-update depends on.
 
     Args:
         tasks: M, tasks per iteration.
@@ -172,16 +172,16 @@ class SupervisedLearner:
         objective = objective_of(
             task, self._task_map, theta, episodes, needs_kl, iteration, weights
         )
-        seen: list[Tensor] = []
+        history: list[Tensor] = []
 
         def loss_gradient(theta: Tensor) -> tuple[Tensor, Tensor]:
             values, gradient = objective.loss_gradient(theta)
-            seen.append(values)
+            history.append(values)
             return values, gradient
 
-        watched = replace(objective, loss_gradient=loss_gradient)
-        theta, state, stats = self.outer.step(watched, theta, state)
-        return theta, state, dict(stats), seen[0]
+        recorder = replace(objective, loss_gradient=loss_gradient)
+        theta, state, stats = self.outer.step(recorder, theta, state)
+        return theta, state, dict(stats), history[0]
 
     # --- its parts
 
@@ -214,7 +214,7 @@ class SupervisedLearner:
     # --- what the trainer asks for
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """How good an iteration was, higher is better: theta on its tasks, not an average."""
+        """Return the score of an iteration, higher is better: theta's, not an average's."""
         criterion = self.task.predictor.criterion
         score = metrics[f"{criterion.measure}/after"]
         return score if criterion.higher_is_better else -score

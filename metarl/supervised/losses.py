@@ -47,7 +47,7 @@ CLASSIFICATION = Criterion(F.cross_entropy, "accuracy", accuracy, True, categori
 
 
 def apart_from_each_other(model: Model, params: Params, support: Tensor, query: Tensor) -> Tensor:
-    """Outputs [Q, ...] for queries of which each is seen beside the support data only.
+    """Return the outputs [Q, ...] of queries, each evaluated beside the support data only.
 
     A model with batch norm sees a whole batch: told all queries at once (transduction), it learns
     something of the task from them (Nichol et al. 2018, section 6.1).

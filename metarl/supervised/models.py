@@ -117,10 +117,10 @@ class Conv3x3(nn.Module):
         samples, height, width, _ = x.shape
         step = self.stride
         height, width = (height - 1) // step + 1, (width - 1) // step + 1
-        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+        frame = F.pad(x, (0, 0, 1, 1, 1, 1))
         rows = [slice(i, i + step * (height - 1) + 1, step) for i in range(3)]
         columns = [slice(j, j + step * (width - 1) + 1, step) for j in range(3)]
-        patches = torch.cat([padded[:, i, j] for i in rows for j in columns], -1)
+        patches = torch.cat([frame[:, i, j] for i in rows for j in columns], -1)
         # As a matrix: more than two dimensions take a slower path.
         flat = patches.reshape(samples * height * width, -1) @ self.weight + self.bias
         return flat.reshape(samples, height, width, -1)
@@ -192,17 +192,17 @@ def require_outputs(
     x = _inputs(samples, input_shape)
     try:
         with torch.no_grad():
-            found, again = model(x), model(x)
+            output, again = model(x), model(x)
     except Exception as error:  # whatever a user's module does
         raise ValueError(
             f"the model fails on inputs {[*input_shape]}: {first_line(error)}"
         ) from error
-    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if shape != (samples, outputs):
         raise ValueError(
             f"the model gives {shape} for {samples} inputs, not ({samples}, {outputs})"
         )
-    if not torch.equal(found.nan_to_num(), again.nan_to_num()):
+    if not torch.equal(output.nan_to_num(), again.nan_to_num()):
         raise ValueError("the model gives other outputs for the same inputs: it is random")
 
 

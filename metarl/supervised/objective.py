@@ -48,7 +48,7 @@ LOSS, SCORE, RESIDUAL = 2, 3, 4  # entries of ``TaskObjective.values``
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model and what it is asked for.
+    """A model, and the loss and score of its outputs.
 
     Args:
         model: the model as a function of its parameters.
@@ -122,28 +122,28 @@ class TaskObjective:
         after = [self.predictor.model(p, query.inputs) for p in phis]
         losses = [criterion.loss(o, query.targets) for o in after]
         outputs, loss = after[-1], losses[-1]
-        descended = loss
+        outer_loss = loss
         if isinstance(weights, Tensor):
-            descended = (weights * torch.stack(losses)).sum()
+            outer_loss = (weights * torch.stack(losses)).sum()
         if self.inner.algorithm.parameter_difference:
             # Its gradient is (theta - phi) / alpha (Nichol et al. 2018, section 3).
             alpha = self.inner.config.alpha
-            moved = {n: (p - phi[n]).detach() / alpha for n, p in theta.items()}
-            descended = sum_of_products(theta, moved)
+            direction = {n: (p - phi[n]).detach() / alpha for n, p in theta.items()}
+            outer_loss = sum_of_products(theta, direction)
         kl = loss.new_zeros(())
         if isinstance(reference, Tensor):
             kl = criterion.divergence(reference, outputs)
         score = criterion.score(outputs, query.targets)
-        found = [descended, kl, loss.detach(), score.detach()]
+        entries = [outer_loss, kl, loss.detach(), score.detach()]
         if self.inner.algorithm.implicit:
-            found.append(self.inner.residual(theta, phi, task.data.support))
-        return torch.stack(found)
+            entries.append(self.inner.residual(theta, phi, task.data.support))
+        return torch.stack(entries)
 
     def kl(self, meta: Params, task: Task, hessian_epsilon: float | None = None) -> Tensor:
         """Return one task's KL alone, a scalar."""
         (_, query), reference, _ = task
         assert isinstance(reference, Tensor)
-        _, phi = self._adapted(meta, task, hessian_epsilon)
+        _, phi = self._adapt(meta, task, hessian_epsilon)
         return self.predictor.criterion.divergence(
             reference, self.predictor.model(phi, query.inputs)
         )
@@ -151,12 +151,12 @@ class TaskObjective:
     def own_loss(self, loss: Callable[[AdaptedTask], Tensor], meta: Params, task: Task) -> Tensor:
         """A loss of the outer step's own, of one task."""
         support, query = task.data
-        theta, phi = self._adapted(meta, task)
+        theta, phi = self._adapt(meta, task)
         return loss(AdaptedTask(self.predictor.model, theta, phi, support, query))
 
     def query_outputs(self, meta: Params, task: TaskData) -> Tensor:
         """Outputs for the query data after adaptation."""
-        _, phi = self._adapted(meta, Task(task))
+        _, phi = self._adapt(meta, Task(task))
         outputs: Tensor = self.predictor.model(phi, task.query.inputs)
         return outputs
 
@@ -176,7 +176,7 @@ class TaskObjective:
         }
         return TaskScores(scores, torch.stack([next(iter(o.values())) for o in outputs]))
 
-    def _adapted(
+    def _adapt(
         self, meta: Params, task: Task, hessian_epsilon: float | None = None
     ) -> tuple[Params, Params]:
         """theta and phi of one task."""

@@ -80,9 +80,11 @@ class Omniglot(LabelledSet):
             classes = self._split_alphabets(background.classes, evaluation.classes)
         # Before they are turned: upright here and upside down there would be a leak as well.
         require_disjoint(classes)
-        characters = _joined(background, evaluation)
-        chosen = {split: _select(characters, names) for split, names in classes.items() if names}
-        return {split: _turned(c) for split, c in chosen.items()} if self.rotations else chosen
+        characters = _concatenate(background, evaluation)
+        images = {split: _select(characters, names) for split, names in classes.items() if names}
+        return (
+            {split: _with_rotations(c) for split, c in images.items()} if self.rotations else images
+        )
 
     def _split_characters(self, names: Sequence[str]) -> dict[str, list[str]]:
         names = sorted(names)
@@ -92,12 +94,12 @@ class Omniglot(LabelledSet):
                 f"so that some are left for testing, got {self.train_classes}"
             )
         order = generator(0, Purpose.IMAGE_SPLIT).permutation(len(names))
-        shuffled = [names[i] for i in order]
+        characters = [names[i] for i in order]
         first = self.train_classes - self.validation_classes
         return {
-            "train": shuffled[:first],
-            "validation": shuffled[first : self.train_classes],
-            "test": shuffled[self.train_classes :],
+            "train": characters[:first],
+            "validation": characters[first : self.train_classes],
+            "test": characters[self.train_classes :],
         }
 
     def _split_alphabets(
@@ -180,27 +182,27 @@ def _drawings(source: Path) -> Iterator[tuple[str, BinaryIO, str]]:
 
 def _sorted_members(paths: Iterable[str]) -> list[tuple[str, str]]:
     """(class name, path) of .../ALPHABET/CHARACTER/DRAWING.png; other files are left alone."""
-    found = []
+    members = []
     for path in paths:
         parts = PurePosixPath(path).parts or ("",)
         hidden = parts[-1].startswith(".")  # as macOS adds to archives
         if path.endswith(".png") and len(parts) >= 3 and not hidden:
-            found.append((f"{parts[-3]}/{parts[-2]}", path))
-    return sorted(found)
+            members.append((f"{parts[-3]}/{parts[-2]}", path))
+    return sorted(members)
 
 
 def read_cached(source: Path, size: int) -> LabelledImages:
-    """``read``, kept in the user's cache: decoding takes seconds, every time.
+    """Return the result of ``read`` from the user's cache, as decoding takes seconds.
 
     Raises:
-        UserError: as ``read`` does; a cache that is damaged or cannot be written is no error.
+        UserError: as ``read`` does; a cache that is damaged or cannot be written is not an error.
     """
     try:
         path = cache_folder() / "omniglot" / f"{_fingerprint(source, size)}.npz"
     except UserError:  # there is no place for a cache
         return read(source, size)
-    if (kept := _read_cache(path, size)) is not None:
-        return kept
+    if (hit := _read_cache(path, size)) is not None:
+        return hit
     images = read(source, size)
     file = io.BytesIO()
     np.savez(file, pixels=images.pixels, labels=images.labels, classes=np.array(images.classes))
@@ -215,8 +217,8 @@ def read_cached(source: Path, size: int) -> LabelledImages:
 def _read_cache(path: Path, size: int) -> LabelledImages | None:
     try:
         # Opened here, for numpy leaves a damaged file open.
-        with path.open("rb") as file, np.load(file) as kept:
-            pixels, labels, classes = kept["pixels"], kept["labels"], kept["classes"]
+        with path.open("rb") as file, np.load(file) as arrays:
+            pixels, labels, classes = arrays["pixels"], arrays["labels"], arrays["classes"]
     except Exception:  # absent, or damaged in any way: the images are decoded again
         return None
     if pixels.shape != (len(labels), 1, size, size):
@@ -240,8 +242,8 @@ def _fingerprint(source: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-def _joined(*sets: LabelledImages) -> LabelledImages:
-    """One set of several that have no class in common."""
+def _concatenate(*sets: LabelledImages) -> LabelledImages:
+    """Concatenate sets that have no class in common."""
     first = np.cumsum([0, *(len(images.classes) for images in sets)])
     return LabelledImages(
         torch.cat([images.pixels for images in sets]),
@@ -253,12 +255,12 @@ def _joined(*sets: LabelledImages) -> LabelledImages:
 def _select(images: LabelledImages, classes: Sequence[str]) -> LabelledImages:
     """The images of some classes, which are numbered in the order given."""
     number = {name: i for i, name in enumerate(classes)}
-    renumbered = torch.tensor([number.get(name, -1) for name in images.classes])[images.labels]
-    chosen = renumbered >= 0
-    return LabelledImages(images.pixels[chosen], renumbered[chosen], tuple(classes))
+    numbers = torch.tensor([number.get(name, -1) for name in images.classes])[images.labels]
+    mask = numbers >= 0
+    return LabelledImages(images.pixels[mask], numbers[mask], tuple(classes))
 
 
-def _turned(images: LabelledImages) -> LabelledImages:
+def _with_rotations(images: LabelledImages) -> LabelledImages:
     """The images and, as classes of their own, these turned counterclockwise."""
     quarters = [
         LabelledImages(
@@ -268,4 +270,4 @@ def _turned(images: LabelledImages) -> LabelledImages:
         )
         for quarter in (1, 2, 3)
     ]
-    return _joined(images, *quarters)
+    return _concatenate(images, *quarters)

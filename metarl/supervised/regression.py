@@ -93,12 +93,12 @@ class RegressionFamily(ABC):
         """
         size = block_size(self.input_shape, what.purpose)
         block, row = divmod(what.iteration, size)
-        tasks, episodes = self._drawn(what._replace(iteration=block, share=None))
+        tasks, episodes = self._blocks(what._replace(iteration=block, share=None))
         rows = slice(row * what.tasks + what.rows.start, row * what.tasks + what.rows.stop)
         return TaskBatch(tasks[rows], tree_map(lambda x: x[rows], episodes))
 
     @cached_property
-    def _drawn(self) -> Callable[[TaskRequest], TaskBatch]:
+    def _blocks(self) -> Callable[[TaskRequest], TaskBatch]:
         """``_block`` of this family; the last blocks are kept."""
         return lru_cache(maxsize=4)(partial(_block, self))
 
@@ -128,17 +128,17 @@ def _block(family: RegressionFamily, what: TaskRequest) -> TaskBatch:
     """
     n = block_size(family.input_shape, what.purpose) * what.tasks
     rng = generator(what.seed, what.purpose, what.iteration)
-    found = family.sample_tasks(rng, n)
-    tasks = _checked(family, "sample_tasks", found, (n, len(family.task_fields)))
+    rows = family.sample_tasks(rng, n)
+    tasks = _as_float32(family, "sample_tasks", rows, (n, len(family.task_fields)))
     rng = generator(what.seed, what.purpose, what.iteration, inner_step=1)
 
     def inputs(examples: int, variant: str = "") -> Array:
-        found = family.sample_inputs(rng, n, examples, variant)
-        return _checked(family, "sample_inputs", found, (n, examples, *family.input_shape))
+        rows = family.sample_inputs(rng, n, examples, variant)
+        return _as_float32(family, "sample_inputs", rows, (n, examples, *family.input_shape))
 
     def examples(x: Array, noise: Array | float) -> Examples:
         shape = (*x.shape[:2], family.outputs)
-        y = _checked(family, "targets", family.targets(tasks, x), shape) + noise
+        y = _as_float32(family, "targets", family.targets(tasks, x), shape) + noise
         return Examples(torch.from_numpy(x), torch.from_numpy(y))
 
     support, query = inputs(what.shots, what.variant), inputs(what.queries)
@@ -147,8 +147,8 @@ def _block(family: RegressionFamily, what: TaskRequest) -> TaskBatch:
     return TaskBatch(tasks, TaskData(examples(support, noise), examples(query, 0.0)))
 
 
-def _checked(family: RegressionFamily, method: str, found: Any, shape: tuple[int, ...]) -> Array:
-    """Return what a method gave as float32.
+def _as_float32(family: RegressionFamily, method: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """Return a method's result as float32.
 
     Raises:
         UserError: it has another shape, or holds other things than finite real numbers.
@@ -156,9 +156,9 @@ def _checked(family: RegressionFamily, method: str, found: Any, shape: tuple[int
     where = f"{type(family).__name__}.{method}"
     should = f"{where} should return {SHAPES[method]}, here {[*shape]}"
     try:
-        array = np.asarray(found)
+        array = np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of different lengths, for example
-        raise UserError(f"{should}, got a {type(found).__name__}: {error}") from error
+        raise UserError(f"{should}, got a {type(value).__name__}: {error}") from error
     if array.shape != shape:
         raise UserError(f"{should}, got {[*array.shape]}")
     if array.dtype.kind not in "fiub":

@@ -1,1 +1,1 @@
-"""The suites of ``scripts/benchmark.py``, their limits, and what is made of their numbers."""
+"""The suites of ``scripts/benchmark.py``, their limits, and the tables of their numbers."""

@@ -73,7 +73,7 @@ class Stopwatch:
 # Patched from outside: the library has nothing in it for the benchmark's sake.
 @contextmanager
 def timed_parts(stopwatch: Stopwatch) -> Iterator[None]:
-    """The parts' functions tell the stopwatch, until the end of the block."""
+    """Time the parts' functions with the stopwatch until the end of the block."""
     with ExitStack() as stack:
         for part, owner, name in PARTS:
             function = stopwatch.wrap(part, getattr(owner, name))

@@ -127,8 +127,8 @@ def experiment(case: str, settings: Settings) -> RLExperiment | SupervisedExperi
     )
 
 
-def described(config: RLExperiment | SupervisedExperiment) -> str:
-    """All that a number depends on besides the machine: results are compared where it is equal."""
+def describe(config: RLExperiment | SupervisedExperiment) -> str:
+    """Return the settings that a number depends on; results are compared where these are equal."""
     words = [f"M {config.tasks}"]
     if isinstance(config, RLExperiment):
         words += [f"N {config.trajectories}", f"T {make_family(config.env).horizon}"]

@@ -34,8 +34,8 @@ class Change(NamedTuple):
         return self.verdict in ("slower", "more")
 
 
-def judged(before: Sequence[float], after: Sequence[float], less_is_better: bool) -> int:
-    """-1 for worse beyond noise, 1 for better, 0 for neither."""
+def judge(before: Sequence[float], after: Sequence[float], less_is_better: bool) -> int:
+    """Return -1 for worse beyond noise, 1 for better, 0 for neither."""
     growth = median(after) / median(before) - 1
     if growth > MARGIN and min(after) > max(before):
         return -1 if less_is_better else 1
@@ -44,8 +44,8 @@ def judged(before: Sequence[float], after: Sequence[float], less_is_better: bool
     return 0
 
 
-def compared(before: Sequence[Result], after: Sequence[Result]) -> list[Change]:
-    """Every number that both have."""
+def changes_between(before: Sequence[Result], after: Sequence[Result]) -> list[Change]:
+    """Return the change of every number that both have."""
     earlier = {result.title: result.numbers for result in before}
     return [
         change(result.title, name, earlier[result.title][name], number, name in limits_of(result))
@@ -63,17 +63,17 @@ def change(title: str, name: str, before: Number, after: Number, is_limit: bool)
     medians = median(before.values), median(after.values)
     if after.limit and after.limit == before.limit:
         old, new = before.shares(name), after.shares(name)
-        verdict = ("slower", "", "faster")[judged(old, new, less_is_better=False) + 1]
+        verdict = ("slower", "", "faster")[judge(old, new, less_is_better=False) + 1]
         return Change(title, name, *medians, (median(old), median(new)), verdict)
     if is_limit:
         return Change(title, name, *medians, None, "the machine")
     words = ("more", "", "less") if unit(name) == "MB" else ("slower", "", "faster")
-    verdict = words[judged(before.values, after.values, less_is_better(name)) + 1]
+    verdict = words[judge(before.values, after.values, less_is_better(name)) + 1]
     return Change(title, name, *medians, None, verdict)
 
 
 def table_of(changes: Sequence[Change]) -> Table:
-    """Those that are beyond noise, and what the machine does."""
+    """Return a table of the changes that are beyond noise, and of the machine's limits."""
     table = Table(title="changes beyond noise, and the machine's own")
     for name in ("", "number", "before", "after", "change", "of the limit", "verdict"):
         table.add_column(name, justify="left" if name in ("", "number", "verdict") else "right")
@@ -87,7 +87,7 @@ def table_of(changes: Sequence[Change]) -> Table:
 
 
 def summary(changes: Sequence[Change]) -> str:
-    """In one line."""
+    """Return a summary of the changes in one line."""
     if not changes:
         return "nothing to compare: no suite, case, sizes, threads and device in common"
     worse = [f"{one.title.partition(' (')[0]}, {one.name}" for one in changes if one.is_worse]

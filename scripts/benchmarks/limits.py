@@ -30,18 +30,18 @@ class Physics:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a simulator to speak of."""
+        """Return whether the family has a simulator."""
         return isinstance(self.env.simulator, MujocoSimulator)
 
     def open_loop(self) -> float:
-        """Of one call into C++ for whole trajectories: nobody sees a state in between."""
+        """Return env steps/s of one call into C++ for whole trajectories, without its states."""
         simulator = self._reset()
         skip = self.family.frame_skip  # type: ignore[attr-defined]
         controls = np.repeat(self._controls.transpose(1, 0, 2), skip, axis=1)
         return self._speed(lambda: simulator.batch.rollout(controls.shape[1], controls, record=()))
 
     def lock_step(self) -> float:
-        """Of one call into C++ per env step: what any policy that looks needs."""
+        """Return env steps/s of one call into C++ per env step, as any policy needs."""
         simulator = self._reset()
         control = simulator.batch.bind("ctrl")
         skip = self.family.frame_skip  # type: ignore[attr-defined]
@@ -54,17 +54,17 @@ class Physics:
         return self._speed(run)
 
     def env_step(self) -> float:
-        """Of the environments: physics, observation, reward, what ended."""
+        """Return env steps/s of the environments: physics, observations, rewards, terminations."""
         tasks, trajectories = self.env.shape
         rows = self.family.sample_tasks(self._rng, tasks)
         self.env.reset(rows, [np.random.default_rng(task) for task in range(tasks)])
         actions = self._controls.reshape(-1, tasks, trajectories, self.family.action_dim)
         actions = actions / self.family.action_scale
-        taken, began = 0, time.perf_counter()
+        steps, began = 0, time.perf_counter()
         for action in actions:
-            taken += int(self.env.alive.sum())
+            steps += int(self.env.alive.sum())
             self.env.step(action)
-        return taken / (time.perf_counter() - began)
+        return steps / (time.perf_counter() - began)
 
     def _reset(self) -> MujocoSimulator:
         assert isinstance(self.env.simulator, MujocoSimulator)
@@ -74,7 +74,7 @@ class Physics:
         return self.env.simulator
 
     def _speed(self, run: Callable[[], object]) -> float:
-        return self._sims * self.family.horizon / timed(run)
+        return self._sims * self.family.horizon / seconds_of(run)
 
 
 class BareGymnasium:
@@ -93,8 +93,8 @@ class BareGymnasium:
     def __call__(self) -> float:
         """Return env steps/s with random actions, and a reset after every episode."""
         began = time.perf_counter()
-        taken = sum(self._pool.map(_step_environments, range(self._workers)))
-        return taken / (time.perf_counter() - began)
+        steps = sum(self._pool.map(_step_environments, range(self._workers)))
+        return steps / (time.perf_counter() - began)
 
 
 _environments: list[Any] = []  # of this process
@@ -131,11 +131,11 @@ def matrix_peak(threads: int, device: str, size: int = 2048, products: int = 6) 
     workers = threads if device == "cpu" else 1
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(multiply, range(workers)))  # warm
-        seconds = timed(lambda: list(pool.map(multiply, range(workers))))
+        seconds = seconds_of(lambda: list(pool.map(multiply, range(workers))))
     return workers * products * 2 * size**3 / seconds / 1e9
 
 
-def timed(action: Callable[[], Any]) -> float:
+def seconds_of(action: Callable[[], Any]) -> float:
     """Seconds that ``action`` takes, with all that it started on a GPU."""
     synchronize()
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""All that the benchmark knows of the outer step's insides: its parts, and their arithmetic."""
+"""The outer step's parts and their arithmetic, for the benchmark."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 def parts(
     learner: MetaRLLearner, support: Sequence[Transitions], query: Transitions
 ) -> dict[str, Callable[[], object]]:
-    """The outer step and what it is made of, each ready to be called."""
+    """Return the outer step and its parts as functions without arguments."""
     objective, theta, step = (
         learner.objective(support, query, 1),
         flatten(learner.meta),
@@ -42,21 +42,21 @@ def watch(
     wrap: Callable[[str, Function], Function],
     begin: Callable[..., None] = lambda *data: None,
 ) -> None:
-    """From now on ``begin`` sees the data of the learner's every objective, and ``wrap(name, f)``
-    takes the place of every function f of it.
+    """Call ``begin`` with the data of each later objective of the learner, and replace each of the
+    objective's functions f by ``wrap(name, f)``.
     """
     make = learner.objective
 
-    def watched(
+    def make_and_watch(
         support: Sequence[Transitions], query: Transitions, iteration: int = 0
     ) -> Objective:
         begin(tuple(support), query)
         objective = make(support, query, iteration)
         functions: dict[str, Any] = {n: f for n, f in vars(objective).items() if callable(f)}
-        wrapped: dict[str, Any] = {n: wrap(n, f) for n, f in functions.items()}
-        return replace(objective, **wrapped)
+        wrappers: dict[str, Any] = {n: wrap(n, f) for n, f in functions.items()}
+        return replace(objective, **wrappers)
 
-    learner.objective = watched  # type: ignore[method-assign]
+    learner.objective = make_and_watch  # type: ignore[method-assign]
 
 
 class FlopMeter:
@@ -71,12 +71,12 @@ class FlopMeter:
         self._data: Any = None  # of the newest objective: batches of support and query
         self._flop: dict[str, int] = {}  # of a call of its functions
         self._calls: list[tuple[str, Function]] = []
-        watch(learner, self._counted, self._begin)
+        watch(learner, self._wrap, self._begin)
 
     def _begin(self, *data: Any) -> None:
         self._data, self._flop = data, {}
 
-    def _counted(self, name: str, function: Function) -> Function:
+    def _wrap(self, name: str, function: Function) -> Function:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             self._calls.append((name, partial(_call, args, kwargs)))
@@ -105,6 +105,6 @@ def _call(args: Any, kwargs: Any, function: Function) -> Any:
 
 
 def _of_a_task(batch: Transitions) -> Transitions:
-    """One task with as many env steps as the mean one: padding is no work."""
+    """Return one task with the mean number of env steps, as padding is not work."""
     env_steps = max(1, round(float(batch.mask.sum(1).mean())))
     return tree_map(lambda x: x[:1, :env_steps], batch)

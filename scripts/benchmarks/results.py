@@ -18,10 +18,10 @@ class Limit(NamedTuple):
 
 @dataclass
 class Number:
-    """One thing, measured in every repeat.
+    """A number that is measured in every repeat.
 
     Args:
-        values: what was measured.
+        values: the measurements.
         limit: name of the limit that they are compared with.
         limits: its values in the same repeats.
     """
@@ -31,7 +31,7 @@ class Number:
     limits: list[float] = field(default_factory=list)
 
     def shares(self, name: str) -> list[float]:
-        """How much of the limit was reached in every repeat; 1 is all of it; empty without one."""
+        """Return the share of the limit in every repeat; 1 is all of it; empty without one."""
         if self.limit is None:
             return []
         pairs = zip(self.values, self.limits, strict=True)
@@ -41,10 +41,10 @@ class Number:
 
 
 class Numbers(dict[str, Number]):
-    """By name; what follows a name's last comma is the unit."""
+    """Numbers by name; the text after a name's last comma is the unit."""
 
     def add(self, name: str, value: float, limit: Limit | None = None) -> None:
-        """One repeat more of the number ``name``."""
+        """Add one repeat of the number ``name``."""
         number = self.setdefault(name, Number())
         number.values.append(value)
         if limit is not None:
@@ -71,17 +71,17 @@ def unit(name: str) -> str:
 
 
 def less_is_better(name: str) -> bool:
-    """Of times and memory, not of speeds."""
+    """Return whether less is better: for times and memory, not for speeds."""
     return not unit(name).endswith("/s")
 
 
 def is_judged(name: str) -> bool:
-    """Whether a number says how good the code is; counts do not."""
+    """Return whether a number says how good the code is; counts do not."""
     return unit(name) in ("s", "MB") or unit(name).endswith("/s")
 
 
 def digits(value: float) -> str:
-    """As a reader wants it: four digits or so."""
+    """Return a number with about four digits."""
     return format(value, ",.0f" if value >= 100 else ".3g" if value < 0.1 else ".2f")
 
 
@@ -90,7 +90,7 @@ def spread(values: list[float]) -> str:
 
 
 def peak_memory() -> float:
-    """MB that this process has held at most.
+    """Return the peak memory of this process, MB.
 
     The kernel's own count where there is one: what ``getrusage`` says is never less than what the
     process that started this one held.

@@ -15,8 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.budget import budget
-from benchmarks.cases import Settings, described, experiment
-from benchmarks.limits import BareGymnasium, Physics, matrix_peak, timed
+from benchmarks.cases import Settings, describe, experiment
+from benchmarks.limits import BareGymnasium, Physics, matrix_peak, seconds_of
 from benchmarks.outer import FlopMeter, parts
 from benchmarks.results import Limit, Numbers, Result, peak_memory
 from metarl.core.params import tree_map
@@ -42,7 +42,7 @@ OF_AN_ITERATION = ("adaptation", "update", "iteration")
 def run(suite: str, case: str, settings: Settings) -> Result:
     """Measure in this process, which should have done nothing else before."""
     config = experiment(case, settings)
-    return Result(suite, case, described(config), SUITES[suite](config, settings))
+    return Result(suite, case, describe(config), SUITES[suite](config, settings))
 
 
 def physics(config: RLExperiment, settings: Settings) -> Numbers:
@@ -69,8 +69,8 @@ def sampler(config: RLExperiment, settings: Settings) -> Numbers:
 
     def collect() -> int:
         sampler = learner.adaptation.sampler
-        sampled = sampler.collect(phi, tasks, config.trajectories, STREAM)
-        return int(sampled.mask.sum())
+        trajectories = sampler.collect(phi, tasks, config.trajectories, STREAM)
+        return int(trajectories.mask.sum())
 
     def evaluate() -> float:
         evaluation = learner.evaluate(0)
@@ -100,12 +100,12 @@ def workers(config: RLExperiment, settings: Settings) -> Numbers:
     actions = np.random.default_rng(0).integers(2, size=size).astype(float)  # pushes of a cart
 
     def step() -> int:
-        taken = 0
+        steps = 0
         batch.reset(tasks, [np.random.default_rng(task) for task in range(config.tasks)])
         for action in actions:
-            taken += int(batch.alive.sum())
+            steps += int(batch.alive.sum())
             batch.step(action)
-        return taken
+        return steps
 
     def collect() -> int:
         sampler = learner.adaptation.sampler
@@ -141,7 +141,7 @@ def update(config: RLExperiment, settings: Settings) -> Numbers:
         numbers.add(*peak)
         for name, part in work.items():
             meter.read()
-            seconds = timed(part)
+            seconds = seconds_of(part)
             gflop = meter.read() / 1e9
             numbers.add(f"{name}, s", seconds, Limit("at the matrix peak, s", gflop / peak.value))
             numbers.add(f"{name}, GFLOP/s", gflop / seconds, peak)
@@ -195,9 +195,9 @@ def algorithms(config: RLExperiment, settings: Settings) -> Numbers:
         for name, learner in learners.items():
             metrics = learner.iterate(number)
             for part in OF_AN_ITERATION:
-                measured = f"{name}, {part}, s", metrics[f"seconds/{part}"]
-                numbers.add(*measured, limits.get(part))
-                limits.setdefault(part, Limit(*measured))
+                measurement = f"{name}, {part}, s", metrics[f"seconds/{part}"]
+                numbers.add(*measurement, limits.get(part))
+                limits.setdefault(part, Limit(*measurement))
     return numbers
 
 
@@ -214,7 +214,7 @@ def supervised(config: SupervisedExperiment, settings: Settings) -> Numbers:
     mflop = flop_of_task(make_supervised_learner(arrangements["not compiled"])) / 1e6
     numbers.add("meta-gradient of a task, MFLOP", mflop)
     for kind, learner in learners.items():
-        numbers.add(f"{kind}, first iteration, s", timed(partial(learner.iterate, 0)))
+        numbers.add(f"{kind}, first iteration, s", seconds_of(partial(learner.iterate, 0)))
     add_memory(numbers)
     for _ in range(settings.repeats):
         peak = Limit(PEAK, matrix_peak(config.threads, config.device))
@@ -247,25 +247,25 @@ SUITES: dict[str, Callable[[Any, Settings], Numbers]] = {
 
 def add_memory(numbers: Numbers) -> None:
     numbers.add("peak memory, MB", peak_memory())
-    if torch.cuda.is_initialized() and (allocated := torch.cuda.max_memory_allocated()):
-        numbers.add("peak memory of the GPU, MB", allocated / 2**20)
+    if torch.cuda.is_initialized() and (memory := torch.cuda.max_memory_allocated()):
+        numbers.add("peak memory of the GPU, MB", memory / 2**20)
 
 
 def per_second(work: Callable[[], float]) -> float:
-    """Of what ``work`` returns the number of."""
+    """Return the number that ``work`` returns, per second."""
     began = time.perf_counter()
-    done = work()
-    return done / (time.perf_counter() - began)
+    number = work()
+    return number / (time.perf_counter() - began)
 
 
 def iterations_per_second(learner: SupervisedLearner, seconds: float) -> float:
-    """Of as many iterations as so many seconds allow."""
+    """Return iterations per second, measured for ``seconds`` or longer."""
     learner.iterate(0)
-    began, done = time.perf_counter(), 0
-    while not done or time.perf_counter() - began < seconds:
-        done += 1
-        learner.iterate(done)
-    return done / (time.perf_counter() - began)
+    began, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - began < seconds:
+        count += 1
+        learner.iterate(count)
+    return count / (time.perf_counter() - began)
 
 
 def flop_of_task(learner: SupervisedLearner) -> int:

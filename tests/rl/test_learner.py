@@ -309,7 +309,7 @@ def test_a_diverged_episode_counts_for_nothing() -> None:
         def step(self, action):
             step = super().step(action)
             first = np.zeros(self.shape, dtype=bool)
-            first[0, 0] = self._elapsed.max() == 3
+            first[0, 0] = self._episode_steps.max() == 3
             return step._replace(diverged=step.diverged | first)
 
     learner = toy_learner("half-cheetah-velocity")
@@ -711,7 +711,7 @@ def test_compiled_inner_steps_are_those_before(algorithm: str, loss: str, chunk_
     for name, p in expected.items():
         torch.testing.assert_close(phi[name], p, rtol=1e-4, atol=1e-5)
         assert torch.equal(p, theta_of(learner, 4)[name]) == (
-            name not in learner.adaptation.inner.adapted
+            name not in learner.adaptation.inner.names
         )
 
 

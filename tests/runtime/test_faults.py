@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from metarl.commands.main import train
-from metarl.commands.training import _described
+from metarl.commands.training import _describe
 from metarl.core.params import Params
 from metarl.core.task_map import TaskMap
 from metarl.runtime.folder import RunFolder
@@ -215,7 +215,7 @@ def test_a_family_that_raises_ends_in_one_line_and_can_be_gone_on_with(befalls, 
 def test_a_fault_before_the_first_checkpoint_is_no_reason_to_resume(tmp_path: Path):
     with pytest.raises(KeyError) as caught:
         raise KeyError("x")
-    said = _described(caught.value, RunFolder(tmp_path))
+    said = _describe(caught.value, RunFolder(tmp_path))
     assert said.endswith(f"; the traceback is in {tmp_path / 'error.txt'}")
 
 

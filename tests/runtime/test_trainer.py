@@ -312,6 +312,6 @@ def test_sinks_are_closed_and_handlers_restored_when_the_learner_fails(make):
 
 def test_a_stop_request_is_made_by_a_signal_only(capfd):
     with StopRequest() as stop:
-        assert not stop.requested
+        assert not stop.is_set
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested
+        assert stop.is_set

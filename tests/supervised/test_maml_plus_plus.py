@@ -165,7 +165,7 @@ def test_inner_steps_beyond_the_trained_ones_take_the_last_rate():
     inner = learner.task.inner
     meta = unflatten(in_double(learner)[0]["meta"], learner.task.like)
     _, rates = inner.split(meta, [0.05] * 5)
-    for name in inner.adapted:
+    for name in inner.names:
         learned = meta[f"rate:{name}"]
         found = [float(rate[name]) for rate in rates]
         assert found == pytest.approx([*learned.tolist(), *[float(learned[-1])] * 2])

@@ -54,10 +54,10 @@ class Adam(ScheduledStep):
     ) -> tuple[Tensor, AdamState, Stats]:
         _, gradient = objective.loss_gradient(theta)
         norm = torch.linalg.vector_norm(gradient)
-        theta, state = self.update(theta, self.clipped(gradient), state)
+        theta, state = self.update(theta, self.clip_gradient(gradient), state)
         return theta, state, {"gradient_norm": norm}
 
-    def clipped(self, gradient: Tensor) -> Tensor:
+    def clip_gradient(self, gradient: Tensor) -> Tensor:
         """Return the gradient [P], no longer than ``clip_norm``."""
         if self.clip_norm is None:
             return gradient

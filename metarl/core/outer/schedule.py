@@ -34,16 +34,16 @@ class ScheduledStep(OuterStep):
     schedule_iterations: Annotated[int, Gt(0)] | None = None
     schedule_final: Annotated[float, Interval(ge=0, le=1)] = 0.0
 
-    def factor(self, done: Number) -> Number | float:
-        """Return the factor of the step that follows ``done`` iterations, a number or tensor []."""
+    def factor(self, iterations: Number) -> Number | float:
+        """Return the factor of the step after ``iterations`` iterations, a number or tensor []."""
         if self.schedule == "constant" or self.schedule_iterations is None:
             return 1.0
-        progress = done / self.schedule_iterations
+        progress = iterations / self.schedule_iterations
         if isinstance(progress, Tensor):
             progress = progress.clamp(max=1.0)
             falling = (1 + torch.cos(math.pi * progress)) / 2
         else:
             progress = min(progress, 1.0)
             falling = (1 + math.cos(math.pi * progress)) / 2
-        left = 1 - progress if self.schedule == "linear" else falling
-        return self.schedule_final + (1 - self.schedule_final) * left
+        remainder = 1 - progress if self.schedule == "linear" else falling
+        return self.schedule_final + (1 - self.schedule_final) * remainder

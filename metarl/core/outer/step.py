@@ -64,7 +64,7 @@ class Objective:
         gradient_of: of a loss of the step's own.
         iteration: number of the iteration, from 0.
         first_order: gradients ignore that theta moves the inner gradients (FOMAML), so their finite
-            differences are no Hessian-vector products.
+            differences are not Hessian-vector products.
     """
 
     loss_and_kl: Callable[[Tensor], Tensor]

@@ -34,7 +34,7 @@ Memory: TypeAlias = dict[str, Tensor]
 memory, ``average`` [P] of theta over ``steps`` steps if it averages. Counts are float64, []."""
 
 
-def forgotten(memory: Memory) -> Memory:
+def without_vector(memory: Memory) -> Memory:
     """Return the memory with an empty vector; the average stays."""
     return memory | {k: torch.zeros_like(memory[k]) for k in ("vector", "age") if k in memory}
 
@@ -143,30 +143,32 @@ class TrustRegion(ScheduledStep):
             approximate, exact = self._approximate(objective, theta), self._exact(objective, theta)
             stats["hvp_error"] = relative_difference(approximate(g), exact(g))
 
-        def damped(v: Tensor) -> Tensor:
+        def damped_product(v: Tensor) -> Tensor:
             return product(v) + self.cg_damping * v
 
         max_kl = self.max_kl * self.factor(objective.iteration)
 
         def attempt(memory: Memory) -> tuple[Tensor, Memory, dict[str, float]]:
-            x, curvature, memory, residual = self._direction(objective, damped, g, memory)
-            tried = stats | {"cg_residual": residual}
+            x, curvature, memory, residual = self._direction(objective, damped_product, g, memory)
+            attempt_stats = stats | {"cg_residual": residual}
             if not (math.isfinite(curvature) and curvature > 0):
-                return theta, memory, tried
+                return theta, memory, attempt_stats
             full_step = math.sqrt(2 * max_kl / curvature) * x
-            new, tried = line_search(objective.loss_and_kl, theta, full_step, max_kl, self, tried)
-            return new, memory, tried
+            new, attempt_stats = line_search(
+                objective.loss_and_kl, theta, full_step, max_kl, self, attempt_stats
+            )
+            return new, memory, attempt_stats
 
         new, memory, result = attempt(state)
         if not result["accepted"] and state.get("age"):
-            new, memory, result = attempt(forgotten(state))
+            new, memory, result = attempt(without_vector(state))
             result["restarted"] = 1.0
         if not result["accepted"]:
-            memory = forgotten(memory)
+            memory = without_vector(memory)
         return new, self._with_average(memory, new), result
 
     def _direction(
-        self, objective: Objective, damped: HessianVectorProduct, g: Tensor, memory: Memory
+        self, objective: Objective, product: HessianVectorProduct, g: Tensor, memory: Memory
     ) -> tuple[Tensor, float, Memory, float]:
         """Return the direction x [P], x'Hx, the memory with this step in it, and the residual of
         conjugate gradient relative to its right-hand side.
@@ -177,13 +179,13 @@ class TrustRegion(ScheduledStep):
             mean = partial(moving_mean, vector, decay=self.memory_decay, count=age)
             b = mean(g) if self.memory == "gradient" else g
             guess = self.memory_decay * vector if self.memory == "guess" else None
-        x, r = conjugate_gradient(damped, b, self.cg_iterations, self.cg_tolerance, guess)
+        x, r = conjugate_gradient(product, b, self.cg_iterations, self.cg_tolerance, guess)
         # Products over lengths that depend on v are not linear in v: x'Hx takes one of its own.
         is_linear = self._is_exact(objective) or self.hvp_length == "fixed"
-        curvature = dot(x, b - r if is_linear else damped(x))
+        curvature = dot(x, b - r if is_linear else product(x))
         if self.memory == "direction" and curvature > 0:
             x = mean(x / math.sqrt(curvature))
-            curvature = dot(x, damped(x))
+            curvature = dot(x, product(x))
         if self.memory != "none":
             memory = memory | {"vector": b if self.memory == "gradient" else x, "age": age}
         return x, curvature, memory, math.sqrt(dot(r, r) / dot(b, b))
