@@ -75,8 +75,11 @@ def train_and_kill(command: list[str], seconds: float) -> None:
 
 
 def iterations(run: Path) -> int:
+    """Return the number of iterations that are logged or in a checkpoint."""
     file = run / "metrics.jsonl"
-    return len(read_metrics(file)) if file.is_file() else 0
+    logged = [row["iteration"] + 1 for row in read_metrics(file)] if file.is_file() else []
+    saved = [checkpoint.iteration for checkpoint in RunFolder(run).checkpoints().all()]
+    return max([0, *logged, *saved])
 
 
 def outcome(run: Path) -> dict[str, Any]:
