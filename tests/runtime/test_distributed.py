@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -289,6 +290,27 @@ def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
     assert train(toy("whole", *arguments, "--iterations", str(rows(run)))) == 0
     assert_same_outcome(run, runs / "whole")  # bit for bit: sums are in float64
     assert (run / "episodes.npz").read_bytes() == (runs / "whole/episodes.npz").read_bytes()
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # it has ended, and nobody has asked how
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_processes_end_with_their_torchrun(toy, start_torchrun, script, wait_for_rows, runs: Path):
+    endless = toy("run", "--iterations", str(10**6), "--checkpoint.every", "2")
+    process = start_torchrun("--standalone", "--nproc-per-node", "1", script("train"), *endless)
+    wait_for_rows(process, runs / "run", 3)
+    (worker,) = children(process)
+    process.kill()
+    while is_running(worker):
+        time.sleep(0.002)
+    iterations = str(rows(runs / "run") + 1)
+    assert train(["--resume", str(runs / "run"), "--iterations", iterations]) == 0
 
 
 # --- two machines

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl.commands.main import train
+from metarl.commands.main import evaluate, train
 from metarl.commands.training import _describe
 from metarl.core.params import Params
 from metarl.core.task_map import TaskMap
@@ -64,6 +64,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
+def fill(filler: Path) -> None:
+    """Leave no byte of a disk free."""
+    with filler.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            while _written(file, b"x" * size):
+                pass
+
+
 def _written(file: io.FileIO, data: bytes) -> bool:
     try:
         return bool(file.write(data))
@@ -82,10 +90,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(
     def events():
         while rows(run) < 3:
             yield
-        with filler.open("wb", buffering=0) as file:
-            for size in (4096, 1):
-                while _written(file, b"x" * size):
-                    pass
+        fill(filler)
         full = rows(run)
         for _ in range(6):
             yield
@@ -100,6 +105,29 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(
     assert [row["iteration"] for row in read_metrics(run / "metrics.jsonl")] == [*range(rows(run))]
     assert not [*run.rglob("*.tmp")]
     assert_undisturbed(run)
+
+
+def test_a_disk_that_is_full_at_the_end_costs_what_came_after_the_newest_checkpoint(
+    befalls, small_disk: Path, capsys
+):
+    run, filler = small_disk / "run", small_disk / "filler"
+
+    def events():
+        while rows(run) < 5:
+            yield
+        fill(filler)
+
+    words = [*befalls(events), *POINT, "--iterations", "9", "--folder", str(small_disk)]
+    assert train(words) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"metarl train: error: cannot write {run}/")
+    filler.unlink()
+    newest = RunFolder.open(run).checkpoints().all()[0].iteration
+    assert evaluate([str(run)]) == 0
+    record, _ = RunFolder.open(run).load_evaluation()
+    assert record.iteration == newest < 9
+    assert train(["--resume", str(run)]) == 0
+    assert RunFolder.open(run).checkpoints().all()[0].iteration == 9
 
 
 def test_checkpoints_that_cannot_be_written_for_a_while_are_written_later(
