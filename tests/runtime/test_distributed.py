@@ -292,12 +292,14 @@ def test_two_processes_train_as_one_does_through_a_kill_a_hang_and_a_signal(
     assert (run / "episodes.npz").read_bytes() == (runs / "whole/episodes.npz").read_bytes()
 
 
-def is_running(process: int) -> bool:
+def holds_files(process: int) -> bool:
+    """Whether a process runs, or has ended and threads of it still do."""
+    folder = Path(f"/proc/{process}")
     try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        is_over = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not is_over or len([*(folder / "task").iterdir()]) > 1
     except FileNotFoundError:
         return False
-    return state != "Z"  # it has ended, and nobody has asked how
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
@@ -307,7 +309,7 @@ def test_processes_end_with_their_torchrun(toy, start_torchrun, script, wait_for
     wait_for_rows(process, runs / "run", 3)
     (worker,) = children(process)
     process.kill()
-    while is_running(worker):
+    while holds_files(worker):
         time.sleep(0.002)
     iterations = str(rows(runs / "run") + 1)
     assert train(["--resume", str(runs / "run"), "--iterations", iterations]) == 0
