@@ -6,9 +6,8 @@ from pathlib import Path
 
 from metarl.commands.command import RUNS, command
 from metarl.experiment.evaluations import open_runs
-from metarl.experiment.kept_runs import keep_run, newest_checkpoint
+from metarl.experiment.kept_runs import keep_run, stopped_run
 from metarl.experiment.overrides import RunOptions
-from metarl.experiment.settings import read_config
 from metarl.runtime.errors import UserError
 from metarl.runtime.paths import PathText
 
@@ -32,9 +31,7 @@ def keep(paths: Sequence[str], options: KeepOptions) -> int:
     runs = open_runs(paths, options.trust_code)
     if options.name is not None and len(runs) > 1:
         raise UserError(f"--name needs exactly one run, got {len(runs)}")
-    for run in runs:  # all are whole before the first is kept
-        newest_checkpoint(run, read_config(run))
-    for run in runs:
-        copy = keep_run(run, Path(options.folder), options.name or run.name)
+    for run in [stopped_run(run) for run in runs]:  # all are whole before the first is kept
+        copy = keep_run(run, Path(options.folder), options.name or run.folder.name)
         print(f"kept in {copy.path}: {copy.iterations} iterations, {copy.size / 1000:,.0f} kB")
     return 0

@@ -50,6 +50,14 @@ OWN = {
 """What a run's folder has; a kept run's folder may have other files of the user's."""
 
 
+class StoppedRun(NamedTuple):
+    """A run that was stopped cleanly, with its newest checkpoint."""
+
+    folder: RunFolder
+    config: Experiment
+    checkpoint: Checkpoint
+
+
 class KeptRun(NamedTuple):
     """A run that was kept."""
 
@@ -58,18 +66,16 @@ class KeptRun(NamedTuple):
     size: int  # bytes
 
 
-def keep_run(run: RunFolder, folder: Path, name: str) -> KeptRun:
+def keep_run(stopped: StoppedRun, folder: Path, name: str) -> KeptRun:
     """Copy a run's settings, metrics, evaluation and last checkpoint to ``folder/name``.
 
     The copy replaces an older one of the same run atomically. A kept run that was resumed may be
     tidied in place.
 
     Raises:
-        UserError: the run is damaged, half-written or too large, another run is there, or the
-            folder cannot be written.
+        UserError: the run is too large, another run is there, or the folder cannot be written.
     """
-    config = read_config(run)
-    checkpoint = newest_checkpoint(run, config)
+    run, config, checkpoint = stopped
     target = folder / name
     kept_config = _portable_config(config, folder, name)
     try:
@@ -96,22 +102,21 @@ def _write(new: Path, run: RunFolder, config: Experiment, checkpoint: Checkpoint
     RunFolder(new).write_data(run.load_data())
     rows = _thin(read_metrics(run.metrics_file))
     (new / "metrics.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
-    if record_and_episodes := run.load_evaluation():
-        evaluation = replace(
-            record_and_episodes[0], task_file=_file_name(record_and_episodes[0].task_file)
-        )
-        (new / "evaluation.json").write_text(evaluation.to_json(indent=1) + "\n")
+    if evaluation := run.load_evaluation():
+        record = replace(evaluation[0], task_file=_file_name(evaluation[0].task_file))
+        (new / "evaluation.json").write_text(record.to_json(indent=1) + "\n")
     (new / "checkpoints").mkdir()
     for path in (checkpoint.path, checkpoint.path.with_suffix(".json")):
         shutil.copyfile(path, new / "checkpoints" / path.name)
 
 
-def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
-    """The newest checkpoint of a run that was stopped cleanly.
+def stopped_run(run: RunFolder) -> StoppedRun:
+    """Return a run that was stopped cleanly.
 
     Raises:
         UserError: it was not, or something is damaged or missing.
     """
+    config = read_config(run)
     if not run.info():
         raise UserError(f"{run.path} has no readable run.json, which says where it is from")
     checkpoints = run.checkpoints().all()
@@ -132,7 +137,7 @@ def newest_checkpoint(run: RunFolder, config: Experiment) -> Checkpoint:
         raise UserError(
             f"{run.path} has no evaluation of its last checkpoint: metarl evaluate {run.path}"
         )
-    return newest
+    return StoppedRun(run, config, newest)
 
 
 def _require_free(target: Path, run: RunFolder, checkpoint: Checkpoint) -> None:
