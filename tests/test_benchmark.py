@@ -124,8 +124,8 @@ def test_bare_environments_take_every_env_step() -> None:
     assert limits._step_environments(0) == 12
 
 
+@pytest.mark.usefixtures("peak")
 def test_a_supervised_case_is_measured_compiled_and_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suites, "matrix_peak", lambda threads, device: 1e3)
     monkeypatch.setattr(Compiled, "_finish", Traced._finish)  # a compiler would take seconds
     numbers = suites.run("supervised", "sinusoid", TOY).numbers
     for kind in ("not compiled", "compiled"):

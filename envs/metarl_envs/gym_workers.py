@@ -181,7 +181,8 @@ def _work(
             return
         except Exception as error:  # whatever a user's environment does
             with suppress(OSError):
-                requests.sendall(FAULT + f"{type(error).__name__}: {error}".encode())
+                text = f"{type(error).__name__}: {error}"
+                requests.sendall(FAULT + text.encode(errors="replace"))
 
 
 def kinds_of_buffers(family: "GymFamily", number: int) -> list[tuple[str, tuple[str, int]]]:

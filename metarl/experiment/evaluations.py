@@ -251,14 +251,11 @@ def _view(run: RunFolder, config: Experiment, record: EvaluationRecord, episodes
 def _published_row(config: Experiment) -> Published:
     """Return the published row beside an evaluation, with every task's return where it is known."""
     config_row = config.evaluation.published
-    row, method = (
-        Published(config_row.source, config_row.test, config_row.scores),
-        config_row.method,
-    )
+    row = Published(config_row.source, config_row.test, config_row.scores)
     file = held_out_tasks(config) if isinstance(config, RLExperiment) else None
-    if file is None or method not in file.published:
+    if file is None or config_row.method not in file.published:
         return row
-    source, returns = file.published[method]
+    source, returns = file.published[config_row.method]
     scores = returns.mean(axis=1).tolist()
     return replace(row, source=source, scores=scores, per_task=returns.tolist())
 

@@ -23,7 +23,7 @@ def origin(
     code: Mapping[str, str] = MappingProxyType({}),
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """Return how a run begins that this process starts now.
+    """Return the origin of a run that this process begins now.
 
     Args:
         modules: folders of modules of the user's own, besides the current one.
